@@ -151,6 +151,11 @@ impl Conditions {
         Ok(self)
     }
 
+    /// Returns whether there is no filter, so that every event is picked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns whether all filters pick `event`.
     pub(crate) fn picks(&self, event: &EventRef<'_>) -> bool {
         self.0.iter().all(|filter| filter.picks(event))

@@ -83,6 +83,13 @@ pub use read::page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
 pub use read::reader::Reader;
 pub use read::state::page::{StatePage, StateRequest};
 pub use read::walk::event_order::EventOrder;
+pub(crate) use read::walk::count::{EventCount, EventCounter, SeekAfter};
+pub(crate) use read::walk::merge::{
+    EventWalk, Taking, WalkBounds, WalkEnd, WalkVisitor, WalkedEvent,
+};
+pub(crate) use read::walk::newest::WalkRoom;
+pub(crate) use read::walk::selected::{Selected, SelectedTopic};
+pub(crate) use read::walk::source::WalkTerms;
 pub use read::walk::newest::{NewestPage, NewestRequest, TopicEvent};
 pub use report::{Ack, Dropped, Duplicate, MaintenanceReport, Receipt};
 pub(crate) use tail::form::WireForm;
@@ -93,7 +100,7 @@ pub use topic::info::TopicInfo;
 pub use topic::list::TopicList;
 pub use topic::members::{Member, MemberInfo, Present};
 
-use crate::cursor::{Cursor, Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
+use crate::cursor::{Cursor, Epoch, OnGap, Place, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::lists;
@@ -108,8 +115,7 @@ use publish::PublishTurn;
 use queue::{COMMAND_BYTES, Queued, QueuedChange, QueuedPublish};
 use read::page::page_start;
 use read::state::read_state;
-use read::walk::newest::read_newest;
-use read::walk::selected::Selected;
+use read::walk::newest::{page_bounds, read_newest, walk_start};
 use shared::{MAX_ASKS, Shared};
 
 /// The time, in milliseconds, that a start may lie ahead of the broker's clock, because clocks
@@ -597,6 +603,59 @@ impl Broker {
         lists::check("topics", patterns.len(), MAX_PATTERNS)?;
         patterns.iter().try_for_each(|pattern| self.0.topics.check_pattern(pattern))?;
         read_newest(&self.0, Selected::many(&self.0, patterns).await, true, request).await
+    }
+
+    /// Selects the topic that `selection` names, or all topics whose names fit it, as they are now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShuttingDown`].
+    pub(crate) async fn select(&self, selection: &TopicPattern) -> Result<Selected> {
+        self.0.admit()?;
+        Ok(Selected::of(&self.0, selection).await)
+    }
+
+    /// Returns where a walk in this order begins whose caller names `from`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: the place is of the other kind, or of another epoch.
+    pub(crate) fn walk_start(
+        &self,
+        order: EventOrder,
+        has_positions: bool,
+        from: Option<Cursor>,
+    ) -> Result<Place> {
+        walk_start(&self.0, order, has_positions, from)
+    }
+
+    /// Returns the bounds of a walk that fills a page.
+    pub(crate) fn page_bounds(&self) -> WalkBounds {
+        page_bounds(&self.0)
+    }
+
+    /// Gives the events of a walk to `visitor`.
+    ///
+    /// # Errors
+    ///
+    /// As [`EventWalk::run`].
+    pub(crate) async fn walk<V: WalkVisitor>(
+        &self,
+        walk: EventWalk,
+        visitor: V,
+    ) -> Result<(V, WalkEnd)> {
+        self.0.admit()?;
+        walk.run(&self.0, visitor).await
+    }
+
+    /// Does a count. Returns the counter, and whether events were left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`EventCount::run`].
+    pub(crate) async fn count<C: EventCounter>(&self, count: EventCount<C>) -> Result<(C, bool)> {
+        self.0.admit()?;
+        count.run(&self.0).await
     }
 
     /// Reads the latest event of each key of `topic`.

@@ -75,6 +75,12 @@ impl Tail {
         self.newest().before < position
     }
 
+    /// Whether the tail holds all events from this sequence on.
+    pub(crate) fn holds(&self, sequence: Sequence) -> bool {
+        let newest = self.newest();
+        newest.blocks.front().is_some_and(|shared| shared.block.first_sequence() <= sequence)
+    }
+
     /// Lets go of the oldest block if it begins at `first`.
     fn pop(&self, first: Sequence) {
         let mut newest = self.newest();

@@ -101,7 +101,8 @@ pub(crate) struct EventWalk {
     started: Option<Instant>,
     /// Whether the walk has got on.
     is_moved: bool,
-    has_given: bool,
+    /// The rank of the event that was given last.
+    given: Option<u64>,
 }
 
 impl EventWalk {
@@ -127,7 +128,7 @@ impl EventWalk {
         let queue = bounded.map(|(index, source)| (rank(order, source.first_bound()), index));
         let queue = queue.collect();
         let (held_bytes, looked, started) = (0, 0, None);
-        let (is_moved, has_given) = (false, false);
+        let (is_moved, given) = (false, None);
         Self {
             order,
             terms,
@@ -139,7 +140,7 @@ impl EventWalk {
             looked,
             started,
             is_moved,
-            has_given,
+            given,
         }
     }
 
@@ -190,7 +191,7 @@ impl EventWalk {
                     return Ok(ControlFlow::Break(self.end(Some((bound, index)))));
                 }
                 return match self.read(log, index) {
-                    Err(_told_by_the_next_page) if self.bounds.is_page && self.has_given => {
+                    Err(_told_by_the_next_page) if self.bounds.is_page && self.given.is_some() => {
                         Ok(ControlFlow::Break(self.end(Some((bound, index)))))
                     }
                     read => read.map(ControlFlow::Continue),
@@ -229,12 +230,14 @@ impl EventWalk {
     fn give(&mut self, index: usize, visitor: &mut impl WalkVisitor) -> Taking {
         let source = &self.sources[index];
         let Some((stored, block)) = source.next() else { return Taking::GoOn };
-        let topic = &source.topic;
-        let expires = topic.ages.expires(&stored).filter(|time| *time > topic.ages.now);
+        let (topic, rank) = (&source.topic, rank(self.order, stored.position));
+        let expires = topic.expires(&stored);
         let read = as_read(stored, topic.ages, topic.deletes_keys);
         let Some((event, _is_expired)) = read else { return Taking::GoOn };
         let taking = visitor.take(&WalkedEvent { topic: topic.name(), event, expires, block });
-        self.has_given |= taking != Taking::EndBefore;
+        if taking != Taking::EndBefore {
+            self.given = Some(rank);
+        }
         taking
     }
 
@@ -251,6 +254,9 @@ impl EventWalk {
 
     /// Returns the end of the walk, before the source that comes next.
     fn end(&self, next: Option<(u64, usize)>) -> WalkEnd {
+        // The bound of a source may be the position of an event of another one that was given.
+        let before_given = self.given.map_or(u64::MAX, |given| given - 1);
+        let next = next.map(|(bound, index)| (bound.min(before_given), index));
         let next = next.map(|(bound, index)| match (self.has_positions, self.order) {
             (false, _) => Place::Sequence(self.sources[index].place()),
             (true, EventOrder::Newest) => Place::Position(Position::new(bound).next()),

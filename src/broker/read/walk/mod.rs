@@ -1,11 +1,12 @@
 //! Walks over the events of a selection of topics, in either direction, and counts of them.
 //!
 //! ```text
-//! event_order.rs  the two directions
+//! event_order.rs   the two directions
 //! selected.rs   the topics of a selection, as they are at one moment
 //! source.rs     one topic, a block at a time, from its end or from its beginning
 //! merge.rs      many topics, by their positions: the walk that callers see
 //! newest.rs     a page of the newest events
+//! count.rs      counts, by headers and sequences where that is enough
 //! ```
 //!
 //! # Why
@@ -19,8 +20,11 @@
 //! An event is in a walk if a reader that came at its start would get it: it is not trimmed, not
 //! expired, and not dropped by compaction.
 
+pub(crate) mod count;
 pub(crate) mod event_order;
 pub(crate) mod merge;
 pub(crate) mod newest;
 pub(crate) mod selected;
-mod source;
+pub(crate) mod source;
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crate::broker::shared::Shared;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::matching::{PatternSet, PatternWalk};
-use crate::cursor::Position;
+use crate::cursor::{Position, Sequence};
+use crate::error::Result;
 use crate::event::Timestamp;
-use crate::log::{Ages, Extent};
+use crate::log::{Ages, EventRef, Extent, Log, Seek};
 use crate::topic::{TopicId, TopicName, TopicPattern};
 
 /// A topic as it is at one moment, with what decides which of its events a reader gets.
@@ -44,8 +45,39 @@ impl SelectedTopic {
         self.id
     }
 
+    /// Returns the time at which an event expires, or becomes a deletion of its key; `None` if it
+    /// never does, or did.
+    pub(super) fn expires(&self, event: &EventRef<'_>) -> Option<Timestamp> {
+        self.ages.expires(event).filter(|time| *time > self.ages.now)
+    }
+
+    /// Returns the first sequence after `position`, within the topic's extent. `None` if it must be
+    /// read from the log, and no log is given.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::read`].
+    pub(super) fn after_position(
+        &self,
+        log: Option<&dyn Log>,
+        position: Position,
+    ) -> Result<Option<Sequence>> {
+        let Extent { earliest, tail, last_position, .. } = self.extent;
+        if position >= last_position {
+            return Ok(Some(tail));
+        }
+        if position < self.extent.lowest_position() {
+            return Ok(Some(earliest));
+        }
+        if let Some(found) = self.topic.tail.seek_after(position) {
+            return Ok(Some(found.clamp(earliest, tail)));
+        }
+        let Some(log) = log else { return Ok(None) };
+        log.seek(self.id, Seek::AfterPosition(position), earliest, tail).map(Some)
+    }
+
     /// Returns the topic as it is now; `None` if it has no event.
-    fn of(topic: Arc<Topic>, now: Timestamp) -> Option<Self> {
+    pub(super) fn of(topic: Arc<Topic>, now: Timestamp) -> Option<Self> {
         let state = topic.state();
         let extent = state.extent;
         let id = state.id.filter(|_| !state.is_deleted && !extent.is_empty())?;
