@@ -57,6 +57,24 @@ pub enum Error {
         /// event.
         actual: u64,
     },
+    /// No consumer has this name, and none is created by its first use. Create it, or correct the
+    /// name.
+    #[error("there is no consumer {0}")]
+    UnknownConsumer(String),
+    /// The consumer's checkpoint is not the one that the caller expected; nothing was written.
+    #[error(
+        "the checkpoint of consumer {consumer} is {}, not the expected {}",
+        or_none(actual),
+        or_none(expected)
+    )]
+    UnexpectedCheckpoint {
+        /// The consumer's name and what it reads.
+        consumer: String,
+        /// The checkpoint that the caller expected, as the text of a cursor; `None` for none.
+        expected: Option<String>,
+        /// The present checkpoint, as the text of a cursor; `None` if nothing is finished.
+        actual: Option<String>,
+    },
     /// Events that come next for the reader are gone, and the reader asked to be stopped there.
     /// Resume at the gap's `resume`.
     #[error("{0}")]
@@ -262,6 +280,10 @@ fn cut(text: impl Into<String>, max_bytes: usize) -> String {
 /// The advice in errors about damage.
 pub(crate) const PUT_BACK: &str = "put back a copy of the data directory from before the damage, \
      without its file `mark`, so that readers are told of a new epoch";
+
+fn or_none(cursor: &Option<String>) -> &str {
+    cursor.as_deref().unwrap_or("none")
+}
 
 fn from_to(first: Sequence, last: Option<Sequence>) -> String {
     last.map_or_else(|| format!("from {first} on are"), |last| format!("{first} to {last} are"))

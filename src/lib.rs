@@ -90,6 +90,7 @@ pub mod broker;
 mod cause;
 #[cfg(feature = "server")]
 pub mod config;
+pub mod consumers;
 pub mod cursor;
 #[cfg(doc)]
 pub mod docs;
@@ -104,6 +105,7 @@ mod gap;
 mod lists;
 pub mod log;
 mod open_error;
+mod own_topics;
 pub mod permission;
 mod place;
 mod polls;
@@ -128,13 +130,14 @@ pub use broker::{
     Dropped, Duplicate, Ephemeral, EventOrder, EventRef, Extent, Filter, Headers, InOrder,
     LimitsConfig, LogConfig, MaintenanceConfig, MaintenanceReport, Member, MemberInfo, MemberList,
     NewestPage, NewestRequest, OpenConfig, Page, PageReader, PageRequest, PageStream, Patience,
-    Pending, Presence, Present, Publish, Reader, Receipt, Run, StatePage, StateRequest,
+    Pending, PendingAll, Presence, Present, Publish, Reader, Receipt, Run, StatePage, StateRequest,
     TopicDefaults, TopicEvent, TopicInfo, TopicList, Waited,
 };
 /// The crate of the bytes of payloads.
 pub use bytes;
 #[cfg(feature = "server")]
 pub use config::Config;
+pub use consumers::{Consumers, ConsumersConfig};
 pub use cursor::{
     Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Requested, Sequence, StartPoint,
     TrimReason,

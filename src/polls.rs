@@ -50,11 +50,19 @@ pub(crate) enum Task {
     EventStream,
     /// Serves a WebSocket.
     WebSocket,
+    /// Decides on what consumers ask for, and stores it.
+    Consumers,
 }
 
 impl Task {
-    const ALL: [Self; 5] =
-        [Self::Connection, Self::Request, Self::Stream, Self::EventStream, Self::WebSocket];
+    const ALL: [Self; 6] = [
+        Self::Connection,
+        Self::Request,
+        Self::Stream,
+        Self::EventStream,
+        Self::WebSocket,
+        Self::Consumers,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -63,6 +71,7 @@ impl Task {
             Self::Stream => "stream",
             Self::EventStream => "event_stream",
             Self::WebSocket => "websocket",
+            Self::Consumers => "consumers",
         }
     }
 }

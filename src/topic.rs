@@ -72,7 +72,7 @@ impl TopicName {
 }
 
 /// Checks that a new name, or a pattern of new names, has only visible characters and one spelling.
-fn check_seen(field: &str, name: &str) -> Result<()> {
+pub(crate) fn check_seen(field: &str, name: &str) -> Result<()> {
     if name.is_ascii() {
         return Ok(());
     }

@@ -25,7 +25,6 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use super::own_topics;
 use super::refusal_limit::{RefusalLimit, WINDOW};
 use super::rights::AUDIT_TOPIC;
 use crate::broker::{Broker, Publish};
@@ -33,6 +32,7 @@ use crate::edge::PeerAddress;
 use crate::edge::hooks::{ActOutcome, AdminAct, Grant, RefusalContext};
 use crate::error::Result;
 use crate::event::{Durability, NewEvent};
+use crate::own_topics;
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 

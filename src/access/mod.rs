@@ -33,7 +33,6 @@ mod jwks;
 mod keys;
 #[cfg(test)]
 mod minting;
-mod own_topics;
 mod prover;
 mod refusal_limit;
 mod remembered;

@@ -25,12 +25,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
 use super::identity::problem_of_id;
-use super::own_topics;
 use super::revokers::Revokers;
 use crate::broker::{Broker, EventRef, Publish};
 use crate::edge::hooks::{Refusal, Revoker};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
+use crate::own_topics;
 use crate::topic::TopicName;
 
 /// The name of the topic with the revocations.

@@ -6,14 +6,17 @@
 //! texts and a place in a map. An encoded event takes about as much as its publisher has sent. A
 //! caller with many events makes them one after the other, so that only one is in memory at a time.
 
-use crate::broker::limits::{LimitsConfig, at_most, locate};
+use std::sync::Arc;
+
+use crate::broker::limits::{LimitsConfig, locate};
 use crate::error::Result;
 use crate::event::NewEvent;
 use crate::log::NewRecords;
 
-/// Events that are checked and encoded, in their order.
+/// Events that are checked and encoded, in their order. Cheap to clone: clones share the encoded
+/// events, until one of them is added to.
 #[derive(Debug, Clone, Default)]
-pub struct Batch(NewRecords);
+pub struct Batch(Arc<NewRecords>);
 
 impl Batch {
     /// Checks and encodes all events of a publish.
@@ -42,13 +45,24 @@ impl Batch {
     /// Those of [`LimitsConfig::check`], without the index of the event. The event is not added.
     pub fn push(&mut self, event: &NewEvent, limits: &LimitsConfig) -> Result<()> {
         limits.check_event(event)?;
-        self.0.push(event);
+        Arc::make_mut(&mut self.0).push(event);
         Ok(())
     }
 
     /// Returns the number of events.
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Returns the size of the events as they are stored, in bytes.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.0.size_bytes()
+    }
+
+    /// Returns this batch; the other one if it has the same events, so that they are in memory
+    /// once.
+    pub(crate) fn or_same(self, other: &Self) -> Self {
+        if self.0 == other.0 { other.clone() } else { self }
     }
 
     /// Whether the batch has no events.
@@ -79,15 +93,35 @@ impl Events for Batch {
     }
 }
 
-/// Returns the records of a batch, if the batch is within the limits.
-///
-/// # Errors
-///
-/// [`OverLimit`](crate::Error::OverLimit), and [`Invalid`](crate::Error::Invalid) for an empty
-/// batch.
-pub(super) fn records(batch: Batch, limits: &LimitsConfig) -> Result<NewRecords> {
-    let Batch(records) = batch;
-    limits.check_count(records.len())?;
-    at_most("batch bytes", records.size_bytes(), limits.max_batch_bytes)?;
-    Ok(records)
+/// The sizes of the batches of a publish, all topics together.
+#[derive(Debug, Default)]
+pub(super) struct BatchSizes {
+    events: usize,
+    bytes: usize,
+    /// The address of the records that were counted last.
+    last: usize,
+    /// The size of the records in memory, in bytes. Neighbours that share their records count once.
+    pub(super) memory_bytes: usize,
+}
+
+impl BatchSizes {
+    /// Counts the records of a batch and returns them, if the publish is within the limits with
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// [`OverLimit`](crate::Error::OverLimit), and [`Invalid`](crate::Error::Invalid) for an empty
+    /// batch.
+    pub(super) fn add(&mut self, batch: Batch, limits: &LimitsConfig) -> Result<Arc<NewRecords>> {
+        let Batch(records) = batch;
+        limits.check_count(records.len())?;
+        self.events += records.len();
+        self.bytes += records.size_bytes();
+        limits.check_batch(self.events, self.bytes)?;
+        let address = Arc::as_ptr(&records).addr();
+        if std::mem::replace(&mut self.last, address) != address {
+            self.memory_bytes += records.size_bytes();
+        }
+        Ok(records)
+    }
 }

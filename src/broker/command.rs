@@ -8,6 +8,8 @@
 //! A command has no time of its own. All commands of a group are decided at one time, which is read
 //! once and stands with the group (`order/gathered.rs`).
 
+use std::sync::Arc;
+
 use crate::cursor::{Position, Sequence, TrimReason};
 use crate::log::{Block, Compacted, NewRecords, StoredBlock};
 use crate::topic::TopicId;
@@ -15,10 +17,11 @@ use crate::topic_config::TopicConfig;
 
 use super::report::MaintenanceReport;
 
-/// The events of a publish, to be stored all or none.
+/// The events of a publish for one topic, to be stored all or none.
 #[derive(Debug)]
 pub(super) struct Append {
-    pub(super) records: NewRecords,
+    /// The events. Those of several topics may be the same, and are in memory once.
+    pub(super) records: Arc<NewRecords>,
     /// The last sequence that the topic must have before the events, if the publisher expects one.
     pub(super) expected_sequence: Option<u64>,
 }

@@ -4,7 +4,9 @@ use crate::broker::maintenance::config::MaintenanceConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::dedup::DedupConfig;
-use crate::broker::limits::LimitsConfig;
+use crate::broker::limits::{
+    LimitsConfig, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_BATCH_TOPICS, MAX_PAYLOAD_BYTES,
+};
 use crate::broker::topic::defaults::TopicDefaults;
 use crate::error::{Error, Result};
 use crate::lists::MAX_ENTRIES;
@@ -130,9 +132,15 @@ impl OpenConfig {
             ("broker.max_pace_ms", broker.max_pace_ms, 0, 1_000),
             ("broker.max_queue_bytes", broker.max_queue_bytes, limits.max_batch_bytes, 1 << 31),
             ("broker.max_queue_wait_ms", broker.max_queue_wait_ms, 1, 600_000),
-            ("limits.max_payload_bytes", limits.max_payload_bytes, 1, 16 << 20),
-            ("limits.max_batch_bytes", limits.max_batch_bytes, limits.max_payload_bytes, 64 << 20),
-            ("limits.max_batch_events", limits.max_batch_events, 1, 1_000_000),
+            ("limits.max_payload_bytes", limits.max_payload_bytes, 1, MAX_PAYLOAD_BYTES),
+            (
+                "limits.max_batch_bytes",
+                limits.max_batch_bytes,
+                limits.max_payload_bytes,
+                MAX_BATCH_BYTES,
+            ),
+            ("limits.max_batch_events", limits.max_batch_events, 1, MAX_BATCH_EVENTS),
+            ("limits.max_batch_topics", limits.max_batch_topics, 1, MAX_BATCH_TOPICS),
             // No message is read with more headers.
             ("limits.max_headers", limits.max_headers, 0, MAX_ENTRIES as u64),
             ("limits.max_topics", limits.max_topics, 1, u64::from(u32::MAX)),

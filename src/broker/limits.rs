@@ -5,7 +5,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
+use crate::lists::MAX_ENTRIES;
 use crate::topic::RESERVED_PREFIX;
+
+/// The highest values of limits that can be configured.
+pub(super) const MAX_PAYLOAD_BYTES: u64 = 16 << 20;
+pub(super) const MAX_BATCH_BYTES: u64 = 64 << 20;
+pub(super) const MAX_BATCH_EVENTS: u64 = 1_000_000;
+pub(super) const MAX_BATCH_TOPICS: u64 = MAX_ENTRIES as u64; // Of any list that a client sends.
+
+/// The most topics of one publish of the broker itself.
+const MAX_OWN_TOPICS: u64 = 10_000;
+
+/// The longest key of an event that the broker itself stores, in bytes.
+const MAX_OWN_KEY_BYTES: u64 = 4 << 10;
+
+/// The most bytes of the headers of such an event.
+const MAX_OWN_HEADER_BYTES: u64 = 64 << 10;
 
 /// The limits on events, on publishes and on the number of topics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +35,9 @@ pub struct LimitsConfig {
     pub max_batch_bytes: u64,
     /// The number of events in one publish. Default: 10,000.
     pub max_batch_events: u64,
+    /// The number of topics that one publish may name, up to 1,024. Its events are counted for each
+    /// topic. Default: 1,000.
+    pub max_batch_topics: u64,
     /// The id that a publisher gives, in bytes of UTF-8. Default: 255.
     pub max_id_bytes: u64,
     /// The event type, in bytes of UTF-8. Default: 255.
@@ -49,6 +68,7 @@ impl Default for LimitsConfig {
             max_payload_bytes: 1 << 20,
             max_batch_bytes: 4 << 20,
             max_batch_events: 10_000,
+            max_batch_topics: 1_000,
             max_id_bytes: 255,
             max_type_bytes: 255,
             max_key_bytes: 255,
@@ -63,6 +83,33 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
+    /// Returns the limits on what the broker itself stores in its own topics: the highest that the
+    /// configuration allows for clients. Clients may be allowed much less than the broker needs.
+    pub(super) fn own() -> Self {
+        Self {
+            max_payload_bytes: MAX_PAYLOAD_BYTES,
+            max_batch_bytes: MAX_BATCH_BYTES,
+            max_batch_events: MAX_BATCH_EVENTS,
+            max_batch_topics: MAX_OWN_TOPICS,
+            max_key_bytes: MAX_OWN_KEY_BYTES,
+            max_headers: MAX_ENTRIES as u64,
+            max_header_bytes: MAX_OWN_HEADER_BYTES,
+            ..Self::default()
+        }
+    }
+
+    /// Checks the number of topics of one publish.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`], and [`Error::Invalid`] if there is none.
+    pub(crate) fn check_topics(&self, count: usize) -> Result<()> {
+        if count == 0 {
+            return Err(Error::invalid("topics", "is empty; name at least one"));
+        }
+        at_most("topics in a publish", count, self.max_batch_topics)
+    }
+
     /// Checks the events of one publish.
     ///
     /// # Errors
@@ -87,6 +134,17 @@ impl LimitsConfig {
             return Err(Error::invalid("events", "is empty; publish at least one"));
         }
         at_most("events in a batch", count, self.max_batch_events)
+    }
+
+    /// Checks the number of events of one publish, for all its topics, and their size as they are
+    /// stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`].
+    pub(crate) fn check_batch(&self, count: usize, size_bytes: usize) -> Result<()> {
+        self.check_count(count)?;
+        at_most("batch bytes", size_bytes, self.max_batch_bytes)
     }
 
     /// Checks one event.
@@ -146,6 +204,22 @@ fn refuse_controls(field: &str, text: &str) -> Result<()> {
     match text.chars().find(|c| c.is_control()) {
         Some(bad) => Err(Error::invalid(field, format!("holds the control character {bad:?}"))),
         None => Ok(()),
+    }
+}
+
+/// Adds the index of the publish to `error`, if there are several publishes.
+pub(super) fn locate_publish(error: Error, index: usize, count: usize) -> Error {
+    if count == 1 {
+        return error;
+    }
+    match error {
+        Error::Invalid { field, problem } => {
+            Error::Invalid { field: format!("publishes[{index}].{field}"), problem }
+        }
+        Error::OverLimit { name, value, limit } => {
+            Error::OverLimit { name: format!("publishes[{index}] {name}"), value, limit }
+        }
+        other => other,
     }
 }
 

@@ -35,6 +35,7 @@ mod failure;
 mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod handing_in;
 mod limits;
 mod maintenance;
 mod open_log;
@@ -57,7 +58,7 @@ mod wake;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::info;
@@ -75,21 +76,19 @@ pub use filter::Filter;
 pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
 pub use presence::{MemberList, Presence};
-pub use publish::{InOrder, Pending, Publish};
+pub use publish::{InOrder, Pending, PendingAll, Publish};
 pub use read::deliveries::{BackupStream, Deliveries, PageStream};
 pub use read::delivery::{Delivery, Patience, Waited};
 pub use read::feed::MAX_PATTERNS;
 pub use read::page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
 pub use read::reader::Reader;
 pub use read::state::page::{StatePage, StateRequest};
+pub(crate) use read::walk::ends::TopicEnd;
 pub use read::walk::event_order::EventOrder;
-pub(crate) use read::walk::count::{EventCount, EventCounter, SeekAfter};
-pub(crate) use read::walk::merge::{
-    EventWalk, Taking, WalkBounds, WalkEnd, WalkVisitor, WalkedEvent,
-};
+pub(crate) use read::walk::count::{EventCounter, SeekAfter};
+pub(crate) use read::walk::merge::{Taking, WalkEnd, WalkVisitor, WalkedEvent};
 pub(crate) use read::walk::newest::WalkRoom;
 pub(crate) use read::walk::selected::{Selected, SelectedTopic};
-pub(crate) use read::walk::source::WalkTerms;
 pub use read::walk::newest::{NewestPage, NewestRequest, TopicEvent};
 pub use report::{Ack, Dropped, Duplicate, MaintenanceReport, Receipt};
 pub(crate) use tail::form::WireForm;
@@ -102,25 +101,34 @@ pub use topic::members::{Member, MemberInfo, Present};
 
 use crate::cursor::{Cursor, Epoch, OnGap, Place, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Timestamp};
 use crate::lists;
 use crate::log::{Log, MemoryLog, SledLog};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 use busy::Busy;
 use clock::Now;
-use command::{Append, Change, Work};
+use command::{Change, Work};
+use filter::Conditions;
+use handing_in::hand_in;
 use maintenance::maintainer::Ask;
-use publish::PublishTurn;
-use queue::{COMMAND_BYTES, Queued, QueuedChange, QueuedPublish};
+use publish::{Answer, PublishTurn};
+use queue::{Queued, QueuedChange};
 use read::page::page_start;
 use read::state::read_state;
+use read::walk::count::EventCount;
+use read::walk::ends::{ends_in, ends_of};
+use read::walk::merge::{EventWalk, WalkBounds};
 use read::walk::newest::{page_bounds, read_newest, walk_start};
+use read::walk::source::WalkTerms;
 use shared::{MAX_ASKS, Shared};
 
 /// The time, in milliseconds, that a start may lie ahead of the broker's clock, because clocks
 /// differ.
 const MAX_AHEAD_MS: u64 = 60_000;
+
+/// The longest walk over events whose caller bounds only their number.
+const MAX_WALK: Duration = Duration::from_secs(10);
 
 /// The broker: an event log per topic, durable before it is acknowledged, with replay.
 ///
@@ -213,6 +221,16 @@ impl Broker {
         Position::new(self.0.last_position())
     }
 
+    /// Returns the time by the broker's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.0.now)()
+    }
+
+    /// Returns the extent of a topic; `None` if there is no such topic.
+    pub(crate) fn extent(&self, name: &TopicName) -> Option<Extent> {
+        self.0.topics.existing(name).ok().map(|topic| topic.state().extent)
+    }
+
     /// Returns the most bytes of one page.
     pub(crate) fn max_page_bytes(&self) -> usize {
         self.0.max_page_bytes
@@ -270,13 +288,115 @@ impl Broker {
         publish: Publish<E>,
         order: &InOrder,
     ) -> Result<Pending> {
-        let (turn, wait) = (order.next(), self.0.max_queue_wait);
-        let submit = async {
-            self.0.admit()?; // First, because a timeout needs a runtime.
-            let queued = tokio::time::timeout(wait, self.enqueue(publish, turn.clone())).await;
-            queued.unwrap_or(Err(Error::Busy { waited_ms: wait.as_millis() as u64 }))
-        };
-        submit.await.inspect_err(|_refused| turn.fail())
+        let turn = order.next();
+        let submitted = self.submit_within(vec![publish], turn.clone()).await;
+        submitted.map(Pending).inspect_err(|_refused| turn.fail())
+    }
+
+    /// Stores the events of several publishes, all or none, and returns when they are durable. Each
+    /// publish may name another topic, and a topic may be named more than once. Returns the
+    /// acknowledgements in the order of the publishes.
+    ///
+    /// All of it is one write to the log, also across a crash. The publishes count as one to
+    /// [`LimitsConfig::max_batch_events`] and [`LimitsConfig::max_batch_bytes`], and
+    /// [`LimitsConfig::max_batch_topics`] bounds their number. Positions rise in the order of the
+    /// publishes. Readers of different topics may get their events some microseconds apart.
+    ///
+    /// ```
+    /// use leftoff::{Broker, NewEvent, OpenConfig, Publish};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> leftoff::Result<()> {
+    /// let broker = Broker::in_memory(&OpenConfig::default())?;
+    /// let release = NewEvent::new("version 2 is there");
+    /// let inboxes = ["users.1", "users.2"].map(str::parse);
+    /// let notify = |inbox| Ok(Publish::one(inbox?, release.clone()));
+    /// let publishes = inboxes.into_iter().map(notify).collect::<leftoff::Result<_>>()?;
+    /// let acks = broker.publish_all(publishes).await?;
+    /// assert_eq!(acks.iter().map(|ack| ack.last().sequence.get()).collect::<Vec<_>>(), [1, 1]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::publish`], if any of the publishes is refused: then none is stored. An error that
+    /// concerns one topic names it, or names the publish by its index. [`Error::Invalid`] if there
+    /// is no publish.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::publish`].
+    pub async fn publish_all<E: Events>(&self, publishes: Vec<Publish<E>>) -> Result<Vec<Ack>> {
+        self.submit_all_in_order(publishes, &InOrder::default()).await?.acks().await
+    }
+
+    /// Submits publishes that are stored all or none, as [`Self::publish_all`] has them, at one
+    /// place in an order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::submit_in_order`], and as [`Self::publish_all`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::submit_in_order`].
+    pub async fn submit_all_in_order<E: Events>(
+        &self,
+        publishes: Vec<Publish<E>>,
+        order: &InOrder,
+    ) -> Result<PendingAll> {
+        let turn = order.next();
+        let submitted = self.submit_within(publishes, turn.clone()).await;
+        submitted.map(PendingAll).inspect_err(|_refused| turn.fail())
+    }
+
+    /// As [`Self::submit_all_in_order`], but waits for room in the queue without a bound.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::submit_all_in_order`], except [`Error::Busy`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::submit_in_order`].
+    pub(crate) async fn submit_all_patiently<E: Events>(
+        &self,
+        publishes: Vec<Publish<E>>,
+        order: &InOrder,
+    ) -> Result<PendingAll> {
+        let turn = order.next();
+        let submitted = hand_in(&self.0, publishes, &self.0.limits, turn.clone()).await;
+        submitted.map(PendingAll).inspect_err(|_refused| turn.fail())
+    }
+
+    /// As [`Self::publish_all`], for what the broker itself keeps. The limits for clients do not
+    /// hold, but those of [`LimitsConfig::own`]. Waits for room in the queue without a bound, so
+    /// the caller bounds how much it hands in. Topics are created as the configuration allows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::publish_all`], except [`Error::Busy`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::publish_all`].
+    pub(crate) async fn publish_own(&self, publishes: Vec<Publish>) -> Result<Vec<Ack>> {
+        let turn = InOrder::default().next();
+        PendingAll(hand_in(&self.0, publishes, &LimitsConfig::own(), turn).await?).acks().await
+    }
+
+    /// Puts publishes into the queue, if there is room in time.
+    async fn submit_within<E: Events>(
+        &self,
+        publishes: Vec<Publish<E>>,
+        turn: PublishTurn,
+    ) -> Result<Answer> {
+        self.0.admit()?; // First, because a timeout needs a runtime.
+        let wait = self.0.max_queue_wait;
+        let queued = hand_in(&self.0, publishes, &self.0.limits, turn);
+        let queued = tokio::time::timeout(wait, queued).await;
+        queued.unwrap_or(Err(Error::Busy { waited_ms: wait.as_millis() as u64 }))
     }
 
     /// As [`Self::submit_in_order`], but waits for room in the queue without a bound.
@@ -294,25 +414,8 @@ impl Broker {
         order: &InOrder,
     ) -> Result<Pending> {
         let turn = order.next();
-        self.enqueue(publish, turn.clone()).await.inspect_err(|_refused| turn.fail())
-    }
-
-    async fn enqueue<E: Events>(&self, publish: Publish<E>, turn: PublishTurn) -> Result<Pending> {
-        self.0.admit()?;
-        turn.check()?;
-        let shared = &self.0;
-        let Publish { topic, events, expected_sequence } = publish;
-        let records = batch::records(events.into_batch(&shared.limits)?, &shared.limits)?;
-        let topic = shared.topics.open(&topic)?;
-        if !records.ids().is_empty() {
-            shared.recall(&topic).await?;
-        }
-        let _space = shared.space(COMMAND_BYTES + records.size_bytes()).await?;
-        let (reply, pending) = oneshot::channel();
-        let append = Append { records, expected_sequence };
-        let queued = QueuedPublish { topic, append, turn, reply, _space };
-        shared.send(Queued::Publish(queued)).await?;
-        Ok(Pending(pending))
+        let submitted = hand_in(&self.0, vec![publish], &self.0.limits, turn.clone()).await;
+        submitted.map(Pending).inspect_err(|_refused| turn.fail())
     }
 
     /// Publishes ephemeral events: they are delivered to the readers that follow `topic` now and
@@ -605,21 +708,70 @@ impl Broker {
         read_newest(&self.0, Selected::many(&self.0, patterns).await, true, request).await
     }
 
-    /// Selects the topic that `selection` names, or all topics whose names fit it, as they are now.
+    /// Gives the events of a selection that all filters pick to `visitor`, in either order, from
+    /// the first one on or before or after `from`, until the visitor ends it or `max_looked` events
+    /// were looked at. Returns the visitor with how far the walk got.
     ///
     /// # Errors
     ///
-    /// [`Error::ShuttingDown`].
-    pub(crate) async fn select(&self, selection: &TopicPattern) -> Result<Selected> {
+    /// [`Error::Invalid`] with field `cursor`; [`Error::OverLimit`] for a filter with too many
+    /// values; [`Error::Damaged`], [`Error::ReadFailed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing is left of it: a read that was begun ends soon.
+    pub(crate) async fn walk<V: WalkVisitor>(
+        &self,
+        selection: &TopicPattern,
+        (order, from): (EventOrder, Option<Cursor>),
+        filters: impl IntoIterator<Item = Filter>,
+        max_looked: u64,
+        visitor: V,
+    ) -> Result<(V, WalkEnd)> {
         self.0.admit()?;
-        Ok(Selected::of(&self.0, selection).await)
+        self.0.topics.check_pattern(selection)?;
+        let at = walk_start(&self.0, order, !selection.is_name(), from)?;
+        let selected = Selected::of(&self.0, selection).await;
+        self.walk_selected(selected, (order, at), filters, Some(max_looked), visitor).await
     }
 
-    /// Returns where a walk in this order begins whose caller names `from`.
+    /// As [`Self::walk`], over events that were selected before, from the place `at` on, whose kind
+    /// is that of all places of the walk. Without `max_looked`, the walk fills a page: it ends
+    /// after a second at the latest, and before an error that comes after events.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`]: the place is of the other kind, or of another epoch.
+    /// As [`Self::walk`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::walk`].
+    pub(crate) async fn walk_selected<V: WalkVisitor>(
+        &self,
+        selected: Selected,
+        (order, at): (EventOrder, Place),
+        filters: impl IntoIterator<Item = Filter>,
+        max_looked: Option<u64>,
+        visitor: V,
+    ) -> Result<(V, WalkEnd)> {
+        let filter = conditions(filters)?;
+        let terms = WalkTerms { filter, position: selected.position };
+        let page = page_bounds(&self.0);
+        let bounds = match max_looked {
+            Some(max_looked) => {
+                WalkBounds { max_looked, max_time: MAX_WALK, is_page: false, ..page }
+            }
+            None => page,
+        };
+        EventWalk::new(selected, (order, at), terms, bounds).run(&self.0, visitor).await
+    }
+
+    /// Returns where a walk in this order begins whose caller names `from`; the first place if it
+    /// names none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with field `cursor`: the place is of the other kind, or of another epoch.
     pub(crate) fn walk_start(
         &self,
         order: EventOrder,
@@ -629,33 +781,78 @@ impl Broker {
         walk_start(&self.0, order, has_positions, from)
     }
 
-    /// Returns the bounds of a walk that fills a page.
-    pub(crate) fn page_bounds(&self) -> WalkBounds {
-        page_bounds(&self.0)
-    }
-
-    /// Gives the events of a walk to `visitor`.
+    /// Selects the topic that `selection` names, or all topics whose names fit it, as they are now.
     ///
     /// # Errors
     ///
-    /// As [`EventWalk::run`].
-    pub(crate) async fn walk<V: WalkVisitor>(
+    /// [`Error::ShuttingDown`]; [`Error::Invalid`]: no topic can have such a name.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left of it.
+    pub(crate) async fn select(&self, selection: &TopicPattern) -> Result<Selected> {
+        self.0.admit()?;
+        self.0.topics.check_pattern(selection)?;
+        Ok(Selected::of(&self.0, selection).await)
+    }
+
+    /// Counts the events of `selected` that all filters pick. Without filters, as few of them as
+    /// possible are decoded, with filters all; `max_looked` at the most. Returns the counter, and
+    /// whether events were left out because of this bound.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::walk`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::walk`].
+    pub(crate) async fn count<C: EventCounter>(
         &self,
-        walk: EventWalk,
-        visitor: V,
-    ) -> Result<(V, WalkEnd)> {
-        self.0.admit()?;
-        walk.run(&self.0, visitor).await
+        selected: Selected,
+        filters: impl IntoIterator<Item = Filter>,
+        max_looked: u64,
+        counter: C,
+    ) -> Result<(C, bool)> {
+        let filter = conditions(filters)?;
+        EventCount::new(selected, filter, max_looked, counter).run(&self.0).await
     }
 
-    /// Does a count. Returns the counter, and whether events were left out.
+    /// Returns the last sequences at or before `position` of these topics, without those that do
+    /// not exist.
     ///
     /// # Errors
     ///
-    /// As [`EventCount::run`].
-    pub(crate) async fn count<C: EventCounter>(&self, count: EventCount<C>) -> Result<(C, bool)> {
-        self.0.admit()?;
-        count.run(&self.0).await
+    /// [`Error::ReadFailed`], [`Error::Damaged`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left of it.
+    pub(crate) async fn ends_of(
+        &self,
+        topics: impl IntoIterator<Item = TopicName>,
+        position: Position,
+    ) -> Result<Vec<TopicEnd>> {
+        ends_of(&self.0, topics, position).await
+    }
+
+    /// Returns the last sequences at or before `position` of the topics whose names fit `pattern`;
+    /// `None` if they are more than `max_topics`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ends_of`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left of it.
+    pub(crate) async fn ends_in(
+        &self,
+        pattern: &TopicPattern,
+        position: Position,
+        max_topics: usize,
+    ) -> Result<Option<Vec<TopicEnd>>> {
+        ends_in(&self.0, pattern, position, max_topics).await
     }
 
     /// Reads the latest event of each key of `topic`.
@@ -940,4 +1137,9 @@ impl Broker {
         ending::begin(&self.0);
         self.0.closing.wait();
     }
+}
+
+/// Returns the conditions that hold if all filters do.
+fn conditions(filters: impl IntoIterator<Item = Filter>) -> Result<Conditions> {
+    filters.into_iter().try_fold(Conditions::default(), Conditions::and)
 }

@@ -142,9 +142,22 @@ impl PublishTurn {
     }
 }
 
+/// The answer of the committer to a publish, which comes once the publish is durable.
+#[derive(Debug)]
+pub(super) struct Answer(pub(super) oneshot::Receiver<Result<Vec<Ack>>>);
+
+impl Answer {
+    async fn ready(&mut self) -> Result<Vec<Ack>> {
+        (&mut self.0).await.unwrap_or_else(|_| {
+            let cause = std::io::Error::other("the committer ended without an answer");
+            Err(Error::OutcomeUnknown(cause.into()))
+        })
+    }
+}
+
 /// An accepted publish, which is answered once it is durable.
 #[derive(Debug)]
-pub struct Pending(pub(super) oneshot::Receiver<Result<Ack>>);
+pub struct Pending(pub(super) Answer);
 
 impl Pending {
     /// Waits for the acknowledgement.
@@ -171,9 +184,40 @@ impl Pending {
     ///
     /// Nothing is lost: the next call returns the answer.
     pub async fn ready(&mut self) -> Result<Ack> {
-        (&mut self.0).await.unwrap_or_else(|_| {
-            let cause = std::io::Error::other("the committer ended without an answer");
-            Err(Error::OutcomeUnknown(cause.into()))
-        })
+        let acks = self.0.ready().await?;
+        Ok(acks.into_iter().next().expect("a publish to one topic has one acknowledgement"))
+    }
+}
+
+/// Accepted publishes that are stored all or none, and are answered once they are durable.
+#[derive(Debug)]
+pub struct PendingAll(pub(super) Answer);
+
+impl PendingAll {
+    /// Waits for the acknowledgements, in the order of the publishes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pending::ack`]: one error for all.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Pending::ack`].
+    pub async fn acks(mut self) -> Result<Vec<Ack>> {
+        self.ready().await
+    }
+
+    /// As [`Self::acks`], but cancelling it does not give up the answer. Call it until it returns,
+    /// and not again after that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::acks`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: the next call returns the answer.
+    pub async fn ready(&mut self) -> Result<Vec<Ack>> {
+        self.0.ready().await
     }
 }

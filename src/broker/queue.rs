@@ -76,14 +76,15 @@ impl Drop for CommandReceiver {
     }
 }
 
-/// A publish in the queue.
+/// A publish in the queue. All its events are stored, or none.
 #[derive(Debug)]
 pub(super) struct QueuedPublish {
-    pub(super) topic: TopicRef,
-    pub(super) append: Append,
+    /// The events, by topic; at least one entry. A topic may stand in several entries.
+    pub(super) appends: Vec<(TopicRef, Append)>,
     /// The place of the publish in its publisher's order.
     pub(super) turn: PublishTurn,
-    pub(super) reply: oneshot::Sender<Result<Ack>>,
+    /// The channel for the acknowledgements, one for each entry.
+    pub(super) reply: oneshot::Sender<Result<Vec<Ack>>>,
     /// The share of the queue, which is given back when the publish is answered.
     pub(super) _space: OwnedSemaphorePermit,
 }

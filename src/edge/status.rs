@@ -71,6 +71,12 @@ pub(super) fn codes(error: &Error) -> Codes {
         Error::UnexpectedSequence { .. } => {
             codes(Code::FailedPrecondition, StatusCode::PRECONDITION_FAILED, "UNEXPECTED_SEQUENCE")
         }
+        Error::UnknownConsumer(_) => {
+            codes(Code::NotFound, StatusCode::NOT_FOUND, "UNKNOWN_CONSUMER")
+        }
+        Error::UnexpectedCheckpoint { .. } => {
+            codes(Code::FailedPrecondition, StatusCode::CONFLICT, "UNEXPECTED_CHECKPOINT")
+        }
         Error::Gap(_) | Error::Gaps(_) => codes(Code::OutOfRange, StatusCode::GONE, "GAP"),
         Error::Busy { .. } => {
             retry(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "BUSY", 1)
@@ -147,6 +153,9 @@ pub(super) fn numbers(error: &Error) -> Map<String, Value> {
         }
         Error::UnexpectedSequence { topic, expected, actual } => {
             json!({"topic": topic, "expected_sequence": expected, "actual_sequence": actual})
+        }
+        Error::UnexpectedCheckpoint { expected, actual, .. } => {
+            json!({"expected_checkpoint": expected, "actual_checkpoint": actual})
         }
         Error::Gap(gap) => gaps::json(gap),
         Error::Gaps(gaps) => {

@@ -4,7 +4,7 @@ use super::record;
 use crate::event::NewEvent;
 
 /// The records of new events, one after another.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewRecords {
     pub(super) bytes: Vec<u8>,
     /// The end of each record in `bytes`.

@@ -10,7 +10,7 @@ struct Layer {
     forbidden: &'static [&'static str],
 }
 
-const LAYERS: [Layer; 8] = [
+const LAYERS: [Layer; 10] = [
     Layer {
         name: "vocabulary",
         paths: &[
@@ -60,7 +60,47 @@ const LAYERS: [Layer; 8] = [
     Layer {
         name: "broker",
         paths: &["src/blocking.rs", "src/broker"],
-        forbidden: &["crate::edge", "crate::server", "axum", "prost", "sled", "tonic"],
+        forbidden: &[
+            "crate::consumers",
+            "crate::edge",
+            "crate::server",
+            "axum",
+            "prost",
+            "sled",
+            "tonic",
+        ],
+    },
+    // What the broker remembers of its own, for consumers and for access control.
+    Layer {
+        name: "own topics",
+        paths: &["src/own_topics.rs"],
+        forbidden: &[
+            "crate::access",
+            "crate::consumers",
+            "crate::edge",
+            "crate::log",
+            "crate::server",
+            "axum",
+            "prost",
+            "sled",
+            "tonic",
+        ],
+    },
+    // Consumers are users of the broker, as a host's own code is.
+    Layer {
+        name: "consumers",
+        paths: &["src/consumers"],
+        forbidden: &[
+            "crate::access",
+            "crate::config",
+            "crate::edge",
+            "crate::log",
+            "crate::server",
+            "axum",
+            "prost",
+            "sled",
+            "tonic",
+        ],
     },
     Layer {
         name: "edge",

@@ -63,13 +63,19 @@ struct NumberedRun {
 
 /// A publish with its outcome, which waits for the log.
 struct PublishAnswer {
-    outcome: Result<Placed>,
-    /// The durability of a publish that stored nothing: all its events were duplicates.
-    durability: Durability,
+    /// The events by topic, in the order in which the publisher named the topics.
+    outcome: Result<Vec<Placed>>,
     turn: PublishTurn,
-    reply: oneshot::Sender<Result<Ack>>,
-    _topic: TopicRef,
+    reply: oneshot::Sender<Result<Vec<Ack>>>,
+    _topics: Vec<TopicRef>,
     _space: OwnedSemaphorePermit,
+}
+
+/// The state of a draft before a publish, to which it returns if the publish is refused.
+struct Before {
+    topics: usize,
+    next_id: Option<TopicId>,
+    born: isize,
 }
 
 impl Draft {
@@ -105,7 +111,8 @@ impl Draft {
     /// Calls `note` with each appended event's id that a publisher gave, with its topic and
     /// receipt.
     pub(super) fn each_new_id(&self, now: Timestamp, mut note: impl FnMut(TopicId, &str, Receipt)) {
-        for placed in self.answers.iter().filter_map(|answer| answer.outcome.as_ref().ok()) {
+        let placed = self.answers.iter().filter_map(|answer| answer.outcome.as_ref().ok());
+        for placed in placed.flatten() {
             let Some(topic) = placed.topic.map(|index| &self.topics[index]) else { continue };
             for (index, id) in placed.new_ids(&placed.records) {
                 note(topic.id, id, topic.receipt(placed.sequence(index), now));
@@ -113,30 +120,62 @@ impl Draft {
         }
     }
 
-    /// Gives the events of `publish` their sequences, or refuses all of them.
+    /// Gives the events of `publish` their sequences, or refuses all of them. A refused publish
+    /// leaves nothing in the draft.
     pub(super) fn place(
         &mut self,
         committer: &mut Committer,
         publish: QueuedPublish,
         now: Timestamp,
     ) {
-        let QueuedPublish { topic, append, turn, reply, _space } = publish;
-        let outcome = turn.check().and_then(|()| self.try_place(committer, &topic, append, now));
-        if let Ok(placed) = &outcome {
-            self.join_run(placed, turn.publisher());
+        let QueuedPublish { appends, turn, reply, _space } = publish;
+        let (topics, appends): (Vec<_>, Vec<_>) = appends.into_iter().unzip();
+        let outcome = turn.check().and_then(|()| self.place_all(committer, &topics, appends, now));
+        match &outcome {
+            Ok(placed) => placed.iter().for_each(|placed| self.join_run(placed, turn.publisher())),
+            Err(_) => turn.fail(),
         }
-        if outcome.is_err() {
-            turn.fail();
+        self.answers.push(PublishAnswer { outcome, turn, reply, _topics: topics, _space });
+    }
+
+    /// Places the events of all topics of a publish. If those of one topic are refused, those of
+    /// the topics before it are taken out again.
+    fn place_all(
+        &mut self,
+        committer: &mut Committer,
+        topics: &[TopicRef],
+        appends: Vec<Append>,
+        now: Timestamp,
+    ) -> Result<Vec<Placed>> {
+        let Self { next_id, born, .. } = *self;
+        let before = Before { topics: self.topics.len(), next_id, born };
+        let mut placed = Vec::with_capacity(appends.len());
+        for (topic, append) in topics.iter().zip(appends) {
+            match self.try_place(committer, topic, append, now) {
+                Ok(of_topic) => placed.push(of_topic),
+                Err(refused) => {
+                    self.take_out(before, &placed);
+                    return Err(refused);
+                }
+            }
         }
-        let durability = committer.durability(&topic);
-        self.answers.push(PublishAnswer {
-            outcome,
-            durability,
-            turn,
-            reply,
-            _topic: topic,
-            _space,
-        });
+        Ok(placed)
+    }
+
+    /// Takes out what was placed last, back to the state `before` it.
+    fn take_out(&mut self, before: Before, placed: &[Placed]) {
+        for placed in placed.iter().rev() {
+            let Some(index) = placed.topic else { continue };
+            let topic = &mut self.topics[index];
+            for (_, id) in placed.new_ids(&placed.records) {
+                topic.ids.remove(id);
+            }
+            topic.next = placed.first;
+        }
+        for topic in self.topics.drain(before.topics..) {
+            self.by_topic.remove(&Arc::as_ptr(&topic.topic));
+        }
+        (self.next_id, self.born) = (before.next_id, before.born);
     }
 
     fn try_place(
@@ -169,14 +208,15 @@ impl Draft {
         {
             return Err(Error::UnexpectedSequence { topic: topic.name.clone(), expected, actual });
         }
+        let durability = committer.durability(topic);
         let index = match drafted {
             None if duplicates.len() == records.len() => {
-                return Ok(Placed { topic: None, records, first: next, duplicates });
+                return Ok(Placed { topic: None, records, first: next, duplicates, durability });
             }
             None => self.draft_topic(committer, topic, state)?,
             Some(index) => index,
         };
-        let placed = Placed { topic: Some(index), records, first: next, duplicates };
+        let placed = Placed { topic: Some(index), records, first: next, duplicates, durability };
         let topic = &mut self.topics[index];
         for (event, id) in placed.new_ids(&placed.records) {
             topic.ids.insert(id.into(), placed.sequence(event));
@@ -218,7 +258,8 @@ impl Draft {
 
     /// Puts the events into blocks.
     pub(super) fn build(&mut self, max_block_bytes: usize) {
-        for placed in self.answers.iter().filter_map(|answer| answer.outcome.as_ref().ok()) {
+        let placed = self.answers.iter().filter_map(|answer| answer.outcome.as_ref().ok());
+        for placed in placed.flatten() {
             if let (Some(topic), 1..) = (placed.topic, placed.appended()) {
                 self.topics[topic].build(placed, max_block_bytes);
             }
@@ -353,21 +394,19 @@ impl Draft {
         durability: Option<Durability>,
         now: Timestamp,
     ) {
+        let synced = durability.filter(|_| appended.is_ok());
         for answer in self.answers {
-            let ack = answer.outcome.and_then(|placed| {
-                if placed.depends_on_group() {
+            let acks = answer.outcome.and_then(|placed| {
+                if placed.iter().any(Placed::depends_on_group) {
                     appended.clone()?;
                 }
-                let topic = placed.topic.map(|index| &self.topics[index]);
-                // A sync also makes earlier events durable.
-                let durability =
-                    durability.filter(|_| appended.is_ok()).max(Some(answer.durability));
-                Ok(placed.ack(topic, durability.unwrap_or(answer.durability), now))
+                let topic = |placed: &Placed| placed.topic.map(|index| &self.topics[index]);
+                Ok(placed.iter().map(|placed| placed.ack(topic(placed), synced, now)).collect())
             });
-            if ack.is_err() {
+            if acks.is_err() {
                 answer.turn.fail();
             }
-            let _publisher_is_gone = answer.reply.send(ack);
+            let _publisher_is_gone = answer.reply.send(acks);
         }
     }
 }

@@ -48,8 +48,10 @@ impl Committer {
         while size_bytes < self.max_group_bytes {
             match next {
                 Some(Queued::Publish(request)) => {
-                    size_bytes += request.append.records.size_bytes();
-                    published.insert(Arc::as_ptr(&request.topic));
+                    for (topic, append) in &request.appends {
+                        size_bytes += append.records.size_bytes();
+                        published.insert(Arc::as_ptr(topic));
+                    }
                     gathered.requests.push(request);
                 }
                 Some(Queued::Step(step)) => self.steps.push_back(step),

@@ -102,15 +102,17 @@ impl DraftTopic {
     }
 }
 
-/// A publish whose events have their sequences.
+/// The events of a publish for one topic, with their sequences.
 pub(super) struct Placed {
     /// The index of the topic in the draft; `None` if every event was stored before.
     pub(super) topic: Option<usize>,
-    pub(super) records: NewRecords,
+    pub(super) records: Arc<NewRecords>,
     pub(super) first: Sequence,
     /// The events that are not appended, by index: each was stored before, or comes earlier in this
     /// group.
     pub(super) duplicates: Vec<(usize, KnownId)>,
+    /// The durability that is promised if no event had to be appended.
+    pub(super) durability: Durability,
 }
 
 /// The event in which a repeated id was found.
@@ -171,10 +173,12 @@ impl Placed {
         self.duplicates.len() < self.records.len() || !self.duplicates.iter().all(stored)
     }
 
+    /// Returns the acknowledgement. `synced` is the durability of the group that was committed, if
+    /// one was: a sync also makes earlier events durable.
     pub(super) fn ack(
         &self,
         topic: Option<&DraftTopic>,
-        durability: Durability,
+        synced: Option<Durability>,
         now: Timestamp,
     ) -> Ack {
         let in_group = |sequence| {
@@ -192,7 +196,7 @@ impl Placed {
             count: self.records.len(),
             first_appended: appended.then(|| in_group(self.first)),
             duplicates: self.duplicates.iter().map(duplicate).collect(),
-            durability,
+            durability: synced.max(Some(self.durability)).unwrap_or(self.durability),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of commands that are queued together: which fail together, and which are committed
 //! together.
 
+mod together;
 mod watched;
 
 use std::sync::Arc;

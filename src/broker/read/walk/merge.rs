@@ -185,8 +185,8 @@ impl EventWalk {
                 return Ok(ControlFlow::Break(self.end(None)));
             };
             if self.sources[index].held_bytes() == 0 {
-                let is_late =
-                    self.looked >= self.bounds.max_looked || started.elapsed() >= self.bounds.max_time;
+                let is_late = self.looked >= self.bounds.max_looked
+                    || started.elapsed() >= self.bounds.max_time;
                 if is_late && self.is_moved {
                     return Ok(ControlFlow::Break(self.end(Some((bound, index)))));
                 }

@@ -7,6 +7,7 @@
 //! merge.rs      many topics, by their positions: the walk that callers see
 //! newest.rs     a page of the newest events
 //! count.rs      counts, by headers and sequences where that is enough
+//! ends.rs       the last sequences of topics at a position
 //! ```
 //!
 //! # Why
@@ -21,6 +22,7 @@
 //! expired, and not dropped by compaction.
 
 pub(crate) mod count;
+pub(crate) mod ends;
 pub(crate) mod event_order;
 pub(crate) mod merge;
 pub(crate) mod newest;

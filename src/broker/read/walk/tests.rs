@@ -8,7 +8,6 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::broker::filter::Conditions;
 use crate::broker::*;
 use crate::event::{NewEvent, Timestamp};
 use crate::log::FaultyLog;
@@ -187,10 +186,9 @@ impl EventCounter for Halves {
 
 async fn count(broker: &Broker, selection: &str, filter: &Filter, middle: u64) -> Halves {
     let selected = broker.select(&selection.parse().unwrap()).await.unwrap();
-    let filter = Conditions::default().and(filter.clone()).unwrap();
     let counter = Halves { middle, ..Halves::default() };
-    let (counter, is_cut) =
-        broker.count(EventCount::new(selected, filter, u64::MAX, counter)).await.unwrap();
+    let filters = [filter.clone()];
+    let (counter, is_cut) = broker.count(selected, filters, u64::MAX, counter).await.unwrap();
     assert!(!is_cut);
     counter
 }

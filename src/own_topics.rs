@@ -1,10 +1,9 @@
-//! The broker's own topics of access control: how they are made, and how they are followed.
+//! The broker's own topics: how they are made, and how they are followed.
 //!
 //! # Why
 //!
-//! What access control must remember is events, as everything else is: it survives a restart, is in
-//! each backup, and reaches everybody who follows the topic. So a node applies what it has written
-//! itself and what others have written in one way.
+//! What the broker must remember, for access control and for consumers, is events, as everything
+//! else is: it survives a restart, is in each backup, and reaches everybody who follows the topic.
 
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Returns the settings of a topic whose latest event of each key is kept for ever, however the
 /// patterns of the configuration may read: nothing of it may be lost.
-pub(super) fn keyed() -> TopicConfig {
+pub(crate) fn keyed() -> TopicConfig {
     TopicConfig {
         max_age_ms: Some(0),
         max_events: Some(0),
@@ -42,7 +41,7 @@ pub(super) fn keyed() -> TopicConfig {
 /// # Errors
 ///
 /// As [`Broker::set_topic`].
-pub(super) async fn open(broker: &Broker, name: &str, config: TopicConfig) -> Result<TopicName> {
+pub(crate) async fn open(broker: &Broker, name: &str, config: TopicConfig) -> Result<TopicName> {
     let topic = TopicName::new(name)?;
     if broker.topic(&topic).is_ok_and(|info| info.config == config) {
         return Ok(topic); // A start writes nothing that is there.
@@ -57,7 +56,7 @@ pub(super) async fn open(broker: &Broker, name: &str, config: TopicConfig) -> Re
 /// # Errors
 ///
 /// As [`Broker::subscribe`] and [`Reader::next`]; [`Error::ShuttingDown`].
-pub(super) async fn follow(
+pub(crate) async fn follow(
     broker: &Broker,
     topic: &TopicName,
     apply: impl Fn(&EventRef<'_>) + Send + Sync + 'static,

@@ -1,0 +1,92 @@
+//! What changed in a consumer's state, as its followers are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::marks::{Exceptions, Mark};
+use super::ranges::text_of;
+use crate::cursor::{Cursor, Position};
+use crate::event::Timestamp;
+use crate::topic::TopicName;
+
+/// The longest list of events in one change, in bytes. Whoever is told of a larger change reads the
+/// whole state.
+const MAX_CHANGE_BYTES: usize = 4 << 10;
+
+/// One change of a consumer's state.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct StateChange {
+    /// The revision of the consumer after the change. Changes that were stored together have the
+    /// same one.
+    pub revision: Position,
+    /// The time of the change.
+    pub time: Timestamp,
+    /// The caller who changed it; empty if the broker knows none.
+    pub by: Arc<str>,
+    /// What changed.
+    pub what: Changed,
+}
+
+/// What changed in a consumer's state.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Changed {
+    /// The checkpoint is this now.
+    Checkpoint(Option<Cursor>),
+    /// The settings changed, or the consumer was created.
+    Settings,
+    /// Marks changed.
+    Marks(MarksChange),
+    /// The consumer was deleted, with its checkpoint and its marks.
+    Deleted,
+}
+
+/// A change of marks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MarksChange {
+    /// The marks that the events got.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub mark: BTreeSet<Mark>,
+    /// The marks that the events lost.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unmark: BTreeSet<Mark>,
+    /// The time until which the events are snoozed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snooze_until: Option<Timestamp>,
+    /// The events.
+    pub events: ChangedEvents,
+}
+
+/// The events whose marks changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ChangedEvents {
+    /// These, as ranges of sequences by topic: `1-5,9`.
+    Named(BTreeMap<TopicName, String>),
+    /// All up to this place that are not snoozed.
+    UpTo(Cursor),
+    /// More than a change names: read the whole state.
+    Whole,
+}
+
+impl ChangedEvents {
+    /// Returns the form of a set of events.
+    pub(super) fn of(events: &Exceptions) -> Self {
+        let (mut named, mut bytes) = (BTreeMap::new(), 0);
+        for (topic, set) in events {
+            // A range takes up to 41 bytes, so that a long text is not even made.
+            let text = (set.len() as usize <= MAX_CHANGE_BYTES).then(|| text_of(set));
+            bytes += topic.as_str().len() + text.as_ref().map_or(MAX_CHANGE_BYTES, String::len);
+            match text {
+                Some(text) if bytes <= MAX_CHANGE_BYTES => named.insert(topic.clone(), text),
+                _ => return Self::Whole,
+            };
+        }
+        Self::Named(named)
+    }
+}

@@ -1,0 +1,97 @@
+//! The settings of consumers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The settings of consumers: how many there may be, and what each may hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ConsumersConfig {
+    /// Whose a consumer is. Default: `caller`.
+    pub scope: ConsumerScope,
+    /// Whether a consumer that does not exist is read as one with nothing finished and nothing
+    /// marked, and is created by its first checkpoint or mark. Default: true.
+    pub auto_create: bool,
+    /// The most consumers. 1 or more. Default: 1,000,000.
+    pub max_consumers: u64,
+    /// The most consumers of one owner. The consumers without an owner are bounded by
+    /// `max_consumers` alone. 1 or more. Default: 1,000.
+    pub max_consumers_per_owner: u64,
+    /// The most bytes of the marks of one consumer, as they are stored. 1,024 or more. Default:
+    /// 131,072.
+    pub max_marks_bytes: usize,
+    /// The most events that one request may name to mark them. 1 or more. Default: 1,000.
+    pub max_marked_events: usize,
+    /// The most events that one request may look at, to find the events of ids or of a filter. 1 or
+    /// more. Default: 100,000.
+    pub max_searched_events: u64,
+    /// The most bytes of commands that wait to be stored. 65,536 or more. Default: 16 MiB.
+    pub max_queue_bytes: usize,
+    /// The most commands that wait to be stored. 1 or more. Default: 8,192.
+    pub max_queue_commands: usize,
+    /// The longest wait for room in that queue, in milliseconds. 1 or more. Default: 1,000.
+    pub max_queue_wait_ms: u64,
+    /// The newest changes of each followed consumer that are kept for followers who are behind. 1
+    /// or more. Default: 256.
+    pub max_kept_changes: usize,
+}
+
+/// Whose the consumers are that callers name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ConsumerScope {
+    /// Each caller's own: two callers that name the same consumer have one each.
+    #[default]
+    Caller,
+    /// Common to all callers.
+    Common,
+}
+
+impl Default for ConsumersConfig {
+    fn default() -> Self {
+        Self {
+            scope: ConsumerScope::default(),
+            auto_create: true,
+            max_consumers: 1_000_000,
+            max_consumers_per_owner: 1_000,
+            max_marks_bytes: 128 << 10,
+            max_marked_events: 1_000,
+            max_searched_events: 100_000,
+            max_queue_bytes: 16 << 20,
+            max_queue_commands: 8_192,
+            max_queue_wait_ms: 1_000,
+            max_kept_changes: 256,
+        }
+    }
+}
+
+impl ConsumersConfig {
+    /// Checks the bounds of all settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with the key, the value and the bound.
+    pub fn validate(&self) -> Result<()> {
+        let least = [
+            ("max_consumers", self.max_consumers, 1),
+            ("max_consumers_per_owner", self.max_consumers_per_owner, 1),
+            ("max_marks_bytes", self.max_marks_bytes as u64, 1_024),
+            ("max_marked_events", self.max_marked_events as u64, 1),
+            ("max_searched_events", self.max_searched_events, 1),
+            ("max_queue_bytes", self.max_queue_bytes as u64, 65_536),
+            ("max_queue_commands", self.max_queue_commands as u64, 1),
+            ("max_queue_wait_ms", self.max_queue_wait_ms, 1),
+            ("max_kept_changes", self.max_kept_changes as u64, 1),
+        ];
+        for (name, value, least) in least {
+            if value < least {
+                let problem = format!("{value} is under the least, {least}");
+                return Err(Error::invalid(format!("consumers.{name}"), problem));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! Who follows the state of a consumer, and the newest changes that they are told.
+//!
+//! # Why
+//!
+//! Nothing is kept of consumers that nobody follows. Whoever comes back knows the revision up to
+//! which it was told: if that is the present one, nothing is missing, and if the changes since are
+//! kept, it gets these. In any other case it gets the whole state, which is small.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::watch;
+
+use super::changes::StateChange;
+use super::requests::ConsumerState;
+use crate::cursor::Position;
+use crate::error::{Error, Result};
+
+/// The consumers that are followed, by the texts of their identities.
+#[derive(Debug)]
+pub(super) struct Followers {
+    followed: Mutex<HashMap<Arc<str>, Weak<Followed>>>,
+    /// The most changes that are kept of each.
+    max_kept: usize,
+}
+
+/// One consumer that is followed.
+#[derive(Debug)]
+struct Followed {
+    text: Arc<str>,
+    followers: Weak<Followers>,
+    newest: Mutex<Newest>,
+    /// The revision of the newest change.
+    signal: watch::Sender<u64>,
+}
+
+/// The newest changes of a consumer.
+#[derive(Debug, Default)]
+struct Newest {
+    /// The changes after this revision are kept, all of them.
+    complete_after: u64,
+    changes: VecDeque<Arc<StateChange>>,
+}
+
+/// What changed since a revision.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Since {
+    These(Vec<Arc<StateChange>>),
+    /// More than is kept.
+    More,
+}
+
+impl Followers {
+    pub(super) fn new(max_kept: usize) -> Arc<Self> {
+        Arc::new(Self { followed: Mutex::default(), max_kept })
+    }
+
+    /// Tells the followers of a consumer of a change, which the view has already.
+    pub(super) fn tell(&self, text: &str, change: Arc<StateChange>) {
+        let find = || {
+            let all = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+            all.get(text).and_then(Weak::upgrade)
+        };
+        // The lock is not held from here on: this may be the last handle, and its end takes it.
+        let Some(followed) = find() else { return };
+        let revision = change.revision.get();
+        followed.newest().push(change, self.max_kept);
+        followed.signal.send_replace(revision);
+    }
+
+    /// Returns the consumer with this identity as one that is followed. `revision` returns its
+    /// present revision.
+    fn follow(self: &Arc<Self>, text: Arc<str>, revision: impl FnOnce() -> u64) -> Arc<Followed> {
+        let mut all = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(followed) = all.get(&text).and_then(Weak::upgrade) {
+            return followed;
+        }
+        // A change comes into the view before its followers are looked for, under this lock. So each
+        // change is in the revision, or is told, or both.
+        let complete_after = revision();
+        let newest = Newest { complete_after, changes: VecDeque::new() };
+        let followed = Arc::new(Followed {
+            text: text.clone(),
+            followers: Arc::downgrade(self),
+            newest: Mutex::new(newest),
+            signal: watch::Sender::new(complete_after),
+        });
+        all.insert(text, Arc::downgrade(&followed));
+        followed
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.followed.lock().unwrap().len()
+    }
+}
+
+impl Followed {
+    fn newest(&self) -> std::sync::MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let Some(followers) = self.followers.upgrade() else { return };
+        let mut all = followers.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have begun to follow it anew in the meantime.
+        if all.get(&self.text).is_some_and(|followed| followed.strong_count() == 0) {
+            all.remove(&self.text);
+        }
+    }
+}
+
+impl Newest {
+    fn push(&mut self, change: Arc<StateChange>, max_kept: usize) {
+        if self.changes.len() >= max_kept
+            && let Some(dropped) = self.changes.pop_front()
+        {
+            self.complete_after = dropped.revision.get();
+        }
+        self.changes.push_back(change);
+    }
+
+    fn since(&self, revision: u64, present: u64) -> Since {
+        if revision < self.complete_after || revision > present {
+            return Since::More;
+        }
+        let is_newer = |change: &&Arc<StateChange>| change.revision.get() > revision;
+        Since::These(self.changes.iter().filter(is_newer).cloned().collect())
+    }
+}
+
+/// What a follower is told.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum StateChanges {
+    /// What changed, in order. Empty if nothing did.
+    These(Vec<Arc<StateChange>>),
+    /// The whole state: more changed than is kept.
+    Whole(ConsumerState),
+}
+
+/// A follower of the state of one consumer.
+#[derive(Debug)]
+pub struct StateFollower {
+    followed: Arc<Followed>,
+    signal: watch::Receiver<u64>,
+    /// The revision up to which the follower was told; `None` if it was told nothing.
+    told: Option<u64>,
+}
+
+impl StateFollower {
+    pub(super) fn new(
+        followers: &Arc<Followers>,
+        text: Arc<str>,
+        revision: impl FnOnce() -> u64,
+    ) -> Self {
+        let followed = followers.follow(text, revision);
+        let signal = followed.signal.subscribe();
+        Self { followed, signal, told: None }
+    }
+
+    /// Takes it that the follower knows the state at `revision`. Without this, the first changes
+    /// that it is told are the whole state.
+    pub fn knows(&mut self, revision: Position) {
+        // A revision that is not there yet is one of another log.
+        self.told = Some(revision.get()).filter(|told| *told <= *self.signal.borrow());
+    }
+
+    /// Waits until there are changes that the follower was not told.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShuttingDown`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: another call waits for the same.
+    pub async fn changed(&mut self) -> Result<()> {
+        let told = self.told;
+        let is_news = |revision: &u64| told.is_none_or(|told| *revision > told);
+        let waited = self.signal.wait_for(is_news).await;
+        waited.map(drop).map_err(|_gone| Error::ShuttingDown)
+    }
+
+    /// Returns the changes that the follower was not told, and takes it that it is told them.
+    /// `state` returns the present state.
+    pub(super) fn take(&mut self, state: impl FnOnce() -> ConsumerState) -> StateChanges {
+        let present = *self.signal.borrow_and_update();
+        if let Some(told) = self.told
+            && let Since::These(changes) = self.followed.newest().since(told, present)
+        {
+            self.told = changes.last().map_or(self.told, |last| Some(last.revision.get()));
+            return StateChanges::These(changes);
+        }
+        let state = state();
+        self.told = Some(present.max(state.info.revision.get()));
+        StateChanges::Whole(state)
+    }
+}

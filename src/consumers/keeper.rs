@@ -1,0 +1,335 @@
+//! The one writer of consumers: decides commands in their order, writes what they change, and
+//! answers them when it is durable.
+//!
+//! ```text
+//! callers ──▶ queue (bounded in bytes and number) ──▶ keeper: decide ──▶ one publish ──▶ durable
+//!                                                               view ◀── apply, answer ◀──┘
+//! ```
+//!
+//! # Why
+//!
+//! Decisions do not race, because one task makes all of them, on a view that only it changes.
+//! Grouping needs no timer: while one batch is being stored, the next one queues up. A command is
+//! decided on what the commands before it in the batch have changed; if the batch is not stored,
+//! all that rests on it is answered with the error, and the view is as before.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::changes::{Changed, StateChange};
+use super::config::ConsumersConfig;
+use super::deciding::{Act, Circumstances, Decided, decide};
+use super::entry::{Entry, text_of};
+use super::following::Followers;
+use super::id::ConsumerId;
+use super::records::{Piece, consumer_event, marks_event};
+use super::requests::shown;
+use super::view::View;
+use crate::broker::{Ack, Broker, Publish};
+use crate::cursor::{Cursor, Position};
+use crate::error::{Error, Result};
+use crate::event::NewEvent;
+use crate::polls;
+use crate::topic::TopicName;
+
+/// The most commands of one batch.
+const MAX_BATCH_COMMANDS: usize = 1_024;
+
+/// The most bytes of the records of one batch. A batch ends with the command that reaches them.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// The most entries that are applied under one lock of the view.
+const MAX_APPLIED: usize = 64;
+
+/// A command that waits for its decision.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) id: ConsumerId,
+    pub(super) act: Act,
+    pub(super) answer: oneshot::Sender<Result<Outcome>>,
+    /// The room that the command takes in the queue.
+    pub(super) _space: OwnedSemaphorePermit,
+}
+
+/// What became of a command: durable.
+#[derive(Debug, Clone)]
+pub(super) struct Outcome {
+    /// The consumer after the command; `None` if it does not exist.
+    pub(super) entry: Option<Arc<Entry>>,
+    /// Whether the command changed something.
+    pub(super) changed: bool,
+}
+
+/// The one writer of consumers.
+pub(super) struct Keeper {
+    pub(super) broker: Broker,
+    pub(super) topic: TopicName,
+    pub(super) config: ConsumersConfig,
+    pub(super) view: Arc<RwLock<View>>,
+    pub(super) followers: Arc<Followers>,
+    pub(super) commands: mpsc::Receiver<Queued>,
+}
+
+/// What a batch changes, before it is stored.
+#[derive(Default)]
+struct Batch {
+    /// The consumers that the batch changes, by the texts of their identities.
+    drafts: HashMap<Arc<str>, Draft>,
+    /// The texts in the order in which they were changed first.
+    order: Vec<Arc<str>>,
+    /// The highest number that the batch has given to a new consumer.
+    last_number: u64,
+    /// The consumers that the batch adds.
+    added: usize,
+    bytes: usize,
+    answers: Vec<(oneshot::Sender<Result<Outcome>>, Arc<str>, Result<bool>)>,
+}
+
+/// One consumer as it will be.
+struct Draft {
+    /// The consumer; `None` if it is deleted.
+    entry: Option<Entry>,
+    consumer: Option<NewEvent>,
+    marks: Option<NewEvent>,
+    /// The keys of the consumers that are deleted.
+    tombstones: Vec<String>,
+    changes: Vec<(Arc<str>, Changed)>,
+}
+
+impl Keeper {
+    /// Runs until every handle is gone and the queue is empty; each command is answered.
+    pub(super) async fn run(mut self) {
+        let mut queued = Vec::new();
+        while self.commands.recv_many(&mut queued, MAX_BATCH_COMMANDS).await > 0 {
+            let mut waiting = queued.drain(..).peekable();
+            while waiting.peek().is_some() {
+                let mut batch = Batch::default();
+                while batch.bytes < MAX_BATCH_BYTES
+                    && let Some(queued) = waiting.next()
+                {
+                    self.take(queued, &mut batch);
+                    polls::rest().await;
+                }
+                self.store(batch).await;
+            }
+        }
+    }
+
+    /// Decides on a command, and adds what it changes to the batch.
+    fn take(&self, queued: Queued, batch: &mut Batch) {
+        let Queued { id, act, answer, _space } = queued;
+        if answer.is_closed() {
+            return; // Nobody waits for it any more.
+        }
+        let text = text_of(&id.owner, id.selection.as_str(), id.name.as_str());
+        let outcome = self.decide(&id, &act, &text, batch);
+        if batch.drafts.contains_key(&text) {
+            return batch.answers.push((answer, text, outcome));
+        }
+        // It rests on what is durable.
+        let entry = self.read().of_text(&text).cloned();
+        let _gone = answer.send(outcome.map(|changed| Outcome { entry, changed }));
+    }
+
+    /// Returns whether the command changes something.
+    fn decide(
+        &self,
+        id: &ConsumerId,
+        act: &Act,
+        text: &Arc<str>,
+        batch: &mut Batch,
+    ) -> Result<bool> {
+        let stored = self.read().of_text(text).cloned();
+        let draft = batch.drafts.get(text);
+        let current = match draft {
+            Some(draft) => draft.entry.as_ref(),
+            None => stored.as_deref(),
+        };
+        let earliest = |topic: &TopicName| Some(self.broker.extent(topic)?.earliest.get());
+        let now = self.broker.now();
+        let around =
+            Circumstances { now, earliest: &earliest, auto_create: self.config.auto_create };
+        let create = || self.created(id, batch);
+        let what_of = || shown(&id.selection, &id.name);
+        match decide(act, current, create, &around, what_of)? {
+            Decided::Nothing => Ok(false),
+            Decided::Deleted => {
+                let number = current.map(|entry| entry.number).unwrap_or_default();
+                batch.delete(text, number);
+                Ok(true)
+            }
+            Decided::Now { entry, is_consumer, by, what } => {
+                self.change(text, entry, (is_consumer, by, what), batch)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Returns a new consumer, if there may be one more.
+    fn created(&self, id: &ConsumerId, batch: &Batch) -> Result<Entry> {
+        let view = self.read();
+        let most = self.config.max_consumers;
+        if (view.len() + batch.added) as u64 >= most {
+            return Err(Error::full("consumers", most));
+        }
+        let most = self.config.max_consumers_per_owner;
+        if !id.owner.is_empty() {
+            let limit = usize::try_from(most).unwrap_or(usize::MAX);
+            let of_batch = batch.drafts.values().filter(|draft| draft.is_new_of(&id.owner)).count();
+            if view.count_of(&id.owner, limit) + of_batch >= limit {
+                return Err(Error::full("consumers of this owner", most));
+            }
+        }
+        Ok(Entry::new(id, view.last_number().max(batch.last_number) + 1))
+    }
+
+    /// Adds a changed consumer to the batch.
+    fn change(
+        &self,
+        text: &Arc<str>,
+        entry: Entry,
+        (is_consumer, by, what): (bool, Arc<str>, Changed),
+        batch: &mut Batch,
+    ) -> Result<()> {
+        let marks = match &what {
+            Changed::Marks(_) => {
+                let event = marks_event(entry.number, &entry.marks(), &by, entry.updated())?;
+                let (bytes, limit) = (event.payload.len(), self.config.max_marks_bytes);
+                if bytes > limit {
+                    return Err(Error::over("bytes of a consumer's marks", bytes, limit));
+                }
+                Some(event)
+            }
+            _ => None,
+        };
+        let consumer = is_consumer.then(|| consumer_event(&entry)).transpose()?;
+        let is_new = entry.revision == 0 && !batch.drafts.contains_key(text);
+        batch.added += usize::from(is_new);
+        batch.last_number = batch.last_number.max(entry.number);
+        batch.bytes +=
+            [&consumer, &marks].into_iter().flatten().map(|it| it.payload.len()).sum::<usize>();
+        let draft = batch.draft(text);
+        draft.entry = Some(entry);
+        draft.consumer = consumer.or(draft.consumer.take());
+        draft.marks = marks.or(draft.marks.take());
+        draft.changes.push((by, what));
+        Ok(())
+    }
+
+    /// Stores a batch, applies it to the view, and answers its commands.
+    async fn store(&self, mut batch: Batch) {
+        let mut events = Vec::new();
+        let mut last_of = Vec::with_capacity(batch.order.len());
+        for text in &batch.order {
+            let draft = batch.drafts.get_mut(text).expect("each changed consumer has a draft");
+            events.extend(draft.tombstones.drain(..).map(NewEvent::tombstone));
+            events.extend(draft.consumer.take().into_iter().chain(draft.marks.take()));
+            last_of.push(events.len().checked_sub(1));
+        }
+        if !events.is_empty() {
+            let publish = Publish::new(self.topic.clone(), events);
+            let stored = self.broker.publish_own(vec![publish]).await;
+            match stored.map(|acks| acks.into_iter().next()) {
+                Ok(Some(ack)) => self.apply(&mut batch, &last_of, &ack).await,
+                Ok(None) => unreachable!("a publish has an acknowledgement"),
+                Err(error) => return batch.refuse(&error),
+            }
+        }
+        let Batch { answers, .. } = batch;
+        for (answer, text, outcome) in answers {
+            let entry = self.read().of_text(&text).cloned();
+            let _gone = answer.send(outcome.map(|changed| Outcome { entry, changed }));
+        }
+    }
+
+    /// Applies a stored batch to the view, and tells followers.
+    async fn apply(&self, batch: &mut Batch, last_of: &[Option<usize>], ack: &Ack) {
+        let epoch = self.broker.epoch();
+        let stored: Vec<_> = batch.order.iter().zip(last_of).collect();
+        for some in stored.chunks(MAX_APPLIED) {
+            let mut told = Vec::new();
+            {
+                let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+                for (text, last) in some {
+                    let Some(last) = **last else { continue };
+                    let draft = batch.drafts.get_mut(*text).expect("it is in the batch");
+                    let (revision, time) = (ack.receipt(last).position, ack.receipt(last).time);
+                    match draft.entry.take() {
+                        Some(entry) => view.put(Arc::new(entry.with_revision(revision))),
+                        None => {
+                            let number = view.of_text(text).map(|entry| entry.number);
+                            number.into_iter().for_each(|number| view.remove(number));
+                        }
+                    }
+                    let changes = std::mem::take(&mut draft.changes);
+                    told.push((*text, changes, revision, time));
+                }
+            }
+            for (text, changes, revision, time) in told {
+                for (by, what) in changes {
+                    let what = with_epoch(what, epoch);
+                    self.followers.tell(text, Arc::new(StateChange { revision, time, by, what }));
+                }
+            }
+            polls::rest().await;
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Batch {
+    fn draft(&mut self, text: &Arc<str>) -> &mut Draft {
+        self.drafts.entry(text.clone()).or_insert_with(|| {
+            self.order.push(text.clone());
+            Draft {
+                entry: None,
+                consumer: None,
+                marks: None,
+                tombstones: Vec::new(),
+                changes: Vec::new(),
+            }
+        })
+    }
+
+    /// Deletes a consumer. What the batch would have written of it is not written.
+    fn delete(&mut self, text: &Arc<str>, number: u64) {
+        let draft = self.draft(text);
+        (draft.entry, draft.consumer, draft.marks) = (None, None, None);
+        let pieces = [Piece::Consumer(number), Piece::Marks(number)];
+        draft.tombstones.extend(pieces.map(Piece::key));
+        draft.changes.push((Arc::default(), Changed::Deleted));
+    }
+
+    /// Answers all that rests on the batch with the error for which it is not stored.
+    fn refuse(self, error: &Error) {
+        for (answer, _, _) in self.answers {
+            let _gone = answer.send(Err(error.clone()));
+        }
+    }
+}
+
+impl Draft {
+    fn is_new_of(&self, owner: &str) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.revision == 0 && entry.owner() == owner)
+    }
+}
+
+fn with_epoch(what: Changed, epoch: crate::cursor::Epoch) -> Changed {
+    match what {
+        Changed::Checkpoint(cursor) => {
+            Changed::Checkpoint(cursor.map(|cursor| Cursor { epoch: Some(epoch), ..cursor }))
+        }
+        other => other,
+    }
+}
+
+/// The position of nothing, for answers about consumers that do not exist.
+pub(super) const NOWHERE: Position = Position::BEFORE_ALL;
+
+/// The bytes that a command takes in the queue besides its texts.
+pub(super) const COMMAND_BYTES: usize = 512;

@@ -1,0 +1,319 @@
+//! Consumers: named readers whose state the broker keeps, behind [`Consumers`].
+//!
+//! A **consumer** is a name with a selection (one topic, or a pattern of topics) and a filter. Its
+//! **checkpoint** is a cursor: all up to it is finished. Its **marks** say which events are seen,
+//! read, archived or snoozed.
+//!
+//! ```text
+//! checkpoint, mark ──▶ keeper (one task) ──▶ $consumers, a topic of the broker ──▶ durable
+//!                        │ decides on                                               │
+//! get, state, follow ◀── view (in memory) ◀─────────────────────────────────────────┘
+//! ```
+//!
+//! `records.rs` has the records in the log, `loading.rs` builds the view from them, `view.rs` holds
+//! all consumers and `entry.rs` one. `keeper.rs` is the one writer, which decides by `deciding.rs`
+//! and `marking.rs`. `following.rs` tells followers what changed. Nothing here knows a protocol.
+//!
+//! # Why
+//!
+//! What the broker keeps for readers is events of a topic, as everything else. So it is durable,
+//! ordered, in each backup and checked by what is there already. There is no second store.
+
+mod changes;
+mod config;
+mod deciding;
+mod entry;
+mod finding;
+mod following;
+mod id;
+mod keeper;
+mod loading;
+mod marking;
+mod marks;
+mod name;
+mod ranges;
+mod records;
+mod requests;
+mod resolving;
+mod view;
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+pub use self::changes::{Changed, ChangedEvents, MarksChange, StateChange};
+pub use self::config::{ConsumerScope, ConsumersConfig};
+use self::deciding::Act;
+use self::entry::Entry;
+use self::following::Followers;
+pub use self::following::{StateChanges, StateFollower};
+pub use self::id::{ConsumerChange, ConsumerId, ConsumerSettings, MAX_OWNER_BYTES};
+use self::keeper::{COMMAND_BYTES, Keeper, NOWHERE, Outcome, Queued};
+use self::marking::Marking;
+pub(crate) use self::marks::MarkLine;
+pub use self::marks::{EventMarks, Mark, MarkFilter, Marked, Marks};
+pub use self::name::{ConsumerName, MAX_CONSUMER_NAME_BYTES};
+pub use self::records::TOPIC;
+use self::requests::shown;
+pub use self::requests::{
+    Checkpoint, CheckpointAck, ConsumerInfo, ConsumerList, ConsumerState, EventName, MarkAck,
+    MarkRequest, MarkedEvents,
+};
+use self::view::View;
+use crate::broker::Broker;
+use crate::cursor::{Cursor, Position, StartPoint};
+use crate::error::{Error, Result};
+use crate::own_topics;
+use crate::polls;
+
+/// The most consumers of one list.
+const MAX_LIST: usize = 1_000;
+
+/// The consumers of a broker. Cheap to clone; all clones are one.
+///
+/// All changes are durable when they are answered. What is read is what was answered.
+///
+/// A broker has one `Consumers` at a time: two of them would decide without each other.
+#[derive(Debug, Clone)]
+pub struct Consumers(Arc<ConsumersParts>);
+
+#[derive(Debug)]
+struct ConsumersParts {
+    broker: Broker,
+    config: ConsumersConfig,
+    view: Arc<RwLock<View>>,
+    followers: Arc<Followers>,
+    commands: mpsc::Sender<Queued>,
+    /// The room in the queue, in bytes.
+    space: Arc<Semaphore>,
+}
+
+impl Consumers {
+    /// Opens the consumers of a broker, and builds their state from the log.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: a setting is wrong, or a record is none that this version can read. As
+    /// [`Broker::set_topic`] and [`Broker::subscribe`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The topic of consumers may exist afterwards.
+    pub async fn open(broker: &Broker, config: &ConsumersConfig) -> Result<Self> {
+        config.validate()?;
+        let topic = own_topics::open(broker, TOPIC, own_topics::keyed()).await?;
+        let view = Arc::new(RwLock::new(loading::load(broker, &topic).await?));
+        let followers = Followers::new(config.max_kept_changes);
+        let (commands, queued) = mpsc::channel(config.max_queue_commands);
+        let keeper = Keeper {
+            broker: broker.clone(),
+            topic,
+            config: config.clone(),
+            view: view.clone(),
+            followers: followers.clone(),
+            commands: queued,
+        };
+        tokio::spawn(polls::timed(polls::Task::Consumers, keeper.run()));
+        let (broker, config) = (broker.clone(), config.clone());
+        let space = Arc::new(Semaphore::new(config.max_queue_bytes));
+        Ok(Self(Arc::new(ConsumersParts { broker, config, view, followers, commands, space })))
+    }
+
+    /// Returns the settings.
+    pub fn config(&self) -> &ConsumersConfig {
+        &self.0.config
+    }
+
+    /// Creates a consumer, or gives the one that exists these settings. A new one begins after
+    /// `from`, or before all events; one that exists keeps its checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was written: [`Error::Invalid`], [`Error::OverLimit`], [`Error::UnknownTopic`] for a
+    /// `from` that is none of the selection, [`Error::Full`], [`Error::Busy`]. As
+    /// [`Broker::publish`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the change may or may not be stored. It can be repeated.
+    pub async fn put(
+        &self,
+        id: ConsumerId,
+        settings: ConsumerSettings,
+        from: Option<StartPoint>,
+    ) -> Result<ConsumerInfo> {
+        settings.check()?;
+        let from = match from {
+            Some(from) => self.resolved(&id, from).await?,
+            None => None,
+        };
+        let bytes = settings.size_bytes();
+        let outcome = self.ask(&id, Act::Put { settings, from }, bytes).await?;
+        self.info_of(&id, outcome)
+    }
+
+    /// Changes some settings of a consumer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::put`]; [`Error::UnknownConsumer`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::put`].
+    pub async fn update(&self, id: &ConsumerId, change: ConsumerChange) -> Result<ConsumerInfo> {
+        let settings = change.clone().applied(&ConsumerSettings::default());
+        settings.check()?;
+        let outcome = self.ask(id, Act::Update(change), settings.size_bytes()).await?;
+        self.info_of(id, outcome)
+    }
+
+    /// Returns a consumer as it is now. One that does not exist is told as it would be created by
+    /// its first use, unless `consumers.auto_create` is false.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownConsumer`]; [`Error::Invalid`], [`Error::OverLimit`] for an owner that none
+    /// can have.
+    pub fn get(&self, id: &ConsumerId) -> Result<ConsumerInfo> {
+        id.check()?;
+        let epoch = self.0.broker.epoch();
+        match self.view().get(id) {
+            Some(entry) => Ok(entry.info(epoch)),
+            None if self.0.config.auto_create => Ok(Entry::new(id, 0).info(epoch)),
+            None => Err(Error::UnknownConsumer(shown(&id.selection, &id.name))),
+        }
+    }
+
+    /// Deletes a consumer with its checkpoint and its marks, in one act.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::update`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::put`].
+    pub async fn delete(&self, id: &ConsumerId) -> Result<()> {
+        self.ask(id, Act::Delete, 0).await.map(drop)
+    }
+
+    /// Returns consumers in the order of owner, selection and name: up to 1,000, however long the
+    /// list may be.
+    pub fn list(&self, of: &ConsumerList) -> Vec<ConsumerInfo> {
+        let epoch = self.0.broker.epoch();
+        let entries = self.view().list(of, of.limit.min(MAX_LIST));
+        entries.iter().map(|entry| entry.info(epoch)).collect()
+    }
+
+    /// Returns the number of all consumers.
+    pub fn count(&self) -> usize {
+        self.view().len()
+    }
+
+    /// Sets a checkpoint. It moves forward only, unless `to` says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::put`]; [`Error::UnexpectedCheckpoint`]; [`Error::UnknownConsumer`] if
+    /// `consumers.auto_create` is false. [`Error::Invalid`] for a cursor of another epoch, one
+    /// ahead of the tail, and one of the wrong kind.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::put`].
+    pub async fn checkpoint(&self, id: &ConsumerId, to: Checkpoint) -> Result<CheckpointAck> {
+        resolving::check_cursor(&self.0.broker, id, to.to)?;
+        let reach = self.reach(id, to.to).await?;
+        let act = Act::Checkpoint { to, reach };
+        let Outcome { entry, changed } = self.ask(id, act, 0).await?;
+        let epoch = self.0.broker.epoch();
+        let checkpoint = entry.as_ref().and_then(|entry| entry.checkpoint());
+        Ok(CheckpointAck {
+            checkpoint: checkpoint.map(|cursor| Cursor { epoch: Some(epoch), ..cursor }),
+            moved: changed,
+            revision: entry.map_or(NOWHERE, |entry| Position::new(entry.revision)),
+        })
+    }
+
+    /// Changes marks: all that the request names, or nothing. A repeated request changes nothing
+    /// more. `by` is the caller, as followers are told.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::checkpoint`]; [`Error::OverLimit`]: too many events are named or have to be
+    /// looked at, or the consumer's marks would take too many bytes.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::put`].
+    pub async fn mark(&self, id: &ConsumerId, request: MarkRequest, by: &str) -> Result<MarkAck> {
+        marking::check(&request, self.0.broker.now())?;
+        let (events, gone) = self.found(id, &request).await?;
+        let MarkRequest { mark, unmark, snooze_until, .. } = request;
+        let marking = Marking { mark, unmark, snooze_until, by: by.into(), events };
+        let bytes = marking.size_bytes();
+        let Outcome { entry, changed } = self.ask(id, Act::Mark(Box::new(marking)), bytes).await?;
+        let revision = entry.map_or(NOWHERE, |entry| Position::new(entry.revision));
+        Ok(MarkAck { revision, changed, gone })
+    }
+
+    /// Returns a consumer with its marks, as it is now. One that does not exist is told as it would
+    /// be created.
+    pub fn state(&self, id: &ConsumerId) -> ConsumerState {
+        let entry = self.view().get(id).cloned();
+        let epoch = self.0.broker.epoch();
+        entry.map_or_else(|| Entry::new(id, 0).state(epoch), |entry| entry.state(epoch))
+    }
+
+    /// Whether a consumer is stored.
+    pub fn exists(&self, id: &ConsumerId) -> bool {
+        self.view().get(id).is_some()
+    }
+
+    /// Returns a follower of the state of a consumer, which need not exist.
+    pub fn follow(&self, id: &ConsumerId) -> StateFollower {
+        let text = entry::text_of(&id.owner, id.selection.as_str(), id.name.as_str());
+        let revision = || self.view().get(id).map_or(0, |entry| entry.revision);
+        StateFollower::new(&self.0.followers, text, revision)
+    }
+
+    /// Returns the changes that a follower of this consumer was not told, and takes it that it is
+    /// told them. The first ones are the whole state, unless the follower [knows] a revision.
+    ///
+    /// [knows]: StateFollower::knows
+    pub fn changes(&self, id: &ConsumerId, follower: &mut StateFollower) -> StateChanges {
+        follower.take(|| self.state(id))
+    }
+
+    /// Has the keeper decide on a command, and returns its outcome when it is durable.
+    async fn ask(&self, id: &ConsumerId, act: Act, bytes: usize) -> Result<Outcome> {
+        id.check()?;
+        let parts = &self.0;
+        let bytes = (COMMAND_BYTES + bytes).min(parts.config.max_queue_bytes);
+        let wait_ms = parts.config.max_queue_wait_ms;
+        let (answer, answered) = oneshot::channel();
+        let enter = async {
+            let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+            let space = parts.space.clone().acquire_many_owned(permits).await;
+            let _space = space.map_err(|_closed| Error::ShuttingDown)?;
+            let queued = Queued { id: id.clone(), act, answer, _space };
+            parts.commands.send(queued).await.map_err(|_ended| Error::ShuttingDown)
+        };
+        let entered = tokio::time::timeout(Duration::from_millis(wait_ms), enter).await;
+        entered.unwrap_or(Err(Error::Busy { waited_ms: wait_ms }))?;
+        answered.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    fn info_of(&self, id: &ConsumerId, outcome: Outcome) -> Result<ConsumerInfo> {
+        let epoch = self.0.broker.epoch();
+        let entry = outcome.entry.map(|entry| entry.info(epoch));
+        // It was deleted since.
+        entry.ok_or_else(|| Error::UnknownConsumer(shown(&id.selection, &id.name)))
+    }
+
+    fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.0.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
