@@ -125,7 +125,7 @@ impl<C: EventCounter> EventCount<C> {
     /// Begins to count the events of `selected` that the filters pick. At most `max_looked` events
     /// are decoded.
     pub(crate) fn new(selected: Selected, filter: Conditions, max_looked: u64, counter: C) -> Self {
-        let Selected { topics, position, now } = selected;
+        let Selected { topics, position, now, deleted: _ } = selected;
         let filter = (!filter.is_empty()).then_some(filter);
         let (topics, looked, is_cut) = (topics.into_iter(), 0, false);
         Self { topics, position, now, filter, current: None, counter, looked, max_looked, is_cut }
@@ -250,7 +250,7 @@ impl TopicCount {
         let topic = self.topic.topic.clone();
         match SelectedTopic::of(topic, now) {
             Some(topic) => *self = Self { tail, recounts, ..Self::new(topic) },
-            // All its events are gone.
+            // It was deleted.
             None => match counter.begin(&self.topic, &mut |_| Ok(Some(Sequence::FIRST))) {
                 Ok(true) => self.stage = CountStage::End,
                 Ok(false) | Err(_) => unreachable!("the seek has a sequence for each position"),

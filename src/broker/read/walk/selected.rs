@@ -23,11 +23,13 @@ pub(crate) struct SelectedTopic {
     pub(crate) deletes_keys: bool,
 }
 
-/// The topics of a selection that have an event to read, as they are at one moment.
+/// The topics of a selection, as they are at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Selected {
-    /// The topics, in the order of their names.
+    /// The topics that exist, in the order of their names.
     pub(crate) topics: Vec<SelectedTopic>,
+    /// The topics that were deleted, with what they had.
+    pub(crate) deleted: Vec<(TopicName, Extent)>,
     /// The position at which all is true: the selection has every event up to here, and none after.
     pub(crate) position: Position,
     /// The moment.
@@ -76,11 +78,10 @@ impl SelectedTopic {
         log.seek(self.id, Seek::AfterPosition(position), earliest, tail).map(Some)
     }
 
-    /// Returns the topic as it is now; `None` if it has no event.
+    /// Returns the topic as it is now; `None` if it does not exist.
     pub(super) fn of(topic: Arc<Topic>, now: Timestamp) -> Option<Self> {
         let state = topic.state();
-        let extent = state.extent;
-        let id = state.id.filter(|_| !state.is_deleted && !extent.is_empty())?;
+        let (id, extent) = (state.id.filter(|_| !state.is_deleted)?, state.extent);
         let deletes_keys = topic.effective_config().key_limit().is_some();
         Some(Self { topic, id, extent, ages: Ages::of(&extent, now), deletes_keys })
     }
@@ -89,12 +90,13 @@ impl SelectedTopic {
 impl Selected {
     /// Selects one topic. A topic that does not exist has no events.
     pub(crate) fn one(shared: &Shared, name: &TopicName) -> Self {
-        let (position, now) = (Position::new(shared.last_position()), (shared.now)());
-        let topic = shared.topics.existing(name).ok();
-        let topic = topic.and_then(|topic| SelectedTopic::of(topic, now));
+        let mut selected = Self::none(shared);
+        let topic = shared.topics.with_names(|names| names.get(name).cloned());
+        topic.into_iter().for_each(|topic| selected.add(topic));
         // The topic may have an event by now that was not announced when the position was read.
-        let last = topic.as_ref().map_or(position, |topic| topic.extent.last_position);
-        Self { topics: topic.into_iter().collect(), position: position.max(last), now }
+        let last = selected.topics.iter().map(|topic| topic.extent.last_position).max();
+        selected.position = selected.position.max(last.unwrap_or_default());
+        selected
     }
 
     /// Selects all topics whose names fit any of the patterns.
@@ -103,14 +105,12 @@ impl Selected {
     ///
     /// Nothing is left of it.
     pub(crate) async fn many(shared: &Shared, patterns: &[TopicPattern]) -> Self {
-        // The position is read before the topics are looked at, which show all events up to it.
-        let (position, now) = (Position::new(shared.last_position()), (shared.now)());
+        let mut selected = Self::none(shared);
         let mut walk = PatternWalk::new(&Arc::new(patterns.iter().collect::<PatternSet>()));
-        let mut topics = Vec::new();
         while let Some(found) = walk.next(&shared.topics).await {
-            topics.extend(found.into_iter().filter_map(|topic| SelectedTopic::of(topic, now)));
+            found.into_iter().for_each(|topic| selected.add(topic));
         }
-        Self { topics, position, now }
+        selected
     }
 
     /// Selects the topic that `selection` names, or all topics whose names fit it.
@@ -123,5 +123,20 @@ impl Selected {
             Ok(name) => Self::one(shared, &name),
             Err(_it_has_wildcards) => Self::many(shared, std::slice::from_ref(selection)).await,
         }
+    }
+
+    /// Begins a selection. The position is read before the topics are looked at, which show all
+    /// events up to it.
+    fn none(shared: &Shared) -> Self {
+        let (position, now) = (Position::new(shared.last_position()), (shared.now)());
+        Self { topics: Vec::new(), deleted: Vec::new(), position, now }
+    }
+
+    fn add(&mut self, topic: Arc<Topic>) {
+        let state = topic.state();
+        if state.is_deleted {
+            self.deleted.push((topic.name.clone(), state.extent));
+        }
+        self.topics.extend(SelectedTopic::of(topic, self.now));
     }
 }
