@@ -105,6 +105,7 @@ async fn publish(address: SocketAddr, client: u64, seconds: f64) -> Vec<Duration
             events: vec![NewEvent { key, payload, ..NewEvent::default() }],
             expected_sequence: None,
             ephemeral: false,
+            topics: Vec::new(),
         };
         let asked = Instant::now();
         broker.publish(request).await.expect("the server goes on");

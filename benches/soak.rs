@@ -282,6 +282,7 @@ async fn publish(
             events: vec![event],
             expected_sequence: None,
             ephemeral: false,
+            topics: Vec::new(),
         };
         let asked = Instant::now();
         client.publish(request).await.expect("the server goes on");

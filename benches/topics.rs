@@ -165,6 +165,7 @@ async fn publish(address: SocketAddr, topics: impl Iterator<Item = u64> + Send +
                 events: vec![NewEvent { payload, ..NewEvent::default() }],
                 expected_sequence: None,
                 in_order: false,
+                topics: Vec::new(),
             };
             requests.send(request).await.expect("the server reads");
             count += 1;

@@ -93,7 +93,10 @@ impl AccessControl {
     /// # Cancel safety
     ///
     /// Nothing is left behind.
-    pub(crate) async fn identify(&self, request: &Connecting) -> Result<CallerIdentity, Refusal> {
+    pub(crate) async fn identify(
+        &self,
+        request: &Connecting<'_>,
+    ) -> Result<CallerIdentity, Refusal> {
         let found = self.0.prover.places.find(CredentialParts::from(request))?;
         self.caller_of(found, TicketUse::of(request), self.now()).await
     }

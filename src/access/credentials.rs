@@ -52,8 +52,8 @@ pub(super) struct CredentialParts<'a> {
     pub(super) certificate: Option<&'a [u8]>,
 }
 
-impl<'a> From<&'a Connecting> for CredentialParts<'a> {
-    fn from(request: &'a Connecting) -> Self {
+impl<'a> From<&'a Connecting<'_>> for CredentialParts<'a> {
+    fn from(request: &'a Connecting<'_>) -> Self {
         Self {
             headers: request.headers(),
             query: request.uri().query(),

@@ -11,7 +11,7 @@ use crate::permission::Permission;
 const METRICS_PATH: &str = "/metrics";
 
 impl Hooks for AccessControl {
-    fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant> {
+    fn connect<'a>(&'a self, request: &'a Connecting<'a>) -> HookAnswer<'a, Grant> {
         Box::pin(async move {
             if self.config().open_metrics && is_read_of_metrics(request) {
                 // A right to this one request: whoever has it may do nothing else with it.
@@ -34,7 +34,7 @@ impl Hooks for AccessControl {
     }
 }
 
-fn is_read_of_metrics(request: &Connecting) -> bool {
+fn is_read_of_metrics(request: &Connecting<'_>) -> bool {
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     is_read && request.uri().path() == METRICS_PATH
 }

@@ -16,13 +16,13 @@ use crate::event::Timestamp;
 /// The caller of a request to access control.
 pub(super) struct AskingCaller {
     permit: Permit,
-    request: Connecting,
+    request: Connecting<'static>,
 }
 
 impl AskingCaller {
     /// Returns the caller of a request, who is permitted something. `head` is that of the request.
     pub(super) fn new(permit: Permit, head: &RequestHead) -> Self {
-        Self { permit, request: connecting(head) }
+        Self { permit, request: connecting(head).owned() }
     }
 
     fn address(&self) -> Option<PeerAddress> {

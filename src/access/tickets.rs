@@ -116,7 +116,7 @@ pub(super) enum TicketUse {
 
 impl TicketUse {
     /// Returns the use that a request makes.
-    pub(super) fn of(request: &Connecting) -> Self {
+    pub(super) fn of(request: &Connecting<'_>) -> Self {
         let (method, path) = (request.method(), request.uri().path());
         let is_get = [Method::GET, Method::HEAD].contains(method);
         let topic = path.strip_prefix("/v1/topics/").and_then(|rest| rest.split_once('/'));

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use leftoff::TopicName;
 use leftoff::edge::ndjson::{self, Line};
 use leftoff::edge::proto::publish_stream_response::Outcome;
-use leftoff::edge::proto::{self, PublishStreamRequest, PublishStreamResponse};
+use leftoff::edge::proto::{self, PublishStreamRequest, PublishStreamResponse, TopicAck};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -49,12 +49,19 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 /// published again after an interruption: events that are stored already are not stored again, as
 /// long as their ids are in the topic's window (by default the last 100,000 events and 10 minutes).
 ///
+/// With `--topic` given several times, each of these topics gets each line that names none: all of
+/// them store the line, or none does.
+///
 /// Lines are stored in their order, over all topics. If a line is refused, the lines before it are
 /// stored, the lines after it are not, and the message names the refused line.
 #[derive(Debug, Args)]
 pub(super) struct PublishCommand {
     /// The topic of lines that name none
+    #[arg(conflicts_with = "topics")]
     topic: Option<TopicName>,
+    /// A topic that gets each line that names none; may be given several times
+    #[arg(long = "topic", short, value_name = "TOPIC")]
+    topics: Vec<TopicName>,
     /// Read from this file; without it, or with `-`, from standard input
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -71,7 +78,12 @@ impl PublishCommand {
         let (input, size_bytes) = self.input().await?;
         let input = BufReader::with_capacity(READ_BYTES, input);
         let (chunks, read) = mpsc::channel(MAX_READ_AHEAD);
-        tokio::spawn(InputLines { input, number: 0, topic: self.topic }.run(chunks));
+        let default = match self.topic {
+            Some(topic) => vec![topic],
+            None => self.topics,
+        };
+        let default = Destination::of(&default);
+        tokio::spawn(InputLines { input, number: 0, default }.run(chunks));
         let mut publisher = Publisher {
             chunks: read,
             next_line: 1,
@@ -104,8 +116,12 @@ impl PublishCommand {
             None => self.refuse_a_file_as_topic()?,
         }
         if std::io::stdin().is_terminal() {
-            let topic = self.topic.as_ref().map(|topic| format!(" to {topic}"));
-            let topic = topic.unwrap_or_default();
+            let topics: Vec<&str> =
+                self.topic.iter().chain(&self.topics).map(TopicName::as_str).collect();
+            let topic = match topics.is_empty() {
+                true => String::new(),
+                false => format!(" to {}", topics.join(", ")),
+            };
             say(format_args!("publishing lines of JSON from the terminal{topic}; Ctrl-D ends it"));
         }
         Ok((Box::new(tokio::io::stdin()), None))
@@ -134,7 +150,50 @@ struct InputLines {
     input: BufReader<Input>,
     /// The line that was read last, from 1.
     number: u64,
-    topic: Option<TopicName>,
+    /// The destination of lines that name none.
+    default: Option<Destination>,
+}
+
+/// The topic of a line, or the topics that each get it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Destination {
+    One(String),
+    Each(Vec<String>),
+}
+
+impl Destination {
+    /// Returns the destination of lines for these topics; `None` if there are none.
+    fn of(topics: &[TopicName]) -> Option<Self> {
+        match topics {
+            [] => None,
+            [topic] => Some(Self::One(topic.to_string())),
+            topics => Some(Self::Each(topics.iter().map(TopicName::to_string).collect())),
+        }
+    }
+
+    /// Returns the number of topics.
+    fn count(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Each(topics) => topics.len(),
+        }
+    }
+
+    fn is_of(&self, request: &PublishStreamRequest) -> bool {
+        match self {
+            Self::One(topic) => request.topics.is_empty() && request.topic == *topic,
+            Self::Each(topics) => request.topics == *topics,
+        }
+    }
+
+    /// Returns a request without events.
+    fn request(self) -> PublishStreamRequest {
+        let (topic, topics) = match self {
+            Self::One(topic) => (topic, Vec::new()),
+            Self::Each(topics) => (String::new(), topics),
+        };
+        PublishStreamRequest { topic, topics, in_order: true, ..PublishStreamRequest::default() }
+    }
 }
 
 /// Lines that were read together: one request for each run of neighbours of the same topic, so that
@@ -142,8 +201,11 @@ struct InputLines {
 #[derive(Default)]
 struct InputChunk {
     requests: Vec<Lined>,
+    /// The number of lines, and their bytes, each counted for each of its topics.
     lines: usize,
     size_bytes: usize,
+    /// The bytes of the input.
+    read_bytes: usize,
 }
 
 /// A request, and the numbers of the lines of its events.
@@ -155,22 +217,19 @@ struct Lined {
 }
 
 impl InputChunk {
-    fn push(&mut self, line: u64, topic: &TopicName, event: proto::NewEvent) {
-        self.lines += 1;
+    /// Adds a line of `size_bytes`, which counts for each of its topics.
+    fn push(&mut self, line: u64, to: Destination, event: proto::NewEvent, size_bytes: usize) {
+        self.lines += to.count();
+        self.size_bytes += size_bytes.saturating_mul(to.count());
         match self.requests.last_mut() {
-            Some(last) if last.request.topic == topic.as_str() => {
+            Some(last) if to.is_of(&last.request) => {
                 last.request.events.push(event);
                 last.lines.push(line);
             }
-            _ => self.requests.push(Lined {
-                request: PublishStreamRequest {
-                    topic: topic.to_string(),
-                    events: vec![event],
-                    expected_sequence: None,
-                    in_order: true,
-                },
-                lines: vec![line],
-            }),
+            _ => {
+                let request = PublishStreamRequest { events: vec![event], ..to.request() };
+                self.requests.push(Lined { request, lines: vec![line] });
+            }
         }
     }
 }
@@ -199,7 +258,7 @@ impl InputLines {
         loop {
             let mut chunk = InputChunk::default();
             let more = self.fill(&mut chunk).await;
-            if chunk.size_bytes > 0 && chunks.send(Ok(chunk)).await.is_err() {
+            if chunk.read_bytes > 0 && chunks.send(Ok(chunk)).await.is_err() {
                 return;
             }
             match more {
@@ -235,29 +294,31 @@ impl InputLines {
             }
             let text = line.trim_ascii();
             if !text.is_empty() {
-                let (topic, event) = self.event(text).map_err(|error| {
+                let (to, event) = self.event(text).map_err(|error| {
                     let message = ndjson::at_line(self.number, &error);
                     at_lines(CliError::new(ExitReason::Refused, message))
                 })?;
-                chunk.push(self.number, &topic, event);
+                chunk.push(self.number, to, event, count);
             }
-            chunk.size_bytes += count;
-            let is_full = chunk.lines >= MAX_CHUNK_LINES || chunk.size_bytes >= MAX_CHUNK_BYTES;
+            chunk.read_bytes += count;
+            let is_full = chunk.lines >= MAX_CHUNK_LINES
+                || chunk.size_bytes.max(chunk.read_bytes) >= MAX_CHUNK_BYTES;
             if is_full || !self.input.buffer().contains(&b'\n') {
                 return Ok(true);
             }
         }
     }
 
-    fn event(&self, text: &[u8]) -> leftoff::Result<(TopicName, proto::NewEvent)> {
+    fn event(&self, text: &[u8]) -> leftoff::Result<(Destination, proto::NewEvent)> {
         let Line { topic, mut event } = Line::parse(text)?;
-        let topic = topic.or_else(|| self.topic.clone()).ok_or_else(|| {
+        let named = topic.map(|topic| Destination::One(topic.to_string()));
+        let to = named.or_else(|| self.default.clone()).ok_or_else(|| {
             leftoff::Error::invalid("topic", "the line names none, and neither does the command")
         })?;
         if event.id.is_empty() {
             event.id = line_id(self.number, text);
         }
-        Ok((topic, event.into()))
+        Ok((to, event.into()))
     }
 }
 
@@ -372,7 +433,7 @@ impl Publisher {
     fn take(&mut self, chunk: Option<CliResult<InputChunk>>) {
         match chunk {
             Some(Ok(chunk)) => {
-                self.progress.inc(chunk.size_bytes as u64);
+                self.progress.inc(chunk.read_bytes as u64);
                 let last = chunk.requests.last().and_then(|last| last.lines.last());
                 self.next_line = last.map_or(self.next_line, |last| last + 1);
                 self.in_flight.extend(chunk.requests);
@@ -389,17 +450,34 @@ impl Publisher {
                 Err(self.refused(&Status::new(Code::from(error.code), error.message)))
             }
             Outcome::Ack(ack) => {
-                let request = self.in_flight.pop_front().ok_or_else(|| Broken::Retry(gone()))?;
-                let duplicates = ack.duplicates.len() as u64;
-                self.duplicates += duplicates;
-                self.stored += u64::from(ack.count) - duplicates;
-                self.progress.set_message(format!("{} stored", self.stored));
-                if self.receipts {
-                    print_receipts(&request.request, &ack).map_err(CliError::from)?;
+                let oldest = self.in_flight.pop_front().ok_or_else(|| Broken::Retry(gone()))?;
+                self.stored(&oldest.request, &oldest.request.topic, &ack)
+            }
+            Outcome::Acks(acks) => {
+                let oldest = self.in_flight.pop_front().ok_or_else(|| Broken::Retry(gone()))?;
+                for TopicAck { topic, ack } in acks.acks {
+                    self.stored(&oldest.request, &topic, &ack.unwrap_or_default())?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Counts the events of a request that a topic has stored.
+    fn stored(
+        &mut self,
+        request: &PublishStreamRequest,
+        topic: &str,
+        ack: &proto::Ack,
+    ) -> Result<(), Broken> {
+        let duplicates = ack.duplicates.len() as u64;
+        self.duplicates += duplicates;
+        self.stored += u64::from(ack.count) - duplicates;
+        self.progress.set_message(format!("{} stored", self.stored));
+        if self.receipts {
+            print_receipts(request, topic, ack).map_err(CliError::from)?;
+        }
+        Ok(())
     }
 
     /// Decides what to do when the server refuses the oldest request in flight, and so all requests
@@ -435,7 +513,11 @@ fn broken(status: &Status) -> Broken {
     if is_transient(status.code()) { Broken::Retry(error) } else { Broken::Fatal(error) }
 }
 
-fn print_receipts(request: &PublishStreamRequest, ack: &proto::Ack) -> std::io::Result<()> {
+fn print_receipts(
+    request: &PublishStreamRequest,
+    topic: &str,
+    ack: &proto::Ack,
+) -> std::io::Result<()> {
     let mut output = std::io::stdout().lock();
     let mut duplicates = ack.duplicates.iter().peekable();
     let mut next = ack.first_appended.map(|receipt| receipt.sequence);
@@ -446,7 +528,7 @@ fn print_receipts(request: &PublishStreamRequest, ack: &proto::Ack) -> std::io::
             None => next.inspect(|sequence| next = Some(sequence + 1)),
         };
         let line = json!({
-            "topic": request.topic,
+            "topic": topic,
             "id": event.id,
             "sequence": sequence,
             "duplicate": duplicate.is_some(),

@@ -167,7 +167,12 @@ impl Effort {
 
     /// Returns the effort of doing the same work twice.
     pub(super) fn twice(self) -> Self {
-        Self(self.0.saturating_mul(2))
+        self.times(2)
+    }
+
+    /// Returns the effort of doing the same work `count` times.
+    pub(super) fn times(self, count: usize) -> Self {
+        Self(self.0.saturating_mul(count as u64))
     }
 
     fn is_much(self) -> bool {

@@ -337,7 +337,7 @@ mod tests {
     struct Until(SystemTime);
 
     impl Hooks for Until {
-        fn connect<'a>(&'a self, _request: &'a Connecting) -> HookAnswer<'a, Grant> {
+        fn connect<'a>(&'a self, _request: &'a Connecting<'a>) -> HookAnswer<'a, Grant> {
             let grant = Grant::new("u", Permission::all()).until(self.0).without_renewal();
             Box::pin(async move { Ok(grant) })
         }

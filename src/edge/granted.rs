@@ -47,7 +47,7 @@ struct Renewing {
 
 /// The head of a request, and its memory.
 struct KeptHead {
-    request: Connecting,
+    request: Connecting<'static>,
     held: Held,
 }
 
@@ -124,17 +124,18 @@ impl Granted {
     pub(super) fn new(
         hooks: Arc<dyn Hooks>,
         grant: Grant,
-        mut request: Connecting,
+        request: &Connecting<'_>,
         share: Share,
         refresh: Refresh,
     ) -> Result<Self> {
-        request.is_renewal = true;
         let address = request.address;
         let has_end = grant.end().is_some() || grant.revoker().is_some();
         let is_kept = has_end && !grant.is_final() || refresh == Refresh::Possible;
         let renewing = match is_kept {
             true => {
                 let held = share.take(head_bytes(request.uri(), request.headers()))?;
+                let mut request = request.owned();
+                request.is_renewal = true;
                 request.detach();
                 let request = tokio::sync::Mutex::new(KeptHead { request, held });
                 Some(Box::new(Renewing { request, replaced: Mutex::new(end_of(&grant)) }))
@@ -196,7 +197,7 @@ impl Granted {
 
     /// Asks the hooks about a request. A grant that is over already is a refusal: otherwise a
     /// stream would ask without a pause.
-    async fn asked(&self, request: &Connecting) -> Result<Grant, Refusal> {
+    async fn asked(&self, request: &Connecting<'_>) -> Result<Grant, Refusal> {
         let grant = self.hooks.connect(request).await?;
         match grant.is_over(SystemTime::now()) {
             true => Err(Refusal::unauthenticated(over(&grant))),

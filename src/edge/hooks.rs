@@ -11,6 +11,7 @@
 //!            follow, read ─────────────────▶ delivered
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -18,9 +19,11 @@ use std::time::SystemTime;
 
 use http::request::Parts as RequestHead;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri};
+use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 
 pub use super::acts::{ActKind, ActOutcome, AdminAct};
+use super::clients::Peer;
 use super::peer_address::PeerAddress;
 use crate::broker::{Ack, Filter, Run};
 use crate::event::NewEvent;
@@ -53,7 +56,7 @@ pub type HookAnswer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + S
 /// struct Keys;
 ///
 /// impl Hooks for Keys {
-///     fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant> {
+///     fn connect<'a>(&'a self, request: &'a Connecting<'a>) -> HookAnswer<'a, Grant> {
 ///         Box::pin(async move {
 ///             match request.headers().get("x-key").map(|key| key.as_bytes()) {
 ///                 Some(b"secret") => {
@@ -74,7 +77,7 @@ pub trait Hooks: Send + Sync + 'static {
     /// gRPC and each WebSocket, before anything is done for it, and again when the grant is over,
     /// or the client of a WebSocket sends a new token. `/healthz`, `/readyz`, the OpenAPI document,
     /// `grpc.health.v1` and reflection are not asked for; but see [`Self::guards_readyz`].
-    fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant>;
+    fn connect<'a>(&'a self, request: &'a Connecting<'a>) -> HookAnswer<'a, Grant>;
 
     /// Decides about a topic or a pattern for which the grant says
     /// [`Permitted::Ask`](crate::permission::Permitted::Ask). A pattern that is allowed is
@@ -156,14 +159,15 @@ pub struct RefusalContext<'a> {
 
 /// The head of a request whose caller is to be found out.
 #[derive(Clone)]
-pub struct Connecting {
-    pub(super) head: RequestHead,
+pub struct Connecting<'h> {
+    /// Borrowed for as long as a request is answered; copied where it is kept.
+    pub(super) head: Cow<'h, RequestHead>,
     pub(super) address: Option<PeerAddress>,
     pub(super) certificate: Option<Arc<[u8]>>,
     pub(super) is_renewal: bool,
 }
 
-impl fmt::Debug for Connecting {
+impl fmt::Debug for Connecting<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Headers and query may hold credentials.
         f.debug_struct("Connecting")
@@ -173,17 +177,27 @@ impl fmt::Debug for Connecting {
     }
 }
 
-impl Connecting {
+impl Connecting<'_> {
+    /// Returns a copy that can be kept: without the rest of the connection.
+    pub(crate) fn owned(&self) -> Connecting<'static> {
+        let mut head = self.head.clone().into_owned();
+        head.extensions.remove::<OnUpgrade>();
+        head.extensions.remove::<Peer>();
+        let Self { address, certificate, is_renewal, .. } = self.clone();
+        Connecting { head: Cow::Owned(head), address, certificate, is_renewal }
+    }
+
     /// Copies the texts of the head. They are parts of the buffer from which the connection was
     /// read, and a head that is kept would keep all of that buffer: 16 KiB more for each WebSocket.
     pub(super) fn detach(&mut self) {
-        for value in self.head.headers.values_mut() {
+        let head = self.head.to_mut();
+        for value in head.headers.values_mut() {
             let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) else { continue };
             copy.set_sensitive(value.is_sensitive());
             *value = copy;
         }
-        if let Ok(copy) = Uri::try_from(self.head.uri.to_string()) {
-            self.head.uri = copy;
+        if let Ok(copy) = Uri::try_from(head.uri.to_string()) {
+            head.uri = copy;
         }
     }
 

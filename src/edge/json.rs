@@ -357,6 +357,36 @@ impl ReceiptJson {
     }
 }
 
+/// The receipt of a publish in one of its topics.
+#[derive(Debug, Serialize)]
+pub(super) struct TopicReceiptJson<'a> {
+    topic: &'a TopicName,
+    #[serde(flatten)]
+    receipt: PublishedJson,
+}
+
+/// The receipts of a publish of one event, or of several.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum PublishedJson {
+    One(ReceiptJson),
+    Several { first: ReceiptJson, last: ReceiptJson, count: usize, duplicates: usize },
+}
+
+/// Returns the receipts of a publish to a list of topics, in the order of the topics.
+pub(super) fn topic_receipts(acks: &[(TopicName, Ack)]) -> Vec<TopicReceiptJson<'_>> {
+    let receipt = |ack: &Ack| match ack.count {
+        1 => PublishedJson::One(ReceiptJson::of(ack, 0)),
+        count => PublishedJson::Several {
+            first: ReceiptJson::of(ack, 0),
+            last: ReceiptJson::of(ack, count - 1),
+            count,
+            duplicates: ack.duplicates.len(),
+        },
+    };
+    acks.iter().map(|(topic, ack)| TopicReceiptJson { topic, receipt: receipt(ack) }).collect()
+}
+
 /// Returns one topic as JSON.
 pub(super) fn topic(topic: &TopicInfo) -> Value {
     serde_json::to_value(topic).expect("texts and numbers are JSON")

@@ -47,8 +47,9 @@
 //!    `forms.rs`; a new form takes a new slot, and `broker/tail/form.rs` has the number of slots.
 //!    JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.
 //! 7. **Refuse.** Return [`Error`]; `status.rs` has its codes. Tell gaps with all their numbers.
-//! 8. **Publish.** Submit with `receiving.rs`, which counts the bytes that are not submitted yet,
-//!    and has the hooks change or refuse each event (`Permit::intercept`) before it is checked. A
+//! 8. **Publish.** `publishing.rs` has the topics of a publish, one or a list, and its way from
+//!    there to the acknowledgement. `receiving.rs` counts the bytes that are not submitted yet, and
+//!    has the hooks change or refuse each event (`Permit::intercept`) before it is checked. A
 //!    transport that waits for acknowledgements itself tells `Permit::acknowledged` of each.
 //!    Long work on a body goes through `effort.rs`, away from the runtime's workers.
 //! 9. **Prove.** Add the transport to `tests/suite/ways.rs` and to the soak's transports: these
@@ -73,6 +74,8 @@ pub(crate) mod counters;
 mod cut_topics;
 mod effort;
 mod error_form;
+#[cfg(feature = "http")]
+mod event_lines;
 mod following;
 #[cfg(feature = "http")]
 mod forms;
@@ -105,6 +108,7 @@ pub(crate) mod permit;
 mod permitted_page;
 mod placed_hooks;
 pub mod proto;
+mod publishing;
 pub(crate) mod rates;
 pub(crate) mod receiving;
 #[cfg(feature = "server")]

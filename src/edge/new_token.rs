@@ -20,7 +20,10 @@ const CREDENTIALS: [&str; 2] = ["ticket", "access_token"];
 ///
 /// [`Error::OverLimit`], [`Error::Invalid`]: the token is too long, empty, or has characters that
 /// no header has. The error does not show it.
-pub(super) fn with_token(request: &Connecting, token: &str) -> Result<Connecting> {
+pub(super) fn with_token(
+    request: &Connecting<'static>,
+    token: &str,
+) -> Result<Connecting<'static>> {
     match token.len() {
         0 => return Err(Error::invalid("token", "is empty")),
         size_bytes if size_bytes > MAX_TOKEN_BYTES => {
@@ -35,9 +38,10 @@ pub(super) fn with_token(request: &Connecting, token: &str) -> Result<Connecting
     };
     value.set_sensitive(true);
     let mut renewed = request.clone();
-    renewed.head.headers.remove(header::COOKIE);
-    renewed.head.headers.insert(header::AUTHORIZATION, value);
-    renewed.head.uri = without_credentials(&renewed.head.uri);
+    let head = renewed.head.to_mut();
+    head.headers.remove(header::COOKIE);
+    head.headers.insert(header::AUTHORIZATION, value);
+    head.uri = without_credentials(&head.uri);
     renewed.is_renewal = true;
     Ok(renewed)
 }
@@ -64,14 +68,17 @@ fn without_credentials(uri: &Uri) -> Uri {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
-    fn head(uri: &str) -> Connecting {
+    fn head(uri: &str) -> Connecting<'static> {
         let request = http::Request::get(uri)
             .header("cookie", "session=old")
             .header("authorization", "Bearer old")
             .header("x-other", "kept");
         let (head, ()) = request.body(()).unwrap().into_parts();
+        let head = Cow::Owned(head);
         Connecting { head, address: None, certificate: None, is_renewal: false }
     }
 

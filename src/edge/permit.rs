@@ -1,6 +1,7 @@
 //! The permit of one caller: every edge asks it before it does anything with a topic. Without hooks
 //! everything is permitted, and no question costs more than a look at an empty pointer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +9,6 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::request::Parts as RequestHead;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +90,7 @@ impl Permit {
         if let Some(peer) = peer {
             peer.set_caller(grant.shared_caller());
         }
-        let granted = Granted::new(hooks.clone(), grant, request, share(peer), refresh)?;
+        let granted = Granted::new(hooks.clone(), grant, &request, share(peer), refresh)?;
         Ok(Self(Some(Arc::new(granted))))
     }
 
@@ -433,16 +433,14 @@ impl Permit {
 }
 
 /// Returns the head of a request, as hooks are asked about it.
-pub(crate) fn connecting(head: &RequestHead) -> Connecting {
-    let (address, certificate) = Default::default();
-    let mut request = Connecting { head: head.clone(), address, certificate, is_renewal: false };
-    let extensions = &mut request.head.extensions;
-    // The rest of the connection must not live as long as this copy.
-    extensions.remove::<OnUpgrade>();
-    if let Some(peer) = extensions.remove::<Peer>() {
-        (request.address, request.certificate) = (Some(peer.address()), peer.certificate());
+pub(crate) fn connecting(head: &RequestHead) -> Connecting<'_> {
+    let peer = head.extensions.get::<Peer>();
+    Connecting {
+        head: Cow::Borrowed(head),
+        address: peer.map(Peer::address),
+        certificate: peer.and_then(Peer::certificate),
+        is_renewal: false,
     }
-    request
 }
 
 /// An act of administration that the hooks are not told of yet.

@@ -454,7 +454,7 @@ mod tests {
     struct OneGrant(Grant);
 
     impl Hooks for OneGrant {
-        fn connect<'a>(&'a self, _: &'a Connecting) -> HookAnswer<'a, Grant> {
+        fn connect<'a>(&'a self, _: &'a Connecting<'a>) -> HookAnswer<'a, Grant> {
             Box::pin(async move { Ok(self.0.clone()) })
         }
     }

@@ -56,6 +56,7 @@ async fn publish(server: &Server, transport: &str, topic: &str, expected: u64) -
                 events: vec![WireEvent::default()],
                 expected_sequence: Some(expected),
                 ephemeral: false,
+                topics: Vec::new(),
             };
             match server.grpc().await.publish(request).await {
                 Ok(answer) => Ok(answer.into_inner().ack.unwrap().first.unwrap().sequence),
@@ -130,8 +131,13 @@ async fn a_ttl_of_zero_is_refused_on_each_way_in() {
         refusals.push((answer.status.as_u16(), answer.json()["detail"].to_string()));
     }
     let events = vec![WireEvent { ttl_ms: Some(0), ..WireEvent::default() }];
-    let request =
-        PublishRequest { topic: "a".into(), events, expected_sequence: None, ephemeral: false };
+    let request = PublishRequest {
+        topic: "a".into(),
+        events,
+        expected_sequence: None,
+        ephemeral: false,
+        topics: Vec::new(),
+    };
     let status = server.grpc().await.publish(request).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     refusals.push((400, status.message().to_owned()));

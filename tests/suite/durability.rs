@@ -43,6 +43,7 @@ async fn publish_through_crashes(publisher: u64, mut broker: Whereabouts) -> Vec
             events: vec![event],
             expected_sequence: None,
             ephemeral: false,
+            topics: Vec::new(),
         };
         let connected = match client.take() {
             Some(client) => Ok(client),

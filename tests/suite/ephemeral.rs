@@ -67,6 +67,7 @@ async fn an_ephemeral_event_reaches_who_is_there_and_moves_no_cursor_and_is_not_
         events: vec![event],
         ephemeral: true,
         expected_sequence: None,
+        topics: Vec::new(),
     };
     let answer = client.publish(publish).await.unwrap().into_inner();
     assert_eq!((answer.receivers, answer.ack), (4, None));

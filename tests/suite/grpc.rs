@@ -30,12 +30,18 @@ fn event(payload: &str) -> NewEvent {
 
 fn request(topic: &str, payloads: &[&str]) -> PublishRequest {
     let events = payloads.iter().map(|payload| event(payload)).collect();
-    PublishRequest { topic: topic.to_owned(), events, expected_sequence: None, ephemeral: false }
+    PublishRequest {
+        topic: topic.to_owned(),
+        events,
+        expected_sequence: None,
+        ephemeral: false,
+        topics: Vec::new(),
+    }
 }
 
 fn stream_request(topic: &str, payloads: &[&str]) -> PublishStreamRequest {
     let PublishRequest { topic, events, expected_sequence, .. } = request(topic, payloads);
-    PublishStreamRequest { topic, events, expected_sequence, in_order: false }
+    PublishStreamRequest { topic, events, expected_sequence, in_order: false, topics: Vec::new() }
 }
 
 async fn next(stream: &mut Streaming<SubscribeResponse>) -> Message {
@@ -57,8 +63,13 @@ async fn a_publish_is_acknowledged_with_places_and_read_back_whole() {
         ttl_ms: Some(3_600_000),
     };
     let events = vec![full.clone(), event("two"), NewEvent { id: "i".into(), ..event("again") }];
-    let publish =
-        PublishRequest { topic: "a".into(), events, expected_sequence: Some(0), ephemeral: false };
+    let publish = PublishRequest {
+        topic: "a".into(),
+        events,
+        expected_sequence: Some(0),
+        ephemeral: false,
+        topics: Vec::new(),
+    };
     let ack = client.publish(publish).await.unwrap().into_inner().ack.unwrap();
     let first = ack.first.unwrap();
     assert_eq!((first.sequence, first.position, ack.count), (1, 1, 3));
@@ -130,7 +141,7 @@ async fn a_stream_of_publishes_is_answered_in_order_and_goes_on_after_a_refusal(
                 assert_eq!(ack.last.unwrap().sequence, expected + 1);
                 expected += 2;
             }
-            (_, Outcome::Error(error)) => panic!("request {index}: {error:?}"),
+            (_, other) => panic!("request {index}: {other:?}"),
         }
         index += 1;
     }
@@ -275,6 +286,7 @@ async fn bad_input_is_refused_by_field_and_nothing_is_written() {
         events: vec![event],
         expected_sequence: None,
         ephemeral: false,
+        topics: Vec::new(),
     };
     let text = |text: &str| text.to_owned();
     let header = |name: &str| [(text(name), text("v"))].into();
@@ -379,7 +391,7 @@ async fn nothing_is_stored_in_order_after_what_was_refused() {
     let mut codes = Vec::new();
     while let Some(response) = responses.message().await.unwrap() {
         codes.push(match response.outcome.unwrap() {
-            Outcome::Ack(_) => Code::Ok,
+            Outcome::Ack(_) | Outcome::Acks(_) => Code::Ok,
             Outcome::Error(error) => {
                 let details = ["ErrorInfo", "BadRequest"].map(|kind| {
                     let name = format!("type.googleapis.com/google.rpc.{kind}");

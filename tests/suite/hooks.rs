@@ -87,7 +87,7 @@ impl Decisions {
 struct Deciding(Arc<Decisions>);
 
 impl Hooks for Deciding {
-    fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant> {
+    fn connect<'a>(&'a self, request: &'a Connecting<'a>) -> HookAnswer<'a, Grant> {
         let text = |name: &str| request.headers().get(name).and_then(|text| text.to_str().ok());
         let token = text("authorization").and_then(|text| text.strip_prefix("Bearer "));
         let of = |all: &Mutex<HashMap<String, Grant>>, name| all.lock().unwrap().get(name).cloned();

@@ -80,6 +80,7 @@ async fn a_stream_answers_those_before_the_refused_one_with_what_they_were_given
             events: vec![WireEvent { payload: payload.into(), ..WireEvent::default() }],
             expected_sequence: None,
             in_order: true,
+            topics: Vec::new(),
         };
         let before = (1..=BEFORE).map(|number| request(&topic, number.to_string()));
         let refused = [request("not a topic", "refused".to_owned())];
@@ -90,7 +91,7 @@ async fn a_stream_answers_those_before_the_refused_one_with_what_they_were_given
         let mut codes = Vec::new();
         while let Some(response) = soon(responses.message()).await.unwrap() {
             codes.push(match response.outcome.unwrap() {
-                Outcome::Ack(_) => Code::Ok,
+                Outcome::Ack(_) | Outcome::Acks(_) => Code::Ok,
                 Outcome::Error(error) => Code::from(error.code),
             });
         }

@@ -32,6 +32,7 @@ mod dropped_ids;
 mod durability;
 mod ephemeral;
 mod everywhere;
+mod fan_out;
 mod feeds;
 mod first_steps;
 mod flips;

@@ -54,6 +54,7 @@ async fn over_grpc(server: &Server, publisher: usize) -> Vec<u64> {
             }],
             expected_sequence: None,
             in_order: publisher.is_multiple_of(2),
+            topics: Vec::new(),
         })
         .collect();
     let responses = server.grpc().await.publish_stream(tokio_stream::iter(requests)).await;
@@ -62,7 +63,7 @@ async fn over_grpc(server: &Server, publisher: usize) -> Vec<u64> {
     while let Some(response) = soon(responses.message()).await.unwrap() {
         match response.outcome.unwrap() {
             Outcome::Ack(ack) => positions.push(ack.first.unwrap().position),
-            Outcome::Error(error) => panic!("{error:?}"),
+            other => panic!("{other:?}"),
         }
     }
     positions

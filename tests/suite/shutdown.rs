@@ -35,6 +35,7 @@ fn request(number: usize) -> PublishStreamRequest {
         events: vec![event],
         expected_sequence: None,
         in_order: false,
+        topics: Vec::new(),
     }
 }
 

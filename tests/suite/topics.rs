@@ -212,6 +212,7 @@ async fn topics_that_are_not_created_by_publishing_have_to_be_created() {
         events: vec![event],
         expected_sequence: None,
         ephemeral: false,
+        topics: Vec::new(),
     };
     assert_eq!(client.publish(request.clone()).await.unwrap_err().code(), Code::NotFound);
     put(&server, "a", json!({"durability": "process"})).await;

@@ -7,14 +7,15 @@ use prost::Message;
 use tonic::Status;
 
 use crate::broker::{
-    Ack, Dropped, Ephemeral, EventRef, Filter, MaintenanceReport, Member, Page, PageRequest,
-    Present, Receipt, Run, TopicInfo,
+    Ack, Dropped, Ephemeral, EventRef, Filter, LimitsConfig, MaintenanceReport, Member, Page,
+    PageRequest, Present, Receipt, Run, TopicInfo,
 };
 use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::edge::config::FollowConfig;
 use crate::edge::grpc::status::details;
 use crate::edge::proto;
 use crate::edge::proto::publish_stream_response::Outcome;
+use crate::edge::publishing::{Acknowledged, PublishTopics};
 use crate::edge::selection::TopicSelection;
 use crate::edge::{cloudevents, gaps, served, wire};
 use crate::error::{Error, Result};
@@ -145,10 +146,37 @@ pub(in crate::edge) fn ack(ack: &Ack) -> proto::Ack {
     }
 }
 
+/// Returns the topics of a publish, which has either `topic` or `topics`.
+///
+/// # Errors
+///
+/// As [`PublishTopics::of`].
+pub(in crate::edge) fn publish_topics(
+    topic: String,
+    topics: Vec<String>,
+    limits: &LimitsConfig,
+) -> Result<PublishTopics> {
+    let topics = (!topics.is_empty()).then_some(topics);
+    let topic = (!topic.is_empty() || topics.is_none()).then(|| TopicName::new(&topic));
+    PublishTopics::of(topic.transpose()?, topics, limits)
+}
+
+/// Returns the acknowledgements of a list of topics.
+pub(in crate::edge) fn topic_acks(acks: &[(TopicName, Ack)]) -> Vec<proto::TopicAck> {
+    let of_topic = |(topic, acknowledged): &(TopicName, Ack)| proto::TopicAck {
+        topic: topic.to_string(),
+        ack: Some(ack(acknowledged)),
+    };
+    acks.iter().map(of_topic).collect()
+}
+
 /// Returns the answer to one request on a stream of publishes.
-pub(in crate::edge) fn stream_response(outcome: &Result<Ack>) -> proto::PublishStreamResponse {
+pub(in crate::edge) fn stream_response(
+    outcome: &Result<Acknowledged>,
+) -> proto::PublishStreamResponse {
     let outcome = match outcome {
-        Ok(acknowledged) => Outcome::Ack(ack(acknowledged)),
+        Ok(Acknowledged::One(acknowledged)) => Outcome::Ack(ack(acknowledged)),
+        Ok(Acknowledged::Each(acks)) => Outcome::Acks(proto::TopicAcks { acks: topic_acks(acks) }),
         Err(error) => {
             let status = Status::from(error.clone());
             Outcome::Error(proto::PublishError {

@@ -14,12 +14,12 @@ use super::super::receiving::{self, Received};
 use super::super::served::publisher_service_server::PublisherService;
 use super::call::{Responses, permit, until, within};
 use super::paths;
-use crate::broker::{Ack, Batch, Broker, InOrder, Pending, Publish};
+use crate::broker::{Broker, InOrder};
 use crate::edge::grpc::{codec, messages};
 use crate::edge::permit::Permit;
+use crate::edge::publishing::{Acknowledged, Checked, PublishTopics, Submitted};
 use crate::edge::{Edge, proto, served};
 use crate::error::{Error, Result};
-use crate::permission::Action;
 use crate::topic::TopicName;
 
 /// The gRPC service of publishers.
@@ -40,26 +40,31 @@ impl PublisherService for GrpcPublisher {
         let permit = permit(&self.edge, &request, paths::PUBLISH).await?;
         let received = request.extensions().get::<Received>().cloned();
         let rates = CallerRates::of(request.extensions().get::<Peer>());
-        let served::PublishRequest { topic, events, expected_sequence, ephemeral } =
+        let served::PublishRequest { topic, topics, events, expected_sequence, ephemeral } =
             request.into_inner();
-        let topic = TopicName::new(&topic)?;
-        permit.check(Action::Publish, &topic).await?;
-        rates.take(Rate::Publishes, events.len())?;
-        let of = (permit.clone(), topic.clone());
+        let broker = &self.edge.broker;
+        let topics = messages::publish_topics(topic, topics, broker.limits())?;
+        topics.check(&permit).await?;
+        let count = topics.checked_count(events.len(), broker.limits())?;
+        rates.take(Rate::Publishes, count)?;
         if ephemeral {
-            let publish = publish_ephemeral(&self.edge.broker, of, events, received);
+            let of = (permit.clone(), topics.one()?);
+            let publish = publish_ephemeral(broker, of, events, received);
             let receivers = within(deadline, publish).await?;
             let receivers = u32::try_from(receivers.unwrap_or(0)).unwrap_or(u32::MAX);
-            return Ok(Response::new(proto::PublishResponse { ack: None, receivers }));
+            return Ok(Response::new(proto::PublishResponse { receivers, ..<_>::default() }));
         }
         let publish = async {
-            let events = batch(&self.edge.broker, of, events, received.clone()).await?;
-            let publish = Publish { topic, events, expected_sequence };
-            receiving::handed_in(&self.edge.broker, publish, &permit, received).await
+            topics.hold(received.as_ref())?;
+            let of = (permit.clone(), topics, expected_sequence);
+            let checked = checked(broker, of, events, received.clone()).await?;
+            checked.hand_in(broker, &permit, received).await
         };
-        let ack = within(deadline, publish).await?;
-        let ack = Some(messages::ack(&ack));
-        Ok(Response::new(proto::PublishResponse { ack, receivers: 0 }))
+        let (ack, acks) = match within(deadline, publish).await? {
+            Acknowledged::One(ack) => (Some(messages::ack(&ack)), Vec::new()),
+            Acknowledged::Each(acks) => (None, messages::topic_acks(&acks)),
+        };
+        Ok(Response::new(proto::PublishResponse { ack, receivers: 0, acks }))
     }
 
     async fn publish_stream(
@@ -91,22 +96,22 @@ impl PublisherService for GrpcPublisher {
 }
 
 /// Checks and encodes received events, on another thread if the work is large. The caller may
-/// publish to the topic.
-async fn batch(
+/// publish to the topics.
+async fn checked(
     broker: &Broker,
-    (permit, topic): (Permit, TopicName),
+    (permit, topics, expected_sequence): (Permit, PublishTopics, Option<u64>),
     events: Vec<Bytes>,
     received: Option<Received>,
-) -> Result<Batch> {
-    let (broker, effort) = (broker.clone(), Effort::of_events(&events));
+) -> Result<Checked> {
+    let (broker, effort) = (broker.clone(), topics.effort(Effort::of_events(&events), &permit));
     let work = move || {
-        let events = messages::new_events(&events);
-        receiving::batch(&permit, &topic, events, &broker)
+        let events = || messages::new_events(&events);
+        Checked::of((&permit, topics), expected_sequence, events, &broker)
     };
     receiving::work_with(received, effort, work).await
 }
 
-/// Checks events as [`batch`] does, and delivers them to the subscribers that are connected.
+/// Checks events as [`checked`] does, and delivers them to the subscribers that are connected.
 async fn publish_ephemeral(
     broker: &Broker,
     (permit, topic): (Permit, TopicName),
@@ -121,8 +126,8 @@ async fn publish_ephemeral(
     receiving::work_with(received, effort, work).await
 }
 
-/// A request in flight: its topic and its publish, or its refusal.
-type InFlight = Result<(TopicName, Pending)>;
+/// A request in flight: its publish, or its refusal.
+type InFlight = Result<Submitted>;
 
 /// One `PublishStream`. Requests are read only while the client takes answers: a client that takes
 /// none is not read any more, and at most `max_in_flight` of its requests wait.
@@ -180,8 +185,12 @@ impl PublishStream {
 
     async fn submit(&mut self, request: served::PublishStreamRequest) -> InFlight {
         let size = || prost::Message::encoded_len(&request);
-        let rated = self.rates.publish(request.events.len(), size);
-        let served::PublishStreamRequest { topic, events, expected_sequence, in_order } = request;
+        let count = request.events.len().saturating_mul(request.topics.len().max(1));
+        // No rate lets through more than one publish may have, and more is refused below.
+        let count = count.min(self.broker.limits().max_batch_events as usize);
+        let rated = self.rates.publish(count, size);
+        let served::PublishStreamRequest { topic, topics, events, expected_sequence, in_order } =
+            request;
         let order = if in_order { self.order.clone() } else { self.order.independent() };
         if let Err(error) = rated {
             self.temper.refused();
@@ -189,17 +198,14 @@ impl PublishStream {
         }
         self.temper.taken();
         let publish = async {
-            let topic = TopicName::new(&topic)?;
-            self.permit.check(Action::Publish, &topic).await?;
-            let (of, received) = ((self.permit.clone(), topic.clone()), self.received.clone());
-            let events = batch(&self.broker, of, events, Some(received)).await?;
-            Ok(Publish { topic, events, expected_sequence })
+            let topics = messages::publish_topics(topic, topics, self.broker.limits())?;
+            topics.hold(Some(&self.received))?;
+            topics.check(&self.permit).await?;
+            let of = (self.permit.clone(), topics, expected_sequence);
+            checked(&self.broker, of, events, Some(self.received.clone())).await
         };
         match publish.await {
-            Ok(publish) => {
-                let topic = publish.topic.clone();
-                Ok((topic, self.broker.submit_patiently(publish, &order).await?))
-            }
+            Ok(checked) => checked.submit_patiently(&self.broker, &order).await,
             Err(error) => Err(order.refuse(error)),
         }
     }
@@ -237,13 +243,9 @@ fn abusive(error: &Error, reason: String) -> Status {
 /// # Cancel safety
 ///
 /// Nothing is lost: the request stays the oldest until its answer is returned.
-async fn answer(in_flight: &mut VecDeque<InFlight>, permit: &Permit) -> Result<Ack> {
+async fn answer(in_flight: &mut VecDeque<InFlight>, permit: &Permit) -> Result<Acknowledged> {
     let outcome = match in_flight.front_mut() {
-        Some(Ok((topic, pending))) => {
-            let outcome = pending.ready().await;
-            outcome.iter().for_each(|ack| permit.acknowledged(topic, ack));
-            outcome
-        }
+        Some(Ok(submitted)) => submitted.ready(permit).await,
         Some(Err(error)) => Err(error.clone()),
         None => std::future::pending().await,
     };

@@ -11,7 +11,7 @@ use crate::lists::check;
 /// Largest message that publishes nothing, in bytes: 1,024 patterns and as many values of a filter.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
-const PUBLISH: &[Field] = &[list(2, EVENTS)];
+const PUBLISH: &[Field] = &[list(2, EVENTS), list(5, "topics")];
 const FILTER: &[Field] = &[
     list(1, "filter types"),
     list(2, "filter keys"),

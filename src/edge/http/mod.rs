@@ -4,6 +4,7 @@ pub(in crate::edge) mod accept;
 pub(in crate::edge) mod asked;
 mod coding;
 mod events;
+mod fan_out;
 pub(in crate::edge) mod ignored;
 mod lines;
 mod listing;
@@ -20,7 +21,7 @@ pub(in crate::edge) mod tag;
 mod topics;
 
 use axum::extract::{Request, State};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Router, middleware};
 use http::StatusCode;
 use tower::util::MapResponseLayer;
@@ -52,6 +53,7 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
         routes = routes
             .route("/v1/topics/{topic}/events", get(events::read).post(publish::publish))
             .route("/v1/events", get(many::read).post(many::read_posted))
+            .route("/v1/publish", post(fan_out::publish))
             .route("/v1/ws", get(websocket::open))
             .merge(topics::events());
     }

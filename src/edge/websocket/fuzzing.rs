@@ -7,23 +7,25 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::super::event_lines::EventLines;
 use super::super::fuzzing::written_line;
+use super::super::publishing::PublishTopics;
 use super::super::selection::{TopicSelection, Wanted};
-use super::protocol::{EventLines, NewToken, Reference, Request, Subscribe};
-use crate::broker::Publish;
+use super::protocol::{NewToken, Reference, Request, Subscribe, ToStore};
+use crate::broker::LimitsConfig;
 use crate::error::Result;
 use crate::event::NewEvent;
 use crate::fuzzing::refusal::check_refusal;
-use crate::topic::TopicName;
 
 /// The most events in one message. Few, so that code that keeps a list before it counts the list
 /// exceeds the memory that the input allows.
-const EVENTS: usize = 64;
+const EVENTS: u64 = 64;
 
 /// Checks one message: its request, written as a message again, is the same request.
 pub fn messages(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let request = match Request::parse(&text.into(), EVENTS) {
+    let limits = LimitsConfig { max_batch_events: EVENTS, ..LimitsConfig::default() };
+    let request = match Request::parse(&text.into(), &limits) {
         Ok(request) => request,
         Err(refused) => return check_refusal(&refused.error),
     };
@@ -31,7 +33,7 @@ pub fn messages(input: &[u8]) {
         Ok(written) => written,
         Err(refused) => return check_refusal(&refused),
     };
-    let again = Request::parse(&written.as_str().into(), EVENTS);
+    let again = Request::parse(&written.as_str().into(), &limits);
     let again = again.unwrap_or_else(|error| panic!("{written}: {error:?}"));
     assert_eq!(shown(&again), shown(&request), "{written}");
 }
@@ -44,8 +46,8 @@ fn shown(request: &Request) -> String {
     };
     match request {
         Request::Publish { reference, publish } => {
-            let Publish { topic, events, expected_sequence } = publish;
-            shown(events, &(reference, topic, expected_sequence))
+            let ToStore { topics, lines, expected_sequence } = publish;
+            shown(lines, &(reference, topics, expected_sequence))
         }
         Request::PublishEphemeral { reference, topic, lines } => shown(lines, &(reference, topic)),
         Request::Refresh { reference, token: NewToken(token) } => format!("{reference:?} {token}"),
@@ -62,13 +64,14 @@ fn written(request: &Request) -> Result<String> {
             json!({"type": "unsubscribe", "subscription": subscription}).to_string()
         }
         Request::Publish { reference, publish } => {
-            let Publish { topic, events: lines, expected_sequence } = publish;
+            let ToStore { topics, lines, expected_sequence } = publish;
             let expected = ("expected_sequence", json!(expected_sequence));
-            written_publish(reference.as_ref(), topic, &events(lines)?, expected)
+            written_publish(reference.as_ref(), topics, &events(lines)?, expected)
         }
         Request::PublishEphemeral { reference, topic, lines } => {
             let ephemeral = ("ephemeral", json!(true));
-            written_publish(reference.as_ref(), topic, &events(lines)?, ephemeral)
+            let topic = PublishTopics::One(topic.clone());
+            written_publish(reference.as_ref(), &topic, &events(lines)?, ephemeral)
         }
         Request::Refresh { reference, token: NewToken(token) } => {
             let (reference, token) = (json!(reference), json!(token));
@@ -79,14 +82,18 @@ fn written(request: &Request) -> Result<String> {
 
 fn written_publish(
     reference: Option<&Reference>,
-    topic: &TopicName,
+    topics: &PublishTopics,
     events: &[NewEvent],
     (name, value): (&str, Value),
 ) -> String {
     // Written as text, so that the payloads stay unchanged.
     let events = serde_json::to_string(&lines(events)).expect("lines are JSON");
-    let (reference, topic) = (json!(reference), json!(topic));
-    let head = format!(r#"{{"type":"publish","ref":{reference},"topic":{topic}"#);
+    let (named, topics) = match topics {
+        PublishTopics::One(topic) => ("topic", json!(topic)),
+        PublishTopics::Each(topics) => ("topics", json!(topics)),
+    };
+    let reference = json!(reference);
+    let head = format!(r#"{{"type":"publish","ref":{reference},"{named}":{topics}"#);
     format!(r#"{head},"{name}":{value},"events":{events}}}"#)
 }
 

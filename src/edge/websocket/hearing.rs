@@ -13,20 +13,20 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::super::effort::Effort;
 use super::super::rates::{CallerRates, Rate};
-use super::protocol::{EventLines, NewToken, Reference, Refused, Request, Subscribe};
-use crate::broker::{Broker, InOrder, Pending, Publish};
+use super::protocol::{NewToken, Reference, Refused, Request, Subscribe, ToStore};
+use crate::broker::{Broker, InOrder};
 use crate::edge::permit::Permit;
+use crate::edge::publishing::{Checked, Submitted};
 use crate::edge::receiving;
 use crate::error::Error;
 use crate::permission::Action;
-use crate::topic::TopicName;
 
 /// The outcome of a message.
 pub(super) enum Heard {
     Subscribe(Subscribe),
     Unsubscribe(String),
     /// Submitted under this reference. The acknowledgement comes later.
-    Publish(Option<Reference>, TopicName, Pending),
+    Publish(Option<Reference>, Submitted),
     /// Not submitted: the broker has no room, or is stopping.
     Unpublished(Option<Reference>, Error),
     /// Delivered, and not stored; with the number of subscriptions to the topic, if the caller may
@@ -59,9 +59,9 @@ impl Hearing {
     /// If this is dropped before it returns, no event was submitted. Ephemeral events may have been
     /// delivered.
     pub(super) async fn hear(self, text: Utf8Bytes) -> Heard {
-        let max_events = self.broker.limits().max_batch_events as usize;
-        let (size_bytes, effort) = (text.len(), Effort::of_json(text.as_bytes()));
-        let parsed = effort.spend(move || Request::parse(&text, max_events)).await;
+        let (broker, effort) = (self.broker.clone(), Effort::of_json(text.as_bytes()));
+        let size_bytes = text.len();
+        let parsed = effort.spend(move || Request::parse(&text, broker.limits())).await;
         let request = match self.rated(parsed, size_bytes) {
             Ok(Ok(request)) => request,
             Ok(Err(refused)) => return Heard::Refused(refused),
@@ -106,21 +106,21 @@ impl Hearing {
         }
     }
 
-    async fn publish(self, reference: Option<Reference>, publish: Publish<EventLines>) -> Heard {
-        let Publish { topic, events: lines, expected_sequence } = publish;
-        if let Err(denied) = self.permit.check(Action::Publish, &topic).await {
+    async fn publish(self, reference: Option<Reference>, publish: ToStore) -> Heard {
+        let ToStore { topics, lines, expected_sequence } = publish;
+        if let Err(denied) = topics.check(&self.permit).await {
             return refused(reference, denied);
         }
-        let (broker, effort) = (self.broker.clone(), lines.effort());
-        let (permit, named) = (self.permit.clone(), topic.clone());
-        let work = move || receiving::batch(&permit, &named, lines.events(), &broker);
-        let events = match effort.spend(work).await {
-            Ok(events) => events,
+        let (broker, permit) = (self.broker.clone(), self.permit.clone());
+        let effort = topics.effort(lines.effort(), &permit);
+        let work =
+            move || Checked::of((&permit, topics), expected_sequence, || lines.events(), &broker);
+        let checked = match effort.spend(work).await {
+            Ok(checked) => checked,
             Err(error) => return refused(reference, error),
         };
-        let publish = Publish { topic: topic.clone(), events, expected_sequence };
-        match self.broker.submit_in_order(publish, &self.publisher).await {
-            Ok(pending) => Heard::Publish(reference, topic, pending),
+        match checked.submit(&self.broker, &self.publisher).await {
+            Ok(submitted) => Heard::Publish(reference, submitted),
             Err(error) => Heard::Unpublished(reference, error),
         }
     }
@@ -133,7 +133,7 @@ impl Hearing {
     ) -> Result<Result<Request, Refused>, Refused> {
         let rated = match &request {
             Ok(Request::Publish { publish, .. }) => {
-                self.rates.publish(publish.events.len(), || size_bytes)
+                self.rates.publish(publish.topics.count(publish.lines.len()), || size_bytes)
             }
             Ok(Request::PublishEphemeral { lines, .. }) => {
                 self.rates.publish(lines.len(), || size_bytes)

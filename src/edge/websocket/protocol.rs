@@ -14,6 +14,8 @@
 //! ▶ {"type":"publish","ref":"p1","topic":"orders.eu","event":{"key":"7","data":{"total":9}}}
 //! ◀ {"type":"ack","ref":"p1","sequence":3,"position":91,"time":"…","duplicate":false,…}
 //! ◀ {"type":"error","ref":"p1","error":{"status":400,"detail":"…",…}}
+//! ▶ {"type":"publish","ref":"p3","topics":["users.1","users.2"],"event":{"data":"hello"}}
+//! ◀ {"type":"ack","ref":"p3","topics":[{"topic":"users.1","sequence":8,…},{"topic":"users.2",…}]}
 //! ▶ {"type":"publish","ephemeral":true,"ref":"p2","topic":"room","event":{"type":"typing"}}
 //! ◀ {"type":"ack","ref":"p2","ephemeral":true,"receivers":3}
 //! ◀ {"type":"ephemeral","subscription":"s","event":{"topic":"room","ephemeral":true,…}}
@@ -28,26 +30,25 @@
 //! that are named, until the subscription ends.
 //!
 //! A published `event` has the fields of a line of NDJSON (`ndjson.rs`). `events` is a list of such
-//! objects, stored all or none.
+//! objects, stored all or none. With `topics`, each of these topics gets the events: all of them
+//! store all events, or none does.
 
 #![doc = include_str!("protocol.md")]
 
 use bytes::Bytes;
-use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::super::effort::Effort;
+use super::super::event_lines::EventLines;
 use super::super::json_problem;
-use super::super::ndjson::Line;
+use super::super::publishing::PublishTopics;
 use super::super::selection::{TopicSelection, Wanted};
 use super::super::selection_forms::{FilterJson, MemberJson};
-use crate::broker::Publish;
+use crate::broker::LimitsConfig;
 use crate::error::{Error, Result};
-use crate::event::NewEvent;
-use crate::lists::{List, UpTo};
+use crate::lists::List;
 use crate::topic::TopicName;
 
 /// Longest name of a subscription, or longest reference, in bytes.
@@ -58,7 +59,7 @@ const MAX_NAME_BYTES: usize = 255;
 pub(super) enum Request {
     Subscribe(Subscribe),
     Unsubscribe { subscription: String },
-    Publish { reference: Option<Reference>, publish: Publish<EventLines> },
+    Publish { reference: Option<Reference>, publish: ToStore },
     PublishEphemeral { reference: Option<Reference>, topic: TopicName, lines: EventLines },
     Refresh { reference: Option<Reference>, token: NewToken },
 }
@@ -103,29 +104,12 @@ impl Reference {
     }
 }
 
-/// Published events as they were received, each a slice of its message: JSON that is not parsed
-/// yet.
+/// Events to store, for one topic or for each topic of a list.
 #[derive(Debug)]
-pub(super) struct EventLines(Vec<Bytes>);
-
-impl EventLines {
-    /// Returns the number of events.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Returns the effort of reading the events, and of encoding them.
-    pub(super) fn effort(&self) -> Effort {
-        Effort::of_lines(&self.0)
-    }
-
-    /// Returns the events. Each is parsed when the iterator reaches it.
-    pub(super) fn events(&self) -> impl ExactSizeIterator<Item = Result<NewEvent>> {
-        self.0.iter().map(|line| match Line::parse(line)? {
-            Line { topic: Some(_), .. } => Err(Error::invalid("topic", "belongs beside the event")),
-            Line { topic: None, event } => Ok(event),
-        })
-    }
+pub(super) struct ToStore {
+    pub(super) topics: PublishTopics,
+    pub(super) lines: EventLines,
+    pub(super) expected_sequence: Option<u64>,
 }
 
 /// A subscription to open.
@@ -194,7 +178,8 @@ struct PublishJson<'a> {
     _type: String,
     #[serde(rename = "ref", borrow)]
     reference: Option<&'a RawValue>,
-    topic: TopicName,
+    topic: Option<TopicName>,
+    topics: Option<List<String>>,
     expected_sequence: Option<u64>,
     #[serde(default)]
     ephemeral: bool,
@@ -205,8 +190,8 @@ struct PublishJson<'a> {
 }
 
 impl Request {
-    /// Reads a message that publishes at most `max_events`.
-    pub(super) fn parse(text: &Utf8Bytes, max_events: usize) -> Result<Self, Refused> {
+    /// Reads a message that publishes within `limits`.
+    pub(super) fn parse(text: &Utf8Bytes, limits: &LimitsConfig) -> Result<Self, Refused> {
         let invalid =
             |error: serde_json::Error| Error::invalid("message", json_problem::words(&error));
         let nobody = |error| Refused { reference: None, subscription: None, error };
@@ -217,7 +202,7 @@ impl Request {
             "refresh" => serde_json::from_str(text).map_err(invalid).and_then(refresh),
             "publish" => {
                 let json = serde_json::from_str(text).map_err(invalid);
-                json.and_then(|json| publish(json, text.as_ref(), max_events))
+                json.and_then(|json| publish(json, text.as_ref(), limits))
             }
             other => {
                 let shown: String = other.chars().take(64).collect();
@@ -259,26 +244,18 @@ fn refresh(json: RefreshJson<'_>) -> Result<Request> {
     Ok(Request::Refresh { reference, token: NewToken(json.token) })
 }
 
-fn publish(json: PublishJson<'_>, text: &Bytes, max_events: usize) -> Result<Request> {
-    let lines = match (json.event, json.events) {
-        (Some(event), None) => vec![event],
-        (None, Some(events)) => {
-            let mut events = serde_json::Deserializer::from_str(events.get());
-            let events = UpTo::<&RawValue>::new(max_events).deserialize(&mut events);
-            let events =
-                events.map_err(|error| Error::invalid("events", json_problem::words(&error)))?;
-            events.entries("events in a batch")?
-        }
-        _ => return Err(Error::invalid("event", "write either event or events")),
-    };
-    let lines = lines.iter().map(|line| text.slice_ref(line.get().as_bytes()));
-    let events = EventLines(lines.collect());
+fn publish(json: PublishJson<'_>, text: &Bytes, limits: &LimitsConfig) -> Result<Request> {
+    let max_events = limits.max_batch_events as usize;
+    let lines = EventLines::of(json.event, json.events, text, max_events)?;
     let reference = json.reference.map(Reference::read).transpose()?;
-    let PublishJson { topic, expected_sequence, ephemeral, .. } = json;
+    let PublishJson { topic, topics, expected_sequence, ephemeral, .. } = json;
+    let topics = topics.map(|topics| topics.entries("topics")).transpose()?;
+    let topics = PublishTopics::of(topic, topics, limits)?;
+    topics.checked_count(lines.len(), limits)?;
     if ephemeral {
-        return Ok(Request::PublishEphemeral { reference, topic, lines: events });
+        return Ok(Request::PublishEphemeral { reference, topic: topics.one()?, lines });
     }
-    Ok(Request::Publish { reference, publish: Publish { topic, events, expected_sequence } })
+    Ok(Request::Publish { reference, publish: ToStore { topics, lines, expected_sequence } })
 }
 
 fn name(field: &'static str, text: String) -> Result<String> {
@@ -295,6 +272,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_wrong_is_refused_with_the_reason_and_whom_it_is_about() {
+        let limits = LimitsConfig::default();
         let long = format!(r#"{{"type":"unsubscribe","subscription":"{}"}}"#, "x".repeat(256));
         let refusals = [
             ("", "the JSON ends before", None),
@@ -337,10 +315,26 @@ mod tests {
                 "ref: unexpected end of hex escape, at column 8",
                 None,
             ),
+            (
+                r#"{"type":"publish","ref":"r","topic":"a","topics":["b"],"event":{}}"#,
+                "topic: write either topic or topics",
+                Some("r"),
+            ),
+            (
+                r#"{"type":"publish","ref":"r","topics":[],"event":{}}"#,
+                "topics: is empty",
+                Some("r"),
+            ),
+            (r#"{"type":"publish","topics":["a","b c"],"event":{}}"#, "topic", None),
+            (
+                r#"{"type":"publish","ref":"r","topics":["a"],"ephemeral":true,"event":{}}"#,
+                "ephemeral: is for one topic",
+                Some("r"),
+            ),
             (&long, "256 is over the limit of 255", Some(&*"x".repeat(256))),
         ];
         for (text, reason, whom) in refusals {
-            let refused = Request::parse(&text.into(), 10).unwrap_err();
+            let refused = Request::parse(&text.into(), &limits).unwrap_err();
             let message = refused.error.to_string();
             assert!(message.contains(reason), "{text}: {message}");
             let reference = refused.reference.map(|reference| match reference {
@@ -350,7 +344,7 @@ mod tests {
             assert_eq!(reference.or(refused.subscription).as_deref(), whom, "{text}");
         }
         let text = r#"{"type":"refresh","ref":1,"token":"secret"}"#;
-        let request = Request::parse(&text.into(), 10).unwrap();
+        let request = Request::parse(&text.into(), &limits).unwrap();
         let Request::Refresh { token: NewToken(token), .. } = &request else { panic!() };
         assert!(token == "secret" && !format!("{request:?}").contains("secret"));
         for (event, reason) in [
@@ -358,9 +352,9 @@ mod tests {
             (r#"{"topic":"b"}"#, "topic: belongs beside the event"),
         ] {
             let text = format!(r#"{{"type":"publish","topic":"a","events":[{{}},{event},{{}}]}}"#);
-            let request = Request::parse(&text.into(), 10).unwrap();
+            let request = Request::parse(&text.into(), &limits).unwrap();
             let Request::Publish { publish, .. } = request else { panic!("{request:?}") };
-            let events: Vec<_> = publish.events.events().collect();
+            let events: Vec<_> = publish.lines.events().collect();
             assert!(matches!(&events[..], [Ok(_), Err(_), Ok(_)]), "{events:?}");
             let refused = events[1].as_ref().unwrap_err().to_string();
             assert!(refused.contains(reason), "{event}: {refused}");

@@ -37,16 +37,17 @@ use super::hearing::{Heard, Hearing};
 use super::protocol::{Reference, Refused, Subscribe};
 use super::subscription::{NamedFollowing, SubscriptionTurn, message, rests};
 use super::waiting::{Waiting, beside, done, next};
-use crate::broker::{Ack, Delivery, InOrder, Run, Waited};
+use crate::broker::{Delivery, InOrder, Run, Waited};
 use crate::edge::Edge;
 use crate::edge::bounds::max_request_bytes;
 use crate::edge::budget::{Held, Share};
 use crate::edge::clients::{Peer, share};
 use crate::edge::counters::TimeLimit;
 use crate::edge::following::Following;
-use crate::edge::json::{Carrier, ReceiptJson, write_ephemeral};
+use crate::edge::json::{Carrier, ReceiptJson, topic_receipts, write_ephemeral};
 use crate::edge::pace::PacedSocket;
 use crate::edge::permit::Permit;
+use crate::edge::publishing::Acknowledged;
 use crate::edge::rates::{CallerRates, Rate, Temper};
 use crate::edge::{forms, gaps, status};
 use crate::error::{Error, Result};
@@ -73,7 +74,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// payload is no longer than 125 bytes. Source: RFC 6455, 5.2 and 5.5.
 const CONTROL_FRAME_BYTES: usize = 6;
 
-type Publishing = Pin<Box<dyn Future<Output = (Option<Reference>, Result<Ack>)> + Send>>;
+type Publishing = Pin<Box<dyn Future<Output = (Option<Reference>, Result<Acknowledged>)> + Send>>;
 
 /// A connection with its client's requests and subscriptions.
 pub(super) struct Session<S> {
@@ -271,13 +272,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Heard::OverRate(refused) | Heard::Refused(refused) => Err(refused),
             Heard::Subscribe(subscribe) => self.subscribe(subscribe),
             Heard::Unsubscribe(subscription) => self.unsubscribe(subscription).await?,
-            Heard::Publish(reference, topic, pending) => {
+            Heard::Publish(reference, mut submitted) => {
                 let permit = self.hearing.permit.clone();
-                self.publishing.push(Box::pin(async move {
-                    let outcome = pending.ack().await;
-                    outcome.iter().for_each(|ack| permit.acknowledged(&topic, ack));
-                    (reference, outcome)
-                }));
+                let ready = async move { (reference, submitted.ready(&permit).await) };
+                self.publishing.push(Box::pin(ready));
                 Ok(())
             }
             Heard::Unpublished(reference, error) => {
@@ -388,14 +386,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn answer(
         &mut self,
         reference: Option<Reference>,
-        outcome: Result<Ack>,
+        outcome: Result<Acknowledged>,
     ) -> Result<(), SessionEnd> {
         match outcome {
-            Ok(ack) => {
+            Ok(acknowledged) => {
                 let mut message = message("ack");
                 message.extend(reference.map(|own| ("ref".to_owned(), json!(own))));
-                if let Value::Object(receipt) = json!(ReceiptJson::of(&ack, ack.count - 1)) {
-                    message.extend(receipt);
+                let receipts = match &acknowledged {
+                    Acknowledged::One(ack) => json!(ReceiptJson::of(ack, ack.count - 1)),
+                    Acknowledged::Each(acks) => json!({"topics": topic_receipts(acks)}),
+                };
+                if let Value::Object(receipts) = receipts {
+                    message.extend(receipts);
                 }
                 self.send(message).await
             }

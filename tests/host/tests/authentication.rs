@@ -81,7 +81,7 @@ impl Users {
 }
 
 impl Hooks for Users {
-    fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant> {
+    fn connect<'a>(&'a self, request: &'a Connecting<'a>) -> HookAnswer<'a, Grant> {
         Box::pin(async move {
             match request.extensions().get::<User>() {
                 Some(User(user)) => self.grant(user),

@@ -30,6 +30,9 @@ fn operation(method: &str, path: &str) -> Operation {
         ("post", "/v1/events") => {
             (Needs(Subscribe), "?from=earliest", json!({"topics": ["secret.*"]}), 200)
         }
+        ("post", "/v1/publish") => {
+            (Needs(Publish), "", json!({"topics": [SECRET], "event": {}}), 201)
+        }
         ("get", "/v1/ws") => (Inside, "", Value::Null, 426),
         ("get", "/v1/topics") => (Lists, "", Value::Null, 200),
         ("get", "/v1/topics/{topic}") => (Needs(Subscribe), "", Value::Null, 200),
@@ -60,7 +63,7 @@ async fn operations(server: &Server) -> Vec<(&'static str, String)> {
         let methods = methods.iter().filter(|method| item.get(**method).is_some());
         operations.extend(methods.map(|method| (*method, path.clone())));
     }
-    assert!(operations.len() >= 22, "{operations:?}");
+    assert!(operations.len() >= 23, "{operations:?}");
     operations
 }
 

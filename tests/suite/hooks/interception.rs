@@ -59,7 +59,8 @@ async fn publish_on_each_way(host: &Host, event_type: &str) -> Outcome {
     let mut answers = client.publish_stream(requests).await.unwrap().into_inner();
     let answer = soon(answers.message()).await.unwrap().unwrap().outcome.unwrap();
     let code = match answer {
-        proto::publish_stream_response::Outcome::Ack(_) => None,
+        proto::publish_stream_response::Outcome::Ack(_)
+        | proto::publish_stream_response::Outcome::Acks(_) => None,
         proto::publish_stream_response::Outcome::Error(error) => Some(error.code.into()),
     };
     outcomes.push(("PublishStream".to_owned(), of_code(code)));

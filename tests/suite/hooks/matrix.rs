@@ -41,6 +41,9 @@ fn http_rule(method: &str, path: &str) -> (Rule, &'static str, Value) {
         ("post", "/v1/events") => {
             (Needs(Subscribe), "?from=earliest", json!({"topics": ["secret.*"]}))
         }
+        ("post", "/v1/publish") => {
+            (Needs(Publish), "", json!({"topics": ["other.one", SECRET], "event": {}}))
+        }
         ("get", "/v1/ws") => (Inside, "", Value::Null),
         ("get", "/v1/topics") => (Lists, "", Value::Null),
         ("get", "/v1/topics/{topic}") => (Needs(Subscribe), "", Value::Null),
@@ -116,7 +119,7 @@ async fn ask_every_operation_of_http(way: Way) {
         "delete" => (true, usize::MAX - path.len()),
         _ => (false, path.len()),
     });
-    assert!(operations.len() >= 19, "{operations:?}");
+    assert!(operations.len() >= 20, "{operations:?}");
     for (method, path) in operations {
         let (rule, query, body) = http_rule(method, path);
         let url = format!("{}{query}", path.replace("{topic}", SECRET));

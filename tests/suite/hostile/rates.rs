@@ -115,6 +115,7 @@ fn stream_request(count: usize) -> PublishStreamRequest {
         events: events(count),
         expected_sequence: None,
         in_order: false,
+        topics: Vec::new(),
     }
 }
 
@@ -155,6 +156,7 @@ async fn every_way_to_publish_counts_its_events_and_is_refused_in_its_own_words(
         events: events(count),
         expected_sequence: None,
         ephemeral,
+        topics: Vec::new(),
     };
     assert_exhausted(&client.publish(publish(3, false)).await.unwrap_err());
     assert_exhausted(&client.publish(publish(3, true)).await.unwrap_err());

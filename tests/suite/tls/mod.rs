@@ -76,7 +76,7 @@ impl Running {
 struct Noting(Arc<Mutex<Vec<Option<Vec<u8>>>>>);
 
 impl Hooks for Noting {
-    fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant> {
+    fn connect<'a>(&'a self, request: &'a Connecting<'a>) -> HookAnswer<'a, Grant> {
         let certificate = request.certificate().map(<[u8]>::to_vec);
         let token = request.headers().get("authorization");
         let is_known = certificate.is_some() || token.is_some_and(|it| it == "Bearer lok_right");

@@ -61,6 +61,7 @@ impl Load {
             events: self.events,
             expected_sequence: None,
             in_order: false,
+            topics: Vec::new(),
         };
         let started = Instant::now();
         let mut sent_at = VecDeque::new();
@@ -73,7 +74,7 @@ impl Load {
         while let Some(sent) = sent_at.pop_front() {
             let response = responses.message().await.map_err(|status| failed(&status))?;
             match response.and_then(|response| response.outcome) {
-                Some(Outcome::Ack(_)) => measured.count(sent, count),
+                Some(Outcome::Ack(_) | Outcome::Acks(_)) => measured.count(sent, count),
                 Some(Outcome::Error(error)) => {
                     return Err(CliError::new(ExitReason::Refused, error.message));
                 }
@@ -96,6 +97,7 @@ impl Load {
             events: self.events,
             expected_sequence: None,
             ephemeral: false,
+            topics: Vec::new(),
         };
         let started = Instant::now();
         while Instant::now() < self.until {

@@ -89,8 +89,13 @@ impl PacedLoad {
             let end = due.min(self.events).clamp(sent + 1, sent + max_events(self.size));
             let events = (sent..end).map(|number| event(number, self.size)).collect();
             let topic = self.topic.clone();
-            let request =
-                PublishStreamRequest { topic, events, expected_sequence: None, in_order: false };
+            let request = PublishStreamRequest {
+                topic,
+                events,
+                expected_sequence: None,
+                in_order: false,
+                topics: Vec::new(),
+            };
             let is_sent = tokio::select! {
                 sent = requests.send(request) => sent.is_ok(),
                 () = stop.cancelled() => false,
@@ -120,6 +125,7 @@ pub(in crate::cli::bench) async fn publish_all(
             events: batch,
             expected_sequence: None,
             ephemeral: false,
+            topics: Vec::new(),
         };
         client.publisher.publish(request).await.map_err(|status| failed(&status))?;
         published = end;

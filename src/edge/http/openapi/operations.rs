@@ -43,6 +43,7 @@ pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
             vec![(Get, read(limits)), (Post, publish(limits)), (Delete, purge())],
         ),
         ("/v1/events", vec![(Get, read_many(limits)), (Post, read_many_posted(limits))]),
+        ("/v1/publish", vec![(Post, publish_to_each())]),
         ("/v1/ws", vec![(Get, open_web_socket())]),
         ("/v1/topics", vec![(Get, list_topics())]),
         (
@@ -287,6 +288,19 @@ fn publish(limits: &Limits<'_>) -> OperationBuilder {
         .response("201", stored.build())
         .response("202", json("The event is delivered, and not stored.", "Delivered"));
     refusals(operation, &[&WRITES, &[412, 415]])
+}
+
+fn publish_to_each() -> OperationBuilder {
+    let body = RequestBodyBuilder::new()
+        .description(Some("The topics, and the events that each of them gets."))
+        .required(Some(Required::True))
+        .content("application/json", of("FanOut"));
+    let stored = "All topics have stored all events, as durably as `durability` says.";
+    let summary = "Stores events in each topic of a list: all, or none";
+    let operation = operation("publishToEach", "publish", summary, Vec::new())
+        .request_body(Some(body.build()))
+        .response("201", json(stored, "FannedOut"));
+    refusals(operation, &[&WRITES, &[412]])
 }
 
 fn purge() -> OperationBuilder {

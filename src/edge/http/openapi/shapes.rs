@@ -81,6 +81,8 @@ pub(super) fn components(limits: &Limits<'_>) -> Components {
         ("State", state()),
         ("Receipt", receipt()),
         ("Published", published()),
+        ("FanOut", fan_out(limits)),
+        ("FannedOut", fanned_out()),
         ("Delivered", delivered()),
         ("Settings", settings()),
         ("Topic", topic()),
@@ -240,6 +242,38 @@ fn published() -> Object {
             field("count", number(1), "The number of events in the request."),
             field("duplicates", number(0), "The number of them that were stored before."),
         ],
+    )
+}
+
+fn fan_out(limits: &Limits<'_>) -> Object {
+    let most = limits.publish.max_batch_topics;
+    let (name, topics, _) = texts("topics", "Topics. One that is listed twice counts once.");
+    let any = || ObjectBuilder::new().schema_type(Type::Object);
+    let events = Array::new(Schema::from(any().build()));
+    closed(
+        &format!("Events for each topic of a list; up to {most} topics. Give `event` or `events`."),
+        [
+            (name, topics, true),
+            optional(field("event", any(), "An event, with the fields of a line of NDJSON.")),
+            ("events", Schema::Array(events).into(), false),
+            optional(field(
+                "expected_sequence",
+                number(0),
+                "Store the events only if this is the last sequence of each of the topics.",
+            )),
+        ],
+    )
+}
+
+fn fanned_out() -> Object {
+    let one = object(
+        "The acknowledgement of one topic: of one event `sequence`, `position`, `time`, \
+         `duplicate` and `durability`; of several `first`, `last`, `count` and `duplicates`.",
+        [field("topic", text(), "The topic's name.")],
+    );
+    object(
+        "The acknowledgement of events for a list of topics, in the order of the list.",
+        [("topics", Schema::Array(Array::new(Schema::from(one))).into(), true)],
     )
 }
 
