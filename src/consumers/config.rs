@@ -27,6 +27,14 @@ pub struct ConsumersConfig {
     /// The most events that one request may look at, to find the events of ids or of a filter. 1 or
     /// more. Default: 100,000.
     pub max_searched_events: u64,
+    /// The most events that a count looks at one by one. Beyond it, the count is a lower bound, and
+    /// says so. Without a filter most events are counted without a look. 1 or more. Default:
+    /// 100,000.
+    pub max_counted: u64,
+    /// The most selections of which the time of the next expiry is kept, about 64 bytes each. Of
+    /// others it is looked for again when a stamp of counts is asked for. 2 or more. Default:
+    /// 65,536.
+    pub max_kept_expiries: usize,
     /// The most bytes of commands that wait to be stored. 65,536 or more. Default: 16 MiB.
     pub max_queue_bytes: usize,
     /// The most commands that wait to be stored. 1 or more. Default: 8,192.
@@ -60,6 +68,8 @@ impl Default for ConsumersConfig {
             max_marks_bytes: 128 << 10,
             max_marked_events: 1_000,
             max_searched_events: 100_000,
+            max_counted: 100_000,
+            max_kept_expiries: 65_536,
             max_queue_bytes: 16 << 20,
             max_queue_commands: 8_192,
             max_queue_wait_ms: 1_000,
@@ -81,6 +91,8 @@ impl ConsumersConfig {
             ("max_marks_bytes", self.max_marks_bytes as u64, 1_024),
             ("max_marked_events", self.max_marked_events as u64, 1),
             ("max_searched_events", self.max_searched_events, 1),
+            ("max_counted", self.max_counted, 1),
+            ("max_kept_expiries", self.max_kept_expiries as u64, 2),
             ("max_queue_bytes", self.max_queue_bytes as u64, 65_536),
             ("max_queue_commands", self.max_queue_commands as u64, 1),
             ("max_queue_wait_ms", self.max_queue_wait_ms, 1),

@@ -12,7 +12,8 @@
 //!
 //! `records.rs` has the records in the log, `loading.rs` builds the view from them, `view.rs` holds
 //! all consumers and `entry.rs` one. `keeper.rs` is the one writer, which decides by `deciding.rs`
-//! and `marking.rs`. `following.rs` tells followers what changed. Nothing here knows a protocol.
+//! and `marking.rs`. `following.rs` tells followers what changed.
+//! `counting/` counts a consumer's events, and `inbox/` lists them with their marks. Nothing here knows a protocol.
 //!
 //! # Why
 //!
@@ -21,11 +22,13 @@
 
 mod changes;
 mod config;
+mod counting;
 mod deciding;
 mod entry;
 mod finding;
 mod following;
 mod id;
+mod inbox;
 mod keeper;
 mod loading;
 mod marking;
@@ -44,11 +47,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use self::changes::{Changed, ChangedEvents, MarksChange, StateChange};
 pub use self::config::{ConsumerScope, ConsumersConfig};
+use self::counting::KnownExpiries;
+pub use self::counting::{Count, CountFilter, Counts, CountsTag, MAX_COUNT_FILTERS};
 use self::deciding::Act;
 use self::entry::Entry;
 use self::following::Followers;
 pub use self::following::{StateChanges, StateFollower};
 pub use self::id::{ConsumerChange, ConsumerId, ConsumerSettings, MAX_OWNER_BYTES};
+pub use self::inbox::groups::{EventGroup, GroupBy, GroupCursor, GroupPage, GroupRequest};
+pub use self::inbox::{InboxEvent, InboxPage, InboxRequest};
 use self::keeper::{COMMAND_BYTES, Keeper, NOWHERE, Outcome, Queued};
 use self::marking::Marking;
 pub(crate) use self::marks::MarkLine;
@@ -87,6 +94,8 @@ struct ConsumersParts {
     commands: mpsc::Sender<Queued>,
     /// The room in the queue, in bytes.
     space: Arc<Semaphore>,
+    /// The times at which counts change because an event expires.
+    expiries: KnownExpiries,
 }
 
 impl Consumers {
@@ -117,7 +126,9 @@ impl Consumers {
         tokio::spawn(polls::timed(polls::Task::Consumers, keeper.run()));
         let (broker, config) = (broker.clone(), config.clone());
         let space = Arc::new(Semaphore::new(config.max_queue_bytes));
-        Ok(Self(Arc::new(ConsumersParts { broker, config, view, followers, commands, space })))
+        let expiries = KnownExpiries::new(config.max_kept_expiries);
+        let parts = ConsumersParts { broker, config, view, followers, commands, space, expiries };
+        Ok(Self(Arc::new(parts)))
     }
 
     /// Returns the settings.

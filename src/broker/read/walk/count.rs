@@ -49,6 +49,11 @@ pub(crate) type SeekAfter<'a> = dyn FnMut(Position) -> Result<Option<Sequence>> 
 
 /// Somebody who counts the events of a selection, one topic after the other.
 pub(crate) trait EventCounter: Send + 'static {
+    /// Whether it must be given all events one by one.
+    fn needs_events(&self) -> bool {
+        false
+    }
+
     /// Begins with a topic, and forgets what it counted of the topic whose count was not ended.
     /// Returns whether it could: it cannot if `seek` has nothing for a position that it needs.
     ///
@@ -74,8 +79,8 @@ pub(crate) struct EventCount<C> {
     topics: std::vec::IntoIter<SelectedTopic>,
     position: Position,
     now: Timestamp,
-    /// The filters, all of which pick each event; `None` for all events.
-    filter: Option<Conditions>,
+    /// The filters, all of which pick each event.
+    filter: Conditions,
     current: Option<TopicCount>,
     counter: C,
     /// The number of events that were decoded, and the most that are.
@@ -126,7 +131,6 @@ impl<C: EventCounter> EventCount<C> {
     /// are decoded.
     pub(crate) fn new(selected: Selected, filter: Conditions, max_looked: u64, counter: C) -> Self {
         let Selected { topics, position, now, deleted: _ } = selected;
-        let filter = (!filter.is_empty()).then_some(filter);
         let (topics, looked, is_cut) = (topics.into_iter(), 0, false);
         Self { topics, position, now, filter, current: None, counter, looked, max_looked, is_cut }
     }
@@ -172,7 +176,7 @@ impl<C: EventCounter> EventCount<C> {
             return Ok(CountStep::Done);
         };
         let stepped = match &mut current.stage {
-            CountStage::Begin => current.begin(log, counter, *position, self.filter.is_some()),
+            CountStage::Begin => current.begin(log, counter, *position, self.filter.is_empty()),
             CountStage::Blocks { .. } => {
                 let (looked, is_cut) = (&mut self.looked, &mut self.is_cut);
                 let mut look = Look { counter, looked, max_looked: self.max_looked, is_cut };
@@ -186,8 +190,7 @@ impl<C: EventCounter> EventCount<C> {
                     Ok(CountStep::More)
                 }
                 Some(log) => {
-                    let filter = self.filter.clone().unwrap_or_default();
-                    let terms = WalkTerms { filter, position: *position };
+                    let terms = WalkTerms { filter: self.filter.clone(), position: *position };
                     let is_over = source.read(log, &terms, &mut self.looked)?.is_none();
                     while let Some((event, _)) = source.next() {
                         let expires = current.topic.expires(&event);
@@ -263,7 +266,7 @@ impl TopicCount {
         log: Option<&dyn Log>,
         counter: &mut impl EventCounter,
         position: Position,
-        is_filtered: bool,
+        is_unfiltered: bool,
     ) -> Result<CountStep> {
         let extent = self.topic.extent;
         if self.tail.is_none() {
@@ -280,7 +283,7 @@ impl TopicCount {
         let readable = extent.earliest..tail;
         self.stage = if readable.is_empty() {
             CountStage::End
-        } else if is_filtered {
+        } else if !is_unfiltered || counter.needs_events() {
             let mut source = WalkSource::new(topic.clone(), EventOrder::Newest);
             source.begin_at(tail);
             CountStage::Events(source.into())

@@ -19,7 +19,7 @@ use crate::broker::shared::Shared;
 use crate::broker::tail::run::as_read;
 use crate::cursor::{Place, Position};
 use crate::error::{Error, Result};
-use crate::event::{Event, Timestamp};
+use crate::event::Event;
 use crate::log::{Block, EventRef, Log};
 use crate::topic::TopicName;
 
@@ -46,8 +46,6 @@ pub(crate) struct WalkedEvent<'a> {
     pub(crate) topic: &'a TopicName,
     /// The event as a reader gets it.
     pub(crate) event: EventRef<'a>,
-    /// The time at which what readers get of the event changes by itself, if it does.
-    pub(crate) expires: Option<Timestamp>,
     block: &'a Block,
 }
 
@@ -231,10 +229,9 @@ impl EventWalk {
         let source = &self.sources[index];
         let Some((stored, block)) = source.next() else { return Taking::GoOn };
         let (topic, rank) = (&source.topic, rank(self.order, stored.position));
-        let expires = topic.expires(&stored);
         let read = as_read(stored, topic.ages, topic.deletes_keys);
         let Some((event, _is_expired)) = read else { return Taking::GoOn };
-        let taking = visitor.take(&WalkedEvent { topic: topic.name(), event, expires, block });
+        let taking = visitor.take(&WalkedEvent { topic: topic.name(), event, block });
         if taking != Taking::EndBefore {
             self.given = Some(rank);
         }

@@ -1,0 +1,194 @@
+//! Stamps of counts: as long as a consumer's stamp is the same, so is each of its counts.
+//!
+//! # Why
+//!
+//! A badge that polls asks for the same counts again and again, and nearly always nothing has
+//! changed. What a count depends on is in memory: the revision of the consumer, and the extents of
+//! its topics. Hashed, they are a stamp that takes microseconds, and reads nothing.
+//!
+//! Two things change with the time alone: snoozes end, and events expire. The stamp has the time of
+//! the next such change. The ends of snoozes are in memory. The next expiry is found by a count,
+//! and kept with the hash of what it depends on.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::broker::{EventCounter, EventRef, Extent, SeekAfter, Selected, SelectedTopic};
+use crate::consumers::Consumers;
+use crate::consumers::id::ConsumerId;
+use crate::cursor::Sequence;
+use crate::error::Result;
+use crate::event::Timestamp;
+
+/// The time after which a stamp changes in any case, if the next expiry is not known, because too
+/// many events would have to be looked at.
+const UNKNOWN_MS: u64 = 1_000;
+
+/// A stamp of a consumer's counts: while it is the same, so are the counts, for each filter. Its
+/// text is 32 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CountsTag(u128);
+
+impl fmt::Display for CountsTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// The times of the next expiries, by the stamps of what they depend on. Those that were used least
+/// recently go first.
+#[derive(Debug)]
+pub(in crate::consumers) struct KnownExpiries {
+    max_kept: usize,
+    kept: Mutex<TwoGenerations>,
+}
+
+/// Times that were used lately, and those that were used before them.
+#[derive(Debug, Default)]
+struct TwoGenerations {
+    newer: HashMap<u128, Timestamp>,
+    older: HashMap<u128, Timestamp>,
+}
+
+impl KnownExpiries {
+    /// Returns a value that keeps `max_kept` times at the most.
+    pub(in crate::consumers) fn new(max_kept: usize) -> Self {
+        Self { max_kept, kept: Mutex::default() }
+    }
+
+    /// Returns the time that is kept for `stamp`, if it is after `now`.
+    fn get(&self, stamp: u128, now: Timestamp) -> Option<Timestamp> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kept.newer.get(&stamp).or_else(|| kept.older.get(&stamp)).copied();
+        drop(kept);
+        let found = found.filter(|until| *until > now)?;
+        self.put(stamp, found);
+        Some(found)
+    }
+
+    fn put(&self, stamp: u128, until: Timestamp) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.newer.len() >= (self.max_kept / 2).max(1) && !kept.newer.contains_key(&stamp) {
+            kept.older = std::mem::take(&mut kept.newer);
+        }
+        kept.newer.insert(stamp, until);
+    }
+}
+
+/// Finds the first expiry of the events of a selection.
+#[derive(Debug, Default)]
+struct FirstExpiry(Option<Timestamp>);
+
+impl EventCounter for FirstExpiry {
+    fn begin(&mut self, _: &SelectedTopic, _: &mut SeekAfter<'_>) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn span(&mut self, _: Range<Sequence>, _: Option<u64>) -> bool {
+        true // None of these expires.
+    }
+
+    fn event(&mut self, _: &EventRef<'_>, expires: Option<Timestamp>) {
+        self.0 = self.0.into_iter().chain(expires).min();
+    }
+
+    fn end(&mut self) {}
+}
+
+impl Consumers {
+    /// Returns the stamp of a consumer's counts. It changes when an event comes or goes, when the
+    /// checkpoint or a mark changes, when a snooze ends, and when an event expires. It may change
+    /// although no count does.
+    ///
+    /// The stamp is made of what is in memory, unless events may expire: then the time of the next
+    /// expiry is looked for once after each change.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::counts`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::counts`].
+    pub async fn counts_tag(&self, id: &ConsumerId) -> Result<CountsTag> {
+        self.get(id)?;
+        let state = self.state(id);
+        let selected = self.0.broker.select(&id.selection).await?;
+        let now = selected.now;
+        let mut until = state.marks.next_return(now);
+        let mut hashers = [0_u8, 1].map(|seed| {
+            let mut hasher = DefaultHasher::new();
+            (seed, self.0.broker.epoch(), super::text_of(id)).hash(&mut hasher);
+            state.info.revision.hash(&mut hasher);
+            hasher
+        });
+        hashers.iter_mut().for_each(|hasher| hash(&selected, hasher));
+        let inputs = finish(&hashers);
+        if selected.topics.iter().any(|topic| topic.extent.may_expire) {
+            let kept = self.0.expiries.get(inputs, now);
+            let expiry = match kept {
+                Some(expiry) => expiry,
+                None => self.next_expiry(selected, inputs).await?,
+            };
+            until = until.into_iter().chain([expiry]).min();
+        }
+        hashers.iter_mut().for_each(|hasher| until.hash(hasher));
+        Ok(CountsTag(finish(&hashers)))
+    }
+
+    /// Finds the time at which the first of the selected events expires, and keeps it. It is the
+    /// end of all times if none does.
+    async fn next_expiry(&self, selected: Selected, inputs: u128) -> Result<Timestamp> {
+        let now = selected.now;
+        let counter = FirstExpiry::default();
+        let max_counted = self.0.config.max_counted;
+        let (FirstExpiry(found), is_cut) =
+            self.0.broker.count(selected, [], max_counted, counter).await?;
+        let known = is_cut.then(|| now.plus_ms(UNKNOWN_MS));
+        let expiry = known.into_iter().chain(found).min().unwrap_or(Timestamp::MAX);
+        self.0.expiries.put(inputs, expiry);
+        Ok(expiry)
+    }
+}
+
+/// Hashes what decides which events of the selection a reader gets, but for the time.
+fn hash(selected: &Selected, hasher: &mut DefaultHasher) {
+    let parts = |extent: &Extent| {
+        let Extent { earliest, tail, dropped_events, dropped_bytes, ahead, .. } = *extent;
+        (earliest, tail, dropped_events, dropped_bytes, ahead.position, ahead.clock)
+    };
+    for topic in &selected.topics {
+        (topic.id().get(), topic.deletes_keys, parts(&topic.extent)).hash(hasher);
+    }
+    for (name, extent) in &selected.deleted {
+        (name, parts(extent)).hash(hasher);
+    }
+}
+
+fn finish(hashers: &[DefaultHasher; 2]) -> u128 {
+    let [high, low] = hashers.each_ref().map(|hasher| u128::from(hasher.finish()));
+    high << 64 | low
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_times_that_are_kept_are_bounded_and_those_that_are_used_stay() {
+        let kept = KnownExpiries::new(10);
+        let at = Timestamp::from_ms;
+        for stamp in 0..100 {
+            kept.put(stamp, at(50));
+            assert_eq!(kept.get(0, at(7)), Some(at(50)), "it is used all the time");
+        }
+        let held = kept.kept.lock().unwrap();
+        assert!(held.newer.len() + held.older.len() <= 10);
+        drop(held);
+        assert_eq!(kept.get(1, at(7)), None, "it was not used");
+        assert_eq!(kept.get(0, at(50)), None, "its time is over");
+    }
+}
