@@ -837,7 +837,8 @@ impl Broker {
     }
 
     /// Returns the last sequences at or before `position` of the topics whose names fit `pattern`;
-    /// `None` if they are more than `max_topics`.
+    /// `None` if they are more than `max_topics`, or if one is not known, because events after it
+    /// are gone.
     ///
     /// # Errors
     ///

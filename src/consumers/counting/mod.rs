@@ -84,7 +84,8 @@ pub struct Count {
     /// with what is there.
     pub lost: u64,
     /// Whether `lost` is a lower bound. It is exact for a consumer of one topic, and for one of a
-    /// pattern that fitted 32 topics or fewer at its checkpoint.
+    /// pattern that fitted 32 topics or fewer when the checkpoint was set, none of which had lost
+    /// events after it by then.
     pub lost_more_than: bool,
     /// The events that are in the inbox: neither archived nor snoozed.
     pub inbox: u64,

@@ -4,6 +4,8 @@
 //! `groups.rs` lists the events of one thing as one entry.
 
 pub(super) mod groups;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -33,7 +33,7 @@ pub(crate) async fn ends_of(
 }
 
 /// Returns the ends at `position` of the topics whose names fit `pattern`; `None` if they are more
-/// than `max_topics`.
+/// than `max_topics`, or if events after the position are gone, so that an end is not known.
 ///
 /// # Errors
 ///
@@ -55,6 +55,9 @@ pub(crate) async fn ends_in(
         if topics.len() > max_topics {
             return Ok(None);
         }
+    }
+    if topics.iter().any(|topic| topic.state().extent.trimmed_position > position) {
+        return Ok(None);
     }
     ends(shared, topics, position).await.map(Some)
 }
