@@ -19,8 +19,14 @@ mod protos {
     use prost_types::field_descriptor_proto::Type;
 
     const PROTO: &str = "leftoff/v1/leftoff.proto";
+    /// The proto of consumers, beside the first one.
+    const CONSUMERS: &str = "leftoff/v1/consumers.proto";
+    /// The proto of shared work, beside them.
+    const WORK: &str = "leftoff/v1/work.proto";
     /// The proto of the service that only a server with access control has.
     const ACCESS: &str = "leftoff/v1/access.proto";
+    /// The proto of the service that only a server with webhooks has.
+    const WEBHOOKS: &str = "leftoff/v1/webhooks.proto";
     /// A proto with messages only, which the reflection service does not list.
     const CLOUDEVENTS: &str = "io/cloudevents/v1/cloudevents.proto";
 
@@ -39,12 +45,16 @@ mod protos {
 
     /// Compiles all protos into the directory of build outputs.
     pub(super) fn compile() -> Result<(), Box<dyn Error>> {
-        let descriptors = protox::compile([PROTO, ACCESS], ["proto"])?;
+        let all = [PROTO, CONSUMERS, WORK, ACCESS, WEBHOOKS];
+        let descriptors = protox::compile(all, ["proto"])?;
         #[cfg(feature = "grpc")]
         {
             // The reflection service reads these files.
-            super::services::describe("leftoff", protox::compile([PROTO], ["proto"])?)?;
+            let own = protox::compile([PROTO, CONSUMERS, WORK], ["proto"])?;
+            super::services::describe("leftoff", own)?;
             super::services::describe("leftoff_access", protox::compile([ACCESS], ["proto"])?)?;
+            let webhooks = protox::compile([WEBHOOKS], ["proto"])?;
+            super::services::describe("leftoff_webhooks", webhooks)?;
             super::services::compile(descriptors)?;
         }
         #[cfg(not(feature = "grpc"))]

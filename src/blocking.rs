@@ -151,6 +151,16 @@ impl Blocking {
         self.run(|broker| async move { broker.publish(publish).await })
     }
 
+    /// Stores the events of several publishes, to any topics, all or none, and returns when they
+    /// are durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::publish_all`].
+    pub fn publish_all(&self, publishes: Vec<Publish>) -> Result<Vec<Ack>> {
+        self.run(|broker| async move { broker.publish_all(publishes).await })
+    }
+
     /// Follows `topic` from `start`.
     ///
     /// # Errors

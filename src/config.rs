@@ -35,10 +35,13 @@ use crate::broker::{
     Broker, BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
     TopicDefaults,
 };
+use crate::consumers::ConsumersConfig;
 use crate::edge::{FollowConfig, RatesConfig};
 use crate::error::{Error, Result};
 use crate::section;
 use crate::server::{Server, ServerBuilder, ServerConfig};
+#[cfg(feature = "webhooks")]
+use crate::webhooks::WebhooksConfig;
 
 /// The prefix of every environment variable: `LEFTOFF_DATA_DIR`, and
 /// `LEFTOFF_BROKER__MAX_QUEUE_BYTES` for `max_queue_bytes` in `[broker]`.
@@ -69,6 +72,9 @@ pub struct Config {
     /// The settings of live subscriptions.
     #[serde(deserialize_with = "section::one")]
     pub follow: FollowConfig,
+    /// What is kept for readers by name.
+    #[serde(deserialize_with = "section::one")]
+    pub consumers: ConsumersConfig,
     /// The settings of ordering, grouping and serving events.
     #[serde(deserialize_with = "section::one")]
     pub broker: BrokerConfig,
@@ -78,6 +84,10 @@ pub struct Config {
     /// The settings that decide how far back a repeated publish is recognised.
     #[serde(deserialize_with = "section::one")]
     pub dedup: DedupConfig,
+    /// The settings of webhooks.
+    #[cfg(feature = "webhooks")]
+    #[serde(deserialize_with = "section::one")]
+    pub webhooks: WebhooksConfig,
     /// The log's use of the disk.
     #[serde(deserialize_with = "section::one")]
     pub log: LogConfig,
@@ -96,9 +106,12 @@ impl Default for Config {
             access: AccessConfig::default(),
             rates: RatesConfig::default(),
             follow: FollowConfig::default(),
+            consumers: ConsumersConfig::default(),
             broker: BrokerConfig::default(),
             limits: LimitsConfig::default(),
             dedup: DedupConfig::default(),
+            #[cfg(feature = "webhooks")]
+            webhooks: WebhooksConfig::default(),
             log: LogConfig::default(),
             maintenance: MaintenanceConfig::default(),
             topics: TopicDefaults::default(),
@@ -156,17 +169,24 @@ impl Config {
         self.access.validate()?;
         self.rates.validate()?;
         self.follow.validate()?;
+        self.consumers.validate()?;
+        #[cfg(feature = "webhooks")]
+        self.webhooks.validate()?;
         self.server.validate(&self.limits)
     }
 
     /// Returns the builder of a server of `broker`, with the settings of this configuration. A host
     /// adds its own parts to it.
     pub fn server_of(&self, broker: Broker) -> ServerBuilder {
-        Server::builder(broker)
+        let builder = Server::builder(broker)
             .config(self.server.clone())
             .access(self.access.clone())
+            .consumers_config(self.consumers.clone())
             .rates(self.rates.clone())
-            .follow(self.follow.clone())
+            .follow(self.follow.clone());
+        #[cfg(feature = "webhooks")]
+        let builder = builder.webhooks(self.webhooks.clone());
+        builder
     }
 
     /// Returns the settings with which a broker is opened.

@@ -61,6 +61,9 @@ pub enum Error {
     /// name.
     #[error("there is no consumer {0}")]
     UnknownConsumer(String),
+    /// No webhook has this name. Create it, or correct the name.
+    #[error("there is no webhook {0:?}")]
+    UnknownWebhook(String),
     /// The consumer's checkpoint is not the one that the caller expected; nothing was written.
     #[error(
         "the checkpoint of consumer {consumer} is {}, not the expected {}",

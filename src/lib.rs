@@ -33,6 +33,7 @@
 //! | `zstd` | bodies of HTTP in zstd, which is written in C |
 //! | `server` | both, [`server`] and [`config`]: sockets, connections, the whole configuration |
 //! | `tls` | TLS on the server's sockets; the host chooses the cryptography |
+//! | `webhooks` | [`webhooks`]: events that the server sends to URLs; with `tls` |
 //! | `cli`, on by default | what the `leftoff` program needs |
 //! | `testing` | parts for the tests of a program that embeds the broker |
 //!
@@ -109,6 +110,8 @@ mod own_topics;
 pub mod permission;
 mod place;
 mod polls;
+#[cfg(feature = "server")]
+mod secret;
 mod section;
 #[cfg(feature = "server")]
 pub mod server;
@@ -120,6 +123,10 @@ mod timestamp;
 pub mod topic;
 pub mod topic_config;
 mod topic_name;
+#[cfg(feature = "tls")]
+mod trust;
+#[cfg(feature = "webhooks")]
+pub mod webhooks;
 
 pub use blocking::Blocking;
 pub use broker::typed::{

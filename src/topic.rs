@@ -24,6 +24,9 @@ pub const RESERVED_PREFIX: &str = "leftoff.";
 /// pattern that begins with such a name does. MQTT has the same rule (version 5.0, 4.7.2).
 pub const OWN_PREFIX: char = '$';
 
+/// The topic of the broker's own with the keys of webhooks.
+const SECRET: &str = "$webhooks";
+
 impl TopicName {
     /// Checks `name` and returns it as a topic's name.
     ///
@@ -44,6 +47,12 @@ impl TopicName {
     /// Whether the topic is one of the broker's own: see [`OWN_PREFIX`].
     pub fn is_own(&self) -> bool {
         self.as_str().starts_with(OWN_PREFIX)
+    }
+
+    /// Whether nobody but the broker reads the topic, because it holds secrets. No edge gives its
+    /// events to anybody, and no pattern with wildcards matches it.
+    pub fn is_secret(&self) -> bool {
+        self.as_str() == SECRET
     }
 
     /// Checks that clients may publish to the topic, and change it.

@@ -59,6 +59,9 @@ pub(crate) struct AuditEntry {
     pub(crate) what: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) topic: Option<String>,
+    /// The name of a webhook.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<String>,
     /// The address of the client.
     pub(crate) from: Option<String>,
     /// `done`, `failed`, `refused`, or `unknown`.
@@ -148,16 +151,17 @@ impl Audit {
         };
         let what = act.kind.as_str();
         let entry = entry(&format!("admin.{what}"), Some(grant.caller()), what, act.address);
-        self.tell(entry.with(act.topic.map(|it| it.to_string()), outcome, reason));
+        let entry = entry.with(act.topic.map(|it| it.to_string()), outcome, reason);
+        self.tell(AuditEntry { webhook: act.webhook.map(str::to_owned), ..entry });
     }
 
     /// Writes an entry to the log, and puts it into the queue.
     pub(crate) fn tell(&self, mut entry: AuditEntry) {
         entry.left_out = self.0.left_out.swap(0, Ordering::Relaxed);
-        let AuditEntry { who, what, topic, from, outcome, reason, left_out, .. } = &entry;
+        let AuditEntry { who, what, topic, webhook, from, outcome, reason, left_out, .. } = &entry;
         info!(
             target: "leftoff::audit",
-            who, what, topic, from, outcome, reason, left_out, "audit"
+            who, what, topic, webhook, from, outcome, reason, left_out, "audit"
         );
         if let Err(refused) = self.0.waiting.try_send(entry) {
             let lost = 1 + refused.into_inner().left_out;
@@ -180,6 +184,7 @@ pub(crate) fn entry(
         who: who.map(str::to_owned),
         what: what[..end].to_owned(),
         topic: None,
+        webhook: None,
         from: from.map(|from| from.to_string()),
         outcome: "done",
         reason: None,

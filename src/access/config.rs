@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::secret::Secret;
 use crate::edge::origins::Origins;
 use crate::error::Result;
+use crate::secret::Secret;
 use crate::section;
 
 /// The settings of who may reach the broker, and of who may do what.

@@ -6,18 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tokio_rustls::rustls::crypto::CryptoProvider;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::jwk::MAX_SET_BYTES;
 use super::jwks::FetchKeys;
 use crate::error::with_causes;
+use crate::trust;
 
 type KeyClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
@@ -28,18 +25,7 @@ type KeyClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 ///
 /// The problem: with the file, or no provider of cryptography.
 pub(super) fn keys_at(url: Uri, trusted: Option<&Path>) -> Result<FetchKeys, String> {
-    let provider = CryptoProvider::get_default().cloned();
-    let provider = provider.ok_or(
-        "needs a provider of cryptography: the host installs one of rustls (install_default)",
-    )?;
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let config = match trusted {
-        Some(file) => builder.with_root_certificates(roots_of(file)?),
-        None => builder.with_native_roots().map_err(|error| error.to_string())?,
-    };
-    let config = config.with_no_client_auth();
+    let config = trust::client_config(trusted)?;
     let builder = HttpsConnectorBuilder::new().with_tls_config(config);
     let is_plain = url.scheme_str() == Some("http");
     let builder = if is_plain { builder.https_or_http() } else { builder.https_only() };
@@ -72,16 +58,4 @@ async fn fetch(client: &KeyClient, url: Uri) -> Result<Vec<u8>, String> {
     let body = Limited::new(answer.into_body(), MAX_SET_BYTES).collect().await;
     let body = body.map_err(|error| format!("the answer breaks off or is too large: {error}"))?;
     Ok(body.to_bytes().into())
-}
-
-fn roots_of(file: &Path) -> Result<RootCertStore, String> {
-    let name = file.display();
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates = read.map_err(|error| format!("{name}: {error}"))?;
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(certificates);
-    if added == 0 {
-        return Err(format!("{name} has no certificate in PEM"));
-    }
-    Ok(roots)
 }

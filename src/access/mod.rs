@@ -42,7 +42,6 @@ mod revokers;
 mod rights;
 mod roles;
 mod routes;
-mod secret;
 mod service;
 mod stored_ticket;
 mod ticket_table;
@@ -51,10 +50,10 @@ mod tokens;
 mod validation;
 mod verification;
 
+pub use crate::secret::Secret;
 pub use config::{
     AccessConfig, AccessMode, AnonymousConfig, IssuerConfig, KeyConfig, RoleConfig, TicketsConfig,
 };
 pub(crate) use control::AccessControl;
 pub use explain::{Explanation, Presented, explain};
-pub use secret::Secret;
 pub(crate) use service::GrpcAccess;

@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 use crate::permission::{Action, Permission, Permitted};
 use crate::topic::{OWN_PREFIX, TopicPattern};
 
+/// The topics of what is kept for readers, which administrators read.
+const KEPT_TOPICS: [&str; 1] = [crate::consumers::TOPIC];
+
 /// The topic of the audit, which alone the right `audit` opens.
 pub(super) const AUDIT_TOPIC: &str = "$audit";
 
@@ -28,7 +31,8 @@ pub(super) struct Rights {
     pub(super) publish: Vec<TopicPattern>,
     pub(super) subscribe: Vec<TopicPattern>,
     pub(super) manage: Vec<TopicPattern>,
-    /// Whether the caller administers the broker, and manages all topics. It reads none by that.
+    /// Whether the caller administers the broker, and manages all topics. By that it reads none but
+    /// what the broker keeps for readers.
     pub(super) admin: bool,
     /// Whether the caller reads the topic of the audit.
     pub(super) audit: bool,
@@ -96,6 +100,7 @@ impl Rights {
         }
         if self.admin {
             self.manage.extend(TopicPattern::new(">"));
+            self.subscribe.extend(KEPT_TOPICS.iter().flat_map(|topic| TopicPattern::new(topic)));
         }
         let permission = Permission::default()
             .permitting(Action::Publish, permitted(self.publish))
@@ -165,7 +170,8 @@ mod tests {
     }
 
     #[test]
-    fn whoever_reads_a_topic_is_present_there_and_an_administrator_reads_nothing() {
+    fn whoever_reads_a_topic_is_present_there_and_an_administrator_reads_what_is_kept_for_readers()
+    {
         let (publish, subscribe) = (texts(&["a"]), texts(&["b.>"]));
         let written = WrittenRights { publish: &publish, subscribe: &subscribe, ..<_>::default() };
         let permission = written.parse("x").unwrap().permission();
@@ -181,7 +187,10 @@ mod tests {
         let permission = admin.permission();
         assert!(permission.administers());
         assert_eq!(verdict(&permission, Action::Manage, "a.b"), Verdict::Yes);
-        assert_eq!(permission.of(Action::Subscribe), &Permitted::None);
+        assert_eq!(verdict(&permission, Action::Subscribe, "$consumers"), Verdict::Yes);
+        for topic in ["a", "a.b", "$audit", "$revocations"] {
+            assert_eq!(verdict(&permission, Action::Subscribe, topic), Verdict::No);
+        }
         assert_eq!(permission.of(Action::Presence), &Permitted::None);
         assert_eq!(permission.of(Action::Publish), &Permitted::None);
     }

@@ -104,9 +104,10 @@ use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::lists;
 use crate::log::{Log, MemoryLog, SledLog};
-use crate::topic::{TopicName, TopicPattern};
+use crate::topic::{TopicId, TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 use busy::Busy;
+#[cfg(any(test, feature = "testing"))]
 use clock::Now;
 use command::{Change, Work};
 use filter::Conditions;
@@ -192,17 +193,19 @@ impl Broker {
     /// [`Error::Invalid`], as [`Log::topics`], and [`Error::Open`] when the system has no thread to
     /// give.
     pub fn with_log(log: Arc<dyn Log>, config: &OpenConfig) -> Result<Self> {
-        Self::with_clock(log, config, clock::system_clock())
+        let started = Some(Instant::now());
+        opening::open(log, config, clock::system_clock(), started, Busy::default()).map(Self)
     }
 
+    #[cfg(test)]
     fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
-        opening::open(log, config, now, Busy::default()).map(Self)
+        opening::open(log, config, now, None, Busy::default()).map(Self)
     }
 
     /// Opens a broker for a test, which holds the test's clock while its threads work.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn watched(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
-        opening::open(log, config, now, Busy::watched()).map(Self)
+        opening::open(log, config, now, None, Busy::watched()).map(Self)
     }
 
     /// Returns the work that the threads of the broker have not done yet.
@@ -219,6 +222,20 @@ impl Broker {
     /// Returns the position of the newest durable event.
     pub fn last_position(&self) -> Position {
         Position::new(self.0.last_position())
+    }
+
+    /// Returns the time of the broker's clock, and that of a clock which never jumps, in
+    /// milliseconds from a beginning that means nothing. A clock that a test gave the broker is
+    /// taken for both.
+    pub(crate) fn times(&self) -> (Timestamp, u64) {
+        let now = (self.0.now)();
+        let started = self.0.started.map(|started| started.elapsed().as_millis());
+        (now, started.map_or(now.as_ms(), |ms| u64::try_from(ms).unwrap_or(u64::MAX)))
+    }
+
+    /// Returns the id of a topic in the log; `None` if no event was ever published to it.
+    pub(crate) fn topic_id(&self, name: &TopicName) -> Option<TopicId> {
+        self.0.topics.existing(name).ok().and_then(|topic| topic.state().id)
     }
 
     /// Returns the time by the broker's clock.
@@ -595,7 +612,8 @@ impl Broker {
         }
         let reader = self.subscribe(topic, request.start, request.on_gap).await?;
         let reader = reader.filtered(std::mem::take(&mut request.filter))?;
-        let reader = reader.filtered(std::mem::take(&mut request.permitted))?;
+        let more = std::mem::take(&mut request.more_filters).into_iter();
+        let reader = more.fold(Ok(reader), |reader, filter| reader?.filtered(filter))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
 
@@ -642,7 +660,8 @@ impl Broker {
     ) -> Result<PageReader> {
         let feed = self.feed_with(patterns, request.start, request.on_gap, deposit).await?;
         let reader = feed.filtered(std::mem::take(&mut request.filter))?;
-        let reader = reader.filtered(std::mem::take(&mut request.permitted))?;
+        let more = std::mem::take(&mut request.more_filters).into_iter();
+        let reader = more.fold(Ok(reader), |reader, filter| reader?.filtered(filter))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
 

@@ -5,7 +5,7 @@ use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -40,11 +40,13 @@ use crate::event::Timestamp;
 use crate::log::Log;
 use crate::topic::TopicId;
 
-/// Opens a broker on a log, and starts its threads.
+/// Opens a broker on a log, and starts its threads. `started` is the present time, unless a test
+/// holds the clock.
 pub(super) fn open(
     log: Arc<dyn Log>,
     config: &OpenConfig,
     now: Now,
+    started: Option<Instant>,
     busy: Busy,
 ) -> Result<Arc<Shared>> {
     config.validate()?;
@@ -141,6 +143,7 @@ pub(super) fn open(
         dedup: dedup.clone(),
         forgotten_ids,
         now,
+        started,
         submits: InOrder::default().independent(),
         failure,
         stopping,

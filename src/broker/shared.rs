@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     /// The number of ids that the window gave up for lack of memory.
     pub(super) forgotten_ids: Arc<AtomicU64>,
     pub(super) now: Now,
+    /// The time at which the broker was opened; `None` if a test holds its clock.
+    pub(super) started: Option<Instant>,
     /// The order of publishers that give none.
     pub(super) submits: InOrder,
     /// The failure after which nothing more is stored, if there was one.

@@ -7,6 +7,7 @@ use clap::Args;
 use leftoff::edge::proto;
 use leftoff::edge::proto::access_service_client::AccessServiceClient;
 use leftoff::edge::proto::admin_service_client::AdminServiceClient;
+use leftoff::edge::proto::consumer_service_client::ConsumerServiceClient;
 use leftoff::edge::proto::publisher_service_client::PublisherServiceClient;
 use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
 use leftoff::rustls;
@@ -64,6 +65,7 @@ pub(super) struct ServerClient {
     pub(super) subscriber: SubscriberServiceClient<CliChannel>,
     pub(super) admin: AdminServiceClient<CliChannel>,
     pub(super) access: AccessServiceClient<CliChannel>,
+    pub(super) consumers: ConsumerServiceClient<CliChannel>,
 }
 
 impl ServerArgs {
@@ -175,7 +177,8 @@ fn client(channel: Channel, credential: Credential) -> ServerClient {
         subscriber: SubscriberServiceClient::new(channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         admin: AdminServiceClient::new(channel.clone()),
-        access: AccessServiceClient::new(channel),
+        access: AccessServiceClient::new(channel.clone()),
+        consumers: ConsumerServiceClient::new(channel),
     }
 }
 

@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod client;
 mod compact;
+mod consumer;
 mod credential;
 mod diagnostics;
 mod export;
@@ -15,6 +16,7 @@ mod failure;
 mod key;
 mod progress;
 mod publish;
+mod publish_lines;
 mod repeats;
 mod serve;
 mod settings;
@@ -68,6 +70,7 @@ enum CliCommand {
     Tail(tail::TailCommand),
     Topics(topics::TopicsCommand),
     Topic(topic::TopicCommand),
+    Consumer(consumer::ConsumerCommand),
     Access(access::AccessCommand),
     Key(key::KeyCommand),
     Token(token::TokenCommand),
@@ -144,6 +147,7 @@ fn run_async(command: CliCommand) -> CliResult {
             CliCommand::Tail(tail) => tail.run().await,
             CliCommand::Topics(topics) => topics.run().await,
             CliCommand::Topic(topic) => topic.run().await,
+            CliCommand::Consumer(consumer) => consumer.run().await,
             CliCommand::Access(access) => access.run().await,
             CliCommand::Compact(compact) => compact.run().await,
             CliCommand::Bench(bench) => bench.run().await,

@@ -125,8 +125,13 @@ impl TailCommand {
                 Some(Message::Started(proto::Started { cursor, .. }))
                 | Some(Message::CaughtUp(proto::CaughtUp { cursor }))
                 | Some(Message::Heartbeat(proto::Heartbeat { cursor })) => *from = cursor,
-                // One topic is followed, and it is read or refused as a whole.
-                Some(Message::Ephemeral(_) | Message::Denied(_)) => {}
+                // One topic is followed, and it is read or refused as a whole, as no consumer.
+                Some(
+                    Message::Ephemeral(_)
+                    | Message::Denied(_)
+                    | Message::Marked(_)
+                    | Message::Counts(_),
+                ) => {}
                 None => {} // A newer server's message, which this client does not know.
             }
         }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::work::WorkConfig;
 use crate::error::{Error, Result};
+use crate::section;
 
 /// The settings of consumers: how many there may be, and what each may hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,9 @@ pub struct ConsumersConfig {
     /// The newest changes of each followed consumer that are kept for followers who are behind. 1
     /// or more. Default: 256.
     pub max_kept_changes: usize,
+    /// How much the consumers that share their events may take.
+    #[serde(deserialize_with = "section::one")]
+    pub work: WorkConfig,
 }
 
 /// Whose the consumers are that callers name.
@@ -74,6 +79,7 @@ impl Default for ConsumersConfig {
             max_queue_commands: 8_192,
             max_queue_wait_ms: 1_000,
             max_kept_changes: 256,
+            work: WorkConfig::default(),
         }
     }
 }
@@ -104,6 +110,6 @@ impl ConsumersConfig {
                 return Err(Error::invalid(format!("consumers.{name}"), problem));
             }
         }
-        Ok(())
+        self.work.validate()
     }
 }

@@ -76,10 +76,14 @@ pub(super) fn decide(
         Act::Update(change) => {
             let entry = existing()?;
             let settings = change.clone().applied(entry.settings());
-            Ok(settled(entry, settings, around))
+            settled(entry, settings, around)
         }
         Act::Delete => existing().map(|_entry| Decided::Deleted),
         Act::Checkpoint { to, reach } => {
+            if current.is_some_and(|entry| entry.settings().shared.is_some()) {
+                let problem = "shares its events: its checkpoint moves as workers finish them";
+                return Err(Error::invalid("consumer", problem));
+            }
             let present = current.and_then(Entry::checkpoint);
             check_expected(to, present, &shown)?;
             if !moves(to, present) {
@@ -107,7 +111,7 @@ fn put(
     around: &Circumstances<'_>,
 ) -> Result<Decided> {
     if let Some(entry) = current {
-        return Ok(settled(entry.clone(), settings.clone(), around));
+        return settled(entry.clone(), settings.clone(), around);
     }
     let from = from.map(|cursor| Cursor { epoch: None, ..cursor });
     let from = from.filter(|cursor| cursor.after.number() > 0 || cursor.since.is_some());
@@ -116,12 +120,20 @@ fn put(
     Ok(Decided::Now { entry, is_consumer: true, by: Arc::default(), what: Changed::Settings })
 }
 
-fn settled(entry: Entry, settings: ConsumerSettings, around: &Circumstances<'_>) -> Decided {
+fn settled(
+    entry: Entry,
+    settings: ConsumerSettings,
+    around: &Circumstances<'_>,
+) -> Result<Decided> {
     if **entry.settings() == settings {
-        return Decided::Nothing;
+        return Ok(Decided::Nothing);
+    }
+    if entry.settings().shared.is_some() && settings.shared.is_none() {
+        let problem = "cannot be switched off; delete the consumer to begin anew";
+        return Err(Error::invalid("shared", problem));
     }
     let entry = touched(entry, around.now).with_settings(settings);
-    Decided::Now { entry, is_consumer: true, by: Arc::default(), what: Changed::Settings }
+    Ok(Decided::Now { entry, is_consumer: true, by: Arc::default(), what: Changed::Settings })
 }
 
 /// Refuses a checkpoint that is conditional on another one than the present one.

@@ -184,7 +184,7 @@ impl Consumers {
 
 /// Whether all events up to the cursor but those that are snoozed can get the marks: to the ones
 /// that the filter does not pick, the marks say nothing new.
-fn is_whole(request: &MarkRequest, filter: &MarkFilter) -> bool {
+pub(super) fn is_whole(request: &MarkRequest, filter: &MarkFilter) -> bool {
     let MarkRequest { mark, unmark, snooze_until, .. } = request;
     let only = |marks: &[Mark]| mark.iter().all(|mark| marks.contains(mark));
     let holds = |wanted: Option<bool>, says_nothing: bool| {

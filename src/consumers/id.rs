@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::name::ConsumerName;
+use super::work::WorkSettings;
 use crate::broker::Filter;
 use crate::error::{Error, Result};
 use crate::topic::TopicPattern;
@@ -64,6 +65,10 @@ pub struct ConsumerSettings {
     /// The events of its topics that it reads. Default: all.
     #[serde(skip_serializing_if = "Filter::is_empty")]
     pub filter: Filter,
+    /// How its events are shared among workers. Default: they are not. Only a consumer that is
+    /// common to all callers can share its events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared: Option<WorkSettings>,
 }
 
 impl ConsumerSettings {
@@ -73,23 +78,37 @@ impl ConsumerSettings {
         Self { filter, ..self }
     }
 
-    /// Checks the settings.
+    /// Returns these settings for a consumer that shares its events among workers.
+    #[must_use]
+    pub fn shared(self, shared: WorkSettings) -> Self {
+        Self { shared: Some(shared), ..self }
+    }
+
+    /// Checks the settings for this consumer.
     ///
     /// # Errors
     ///
-    /// As [`Filter::validate`].
-    pub(super) fn check(&self) -> Result<()> {
-        self.filter.validate()
+    /// As [`Filter::validate`] and [`WorkSettings::validate`]; [`Error::Invalid`] with field
+    /// `shared`: the consumer has an owner.
+    pub(super) fn check(&self, id: &ConsumerId) -> Result<()> {
+        self.filter.validate()?;
+        let Some(shared) = &self.shared else { return Ok(()) };
+        if !id.owner.is_empty() {
+            let problem = "is for consumers without an owner, which are common to all callers";
+            return Err(Error::invalid("shared", problem));
+        }
+        shared.validate(&id.selection)
     }
 
     /// Returns the bytes that the settings take in memory.
     pub(super) fn size_bytes(&self) -> usize {
-        self.filter.size_bytes()
+        let shared = self.shared.as_ref().map_or(0, |_| size_of::<WorkSettings>());
+        self.filter.size_bytes() + shared
     }
 
     /// Whether all settings are the defaults.
     pub(super) fn is_default(&self) -> bool {
-        self.filter.is_empty()
+        self.filter.is_empty() && self.shared.is_none()
     }
 }
 
@@ -99,6 +118,8 @@ impl ConsumerSettings {
 pub struct ConsumerChange {
     /// The new filter.
     pub filter: Option<Filter>,
+    /// The new settings of sharing, whole. A consumer that shares its events does so for ever.
+    pub shared: Option<WorkSettings>,
 }
 
 impl ConsumerChange {
@@ -108,8 +129,17 @@ impl ConsumerChange {
         Self { filter: Some(filter), ..self }
     }
 
+    /// Returns this change with new settings of sharing.
+    #[must_use]
+    pub fn shared(self, shared: WorkSettings) -> Self {
+        Self { shared: Some(shared), ..self }
+    }
+
     /// Returns `settings` after the change.
     pub(super) fn applied(self, settings: &ConsumerSettings) -> ConsumerSettings {
-        ConsumerSettings { filter: self.filter.unwrap_or_else(|| settings.filter.clone()) }
+        ConsumerSettings {
+            filter: self.filter.unwrap_or_else(|| settings.filter.clone()),
+            shared: self.shared.or_else(|| settings.shared.clone()),
+        }
     }
 }

@@ -27,6 +27,7 @@ use super::id::ConsumerId;
 use super::records::{Piece, consumer_event, marks_event};
 use super::requests::shown;
 use super::view::View;
+use super::work::WorkQueues;
 use crate::broker::{Ack, Broker, Publish};
 use crate::cursor::{Cursor, Position};
 use crate::error::{Error, Result};
@@ -69,6 +70,7 @@ pub(super) struct Keeper {
     pub(super) config: ConsumersConfig,
     pub(super) view: Arc<RwLock<View>>,
     pub(super) followers: Arc<Followers>,
+    pub(super) work: WorkQueues,
     pub(super) commands: mpsc::Receiver<Queued>,
 }
 
@@ -84,7 +86,18 @@ struct Batch {
     /// The consumers that the batch adds.
     added: usize,
     bytes: usize,
-    answers: Vec<(oneshot::Sender<Result<Outcome>>, Arc<str>, Result<bool>)>,
+    answers: Vec<Waiting>,
+}
+
+/// A command that was decided on, and waits until the batch is durable.
+struct Waiting {
+    answer: oneshot::Sender<Result<Outcome>>,
+    /// The text of the consumer's identity.
+    text: Arc<str>,
+    /// Whether the command changes something.
+    outcome: Result<bool>,
+    /// The command takes its room until it is answered.
+    _space: OwnedSemaphorePermit,
 }
 
 /// One consumer as it will be.
@@ -126,7 +139,7 @@ impl Keeper {
         let text = text_of(&id.owner, id.selection.as_str(), id.name.as_str());
         let outcome = self.decide(&id, &act, &text, batch);
         if batch.drafts.contains_key(&text) {
-            return batch.answers.push((answer, text, outcome));
+            return batch.answers.push(Waiting { answer, text, outcome, _space });
         }
         // It rests on what is durable.
         let entry = self.read().of_text(&text).cloned();
@@ -157,7 +170,8 @@ impl Keeper {
             Decided::Nothing => Ok(false),
             Decided::Deleted => {
                 let number = current.map(|entry| entry.number).unwrap_or_default();
-                batch.delete(text, number);
+                let work = self.work.with_records(|records| records.keys_of(number));
+                batch.delete(text, number, work);
                 Ok(true)
             }
             Decided::Now { entry, is_consumer, by, what } => {
@@ -238,7 +252,7 @@ impl Keeper {
             }
         }
         let Batch { answers, .. } = batch;
-        for (answer, text, outcome) in answers {
+        for Waiting { answer, text, outcome, _space } in answers {
             let entry = self.read().of_text(&text).cloned();
             let _gone = answer.send(outcome.map(|changed| Outcome { entry, changed }));
         }
@@ -261,6 +275,7 @@ impl Keeper {
                         None => {
                             let number = view.of_text(text).map(|entry| entry.number);
                             number.into_iter().for_each(|number| view.remove(number));
+                            number.into_iter().for_each(|number| self.work.forget(number));
                         }
                     }
                     let changes = std::mem::take(&mut draft.changes);
@@ -297,18 +312,18 @@ impl Batch {
     }
 
     /// Deletes a consumer. What the batch would have written of it is not written.
-    fn delete(&mut self, text: &Arc<str>, number: u64) {
+    fn delete(&mut self, text: &Arc<str>, number: u64, work: Vec<String>) {
         let draft = self.draft(text);
         (draft.entry, draft.consumer, draft.marks) = (None, None, None);
         let pieces = [Piece::Consumer(number), Piece::Marks(number)];
-        draft.tombstones.extend(pieces.map(Piece::key));
+        draft.tombstones.extend(pieces.map(Piece::key).into_iter().chain(work));
         draft.changes.push((Arc::default(), Changed::Deleted));
     }
 
     /// Answers all that rests on the batch with the error for which it is not stored.
     fn refuse(self, error: &Error) {
-        for (answer, _, _) in self.answers {
-            let _gone = answer.send(Err(error.clone()));
+        for waiting in self.answers {
+            let _gone = waiting.answer.send(Err(error.clone()));
         }
     }
 }

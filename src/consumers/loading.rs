@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tracing::{info, warn};
 
 use super::entry::Entry;
 use super::marks::Marks;
 use super::records::{Piece, consumer_of, marks_of};
 use super::view::View;
+use super::work::WorkRecords;
 use crate::broker::{Broker, Delivery, EventRef};
 use crate::cursor::{OnGap, Position, StartPoint};
 use crate::error::{Error, Result};
+use crate::event::Timestamp;
 use crate::polls;
 use crate::topic::TopicName;
 
@@ -20,17 +23,18 @@ use crate::topic::TopicName;
 #[derive(Default)]
 struct Loading {
     consumers: HashMap<u64, Entry>,
-    marks: HashMap<u64, (Marks, Position)>,
+    marks: HashMap<u64, (Marks, Timestamp, Position)>,
+    work: WorkRecords,
     last_number: u64,
 }
 
-/// Returns the view of all records.
+/// Returns the view of all records, and the records of shared work, which has views of its own.
 ///
 /// # Errors
 ///
 /// As [`Broker::subscribe`] and [`Reader::next`](crate::broker::Reader::next);
 /// [`Error::ShuttingDown`]; [`Error::Invalid`]: a record is none that this version can read.
-pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<View> {
+pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<(View, WorkRecords)> {
     let started = std::time::Instant::now();
     let mut loading = Loading::default();
     let mut reader = broker.subscribe(topic, StartPoint::Earliest, OnGap::Resume).await?;
@@ -47,13 +51,14 @@ pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<View> {
             None => return Err(Error::ShuttingDown),
         }
     }
+    let work = std::mem::take(&mut loading.work);
     let view = loading.view();
     info!(
         consumers = view.len(),
         elapsed_ms = started.elapsed().as_millis(),
         "the consumers are loaded"
     );
-    Ok(view)
+    Ok((view, work))
 }
 
 impl Loading {
@@ -73,10 +78,14 @@ impl Loading {
             Piece::Marks(_) if is_gone => drop(self.marks.remove(&number)),
             Piece::Marks(_) => {
                 let (marks, updated) = marks_of(event.payload)?;
-                let _ = updated;
-                self.marks.insert(number, (marks, event.position));
+                self.marks.insert(number, (marks, updated, event.position));
             }
-            Piece::Work(_) => {}
+            Piece::Work(_) => {
+                let payload = Bytes::copy_from_slice(event.payload);
+                if !self.work.apply(event.key, &payload) {
+                    warn!(key = event.key, "a record of no shared work is passed over");
+                }
+            }
         }
         Ok(())
     }
@@ -85,10 +94,14 @@ impl Loading {
     fn view(mut self) -> View {
         let mut entries: Vec<Entry> = self.consumers.into_values().collect();
         for entry in &mut entries {
-            let Some((marks, position)) = self.marks.remove(&entry.number) else { continue };
+            let Some((marks, updated, position)) = self.marks.remove(&entry.number) else {
+                continue;
+            };
             let marks = Marks { has_positions: entry.has_positions(), ..marks };
             let revision = Position::new(entry.revision).max(position);
-            *entry = entry.clone().with_marks(Arc::new(marks)).with_revision(revision);
+            let (created, updated) = (entry.created(), entry.updated().max(updated));
+            let marked = entry.clone().with_marks(Arc::new(marks));
+            *entry = marked.with_times(created, updated).with_revision(revision);
         }
         View::of(entries, self.last_number)
     }

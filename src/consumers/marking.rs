@@ -247,14 +247,11 @@ impl MarkLine {
         let still = self.not_marked(snoozed, has_positions);
         for (topic, end) in ends {
             // Those beyond the end stay, and those up to it are on the watermark's other side.
-            for sets in [&mut self.marked, &mut self.unmarked] {
-                if let Some(set) = sets.get_mut(topic) {
-                    set.remove_range(..=*end);
-                    if set.is_empty() {
-                        sets.remove(topic);
-                    }
-                }
-            }
+            keep_beyond(&mut self.unmarked, topic, *end, None);
+            // Of a snoozed event whose place is not known, only the exception says that it has the
+            // mark.
+            let kept = snoozed.get(topic).filter(|_| has_positions);
+            keep_beyond(&mut self.marked, topic, *end, kept);
         }
         if place > self.up_to {
             self.up_to = place;
@@ -286,6 +283,19 @@ fn above(set: &RoaringTreemap, number: u64) -> RoaringTreemap {
     let mut above = set.clone();
     above.remove_range(..=number);
     above
+}
+
+/// Removes the sequences up to `end` from the set of a topic, but those that are in `kept`.
+fn keep_beyond(sets: &mut Exceptions, topic: &TopicName, end: u64, kept: Option<&RoaringTreemap>) {
+    let Some(set) = sets.get_mut(topic) else { return };
+    let kept = kept.map(|kept| &*set & kept);
+    set.remove_range(..=end);
+    if let Some(kept) = kept {
+        *set |= kept;
+    }
+    if set.is_empty() {
+        sets.remove(topic);
+    }
 }
 
 fn add_to(sets: &mut Exceptions, topic: &TopicName, added: RoaringTreemap) {

@@ -38,7 +38,10 @@ mod ranges;
 mod records;
 mod requests;
 mod resolving;
+#[cfg(test)]
+mod tests;
 mod view;
+pub(crate) mod work;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -68,11 +71,23 @@ pub use self::requests::{
     MarkRequest, MarkedEvents,
 };
 use self::view::View;
+pub use self::work::{
+    DEAD_CONSUMER_HEADER, DEAD_ID_HEADER, DEAD_REASON_HEADER, DEAD_SEQUENCE_HEADER,
+    DEAD_TOPIC_HEADER, DEAD_TRIES_HEADER, LeaseId, Leased, MAX_DELAY_MS, MAX_LEASE_MS, MAX_PULL,
+    MAX_REASON_BYTES, MAX_SETTLED, MAX_WORKER_BYTES, Nack, PullRequest, SettleOutcome, Settled,
+    Settlement, WorkConfig, WorkQueue, WorkSettings, WorkStatus, WorkTotals,
+};
+use self::work::{SharedConsumer, WorkQueues};
 use crate::broker::Broker;
 use crate::cursor::{Cursor, Position, StartPoint};
 use crate::error::{Error, Result};
 use crate::own_topics;
 use crate::polls;
+use crate::topic_config::TopicConfig;
+
+/// The time for which the end of a record is kept, in milliseconds. Nobody follows the records by
+/// a cursor, and work sharing ends many.
+const TOMBSTONE_GRACE_MS: u64 = 60_000;
 
 /// The most consumers of one list.
 const MAX_LIST: usize = 1_000;
@@ -94,6 +109,8 @@ struct ConsumersParts {
     commands: mpsc::Sender<Queued>,
     /// The room in the queue, in bytes.
     space: Arc<Semaphore>,
+    /// The queues of the consumers that share their events.
+    work: WorkQueues,
     /// The times at which counts change because an event expires.
     expiries: KnownExpiries,
 }
@@ -111,8 +128,12 @@ impl Consumers {
     /// The topic of consumers may exist afterwards.
     pub async fn open(broker: &Broker, config: &ConsumersConfig) -> Result<Self> {
         config.validate()?;
-        let topic = own_topics::open(broker, TOPIC, own_topics::keyed()).await?;
-        let view = Arc::new(RwLock::new(loading::load(broker, &topic).await?));
+        let keyed =
+            TopicConfig { tombstone_grace_ms: Some(TOMBSTONE_GRACE_MS), ..own_topics::keyed() };
+        let topic = own_topics::open(broker, TOPIC, keyed).await?;
+        let (view, records) = loading::load(broker, &topic).await?;
+        let view = Arc::new(RwLock::new(view));
+        let work = WorkQueues::new(broker.clone(), topic.clone(), config.work.clone(), records);
         let followers = Followers::new(config.max_kept_changes);
         let (commands, queued) = mpsc::channel(config.max_queue_commands);
         let keeper = Keeper {
@@ -121,13 +142,23 @@ impl Consumers {
             config: config.clone(),
             view: view.clone(),
             followers: followers.clone(),
+            work: work.clone(),
             commands: queued,
         };
         tokio::spawn(polls::timed(polls::Task::Consumers, keeper.run()));
         let (broker, config) = (broker.clone(), config.clone());
         let space = Arc::new(Semaphore::new(config.max_queue_bytes));
         let expiries = KnownExpiries::new(config.max_kept_expiries);
-        let parts = ConsumersParts { broker, config, view, followers, commands, space, expiries };
+        let parts = ConsumersParts {
+            broker,
+            config,
+            view,
+            followers,
+            commands,
+            space,
+            work,
+            expiries,
+        };
         Ok(Self(Arc::new(parts)))
     }
 
@@ -154,7 +185,7 @@ impl Consumers {
         settings: ConsumerSettings,
         from: Option<StartPoint>,
     ) -> Result<ConsumerInfo> {
-        settings.check()?;
+        settings.check(&id)?;
         let from = match from {
             Some(from) => self.resolved(&id, from).await?,
             None => None,
@@ -175,7 +206,7 @@ impl Consumers {
     /// As [`Self::put`].
     pub async fn update(&self, id: &ConsumerId, change: ConsumerChange) -> Result<ConsumerInfo> {
         let settings = change.clone().applied(&ConsumerSettings::default());
-        settings.check()?;
+        settings.check(id)?;
         let outcome = self.ask(id, Act::Update(change), settings.size_bytes()).await?;
         self.info_of(id, outcome)
     }
@@ -191,7 +222,7 @@ impl Consumers {
         id.check()?;
         let epoch = self.0.broker.epoch();
         match self.view().get(id) {
-            Some(entry) => Ok(entry.info(epoch)),
+            Some(entry) => Ok(self.shown(entry)),
             None if self.0.config.auto_create => Ok(Entry::new(id, 0).info(epoch)),
             None => Err(Error::UnknownConsumer(shown(&id.selection, &id.name))),
         }
@@ -207,15 +238,45 @@ impl Consumers {
     ///
     /// As [`Self::put`].
     pub async fn delete(&self, id: &ConsumerId) -> Result<()> {
+        let number = self.view().get(id).map(|entry| entry.number);
+        // Its work ends first, so that nothing is written for it afterwards.
+        let _ending = match number {
+            Some(number) => Some(self.0.work.end(number).await),
+            None => None,
+        };
         self.ask(id, Act::Delete, 0).await.map(drop)
+    }
+
+    /// Returns the queue of a consumer that shares its events among workers.
+    pub fn work(&self, id: &ConsumerId) -> WorkQueue {
+        let (view, id) = (self.0.view.clone(), id.clone());
+        let describe = move || {
+            let view = view.read().unwrap_or_else(PoisonError::into_inner);
+            let entry = view.get(&id);
+            let entry =
+                entry.ok_or_else(|| Error::UnknownConsumer(shown(&id.selection, &id.name)))?;
+            let settings = entry.settings();
+            let Some(shared) = &settings.shared else {
+                let problem = "does not share its events among workers; give it the setting shared";
+                return Err(Error::invalid("consumer", problem));
+            };
+            Ok(SharedConsumer {
+                number: entry.number,
+                name: id.name.to_string(),
+                selection: id.selection.clone(),
+                filter: settings.filter.clone(),
+                settings: shared.clone(),
+                start: entry.checkpoint(),
+            })
+        };
+        WorkQueue::new(self.0.work.clone(), Arc::new(describe))
     }
 
     /// Returns consumers in the order of owner, selection and name: up to 1,000, however long the
     /// list may be.
     pub fn list(&self, of: &ConsumerList) -> Vec<ConsumerInfo> {
-        let epoch = self.0.broker.epoch();
         let entries = self.view().list(of, of.limit.min(MAX_LIST));
-        entries.iter().map(|entry| entry.info(epoch)).collect()
+        entries.iter().map(|entry| self.shown(entry)).collect()
     }
 
     /// Returns the number of all consumers.
@@ -275,7 +336,12 @@ impl Consumers {
     pub fn state(&self, id: &ConsumerId) -> ConsumerState {
         let entry = self.view().get(id).cloned();
         let epoch = self.0.broker.epoch();
-        entry.map_or_else(|| Entry::new(id, 0).state(epoch), |entry| entry.state(epoch))
+        let Some(entry) = entry else { return Entry::new(id, 0).state(epoch) };
+        let state = entry.state(epoch);
+        match entry.settings().shared {
+            Some(_) => ConsumerState { info: Arc::new(self.shown(&entry)), ..state },
+            None => state,
+        }
     }
 
     /// Whether a consumer is stored.
@@ -317,9 +383,22 @@ impl Consumers {
         answered.await.unwrap_or(Err(Error::ShuttingDown))
     }
 
-    fn info_of(&self, id: &ConsumerId, outcome: Outcome) -> Result<ConsumerInfo> {
+    /// Describes a consumer. The checkpoint of one that shares its events is that of its work.
+    fn shown(&self, entry: &Entry) -> ConsumerInfo {
         let epoch = self.0.broker.epoch();
-        let entry = outcome.entry.map(|entry| entry.info(epoch));
+        let info = entry.info(epoch);
+        match entry.settings().shared {
+            Some(_) => {
+                let floor = self.0.work.floor(entry.number);
+                let floor = floor.map(|cursor| Cursor { epoch: Some(epoch), ..cursor });
+                ConsumerInfo { checkpoint: floor.or(info.checkpoint), ..info }
+            }
+            None => info,
+        }
+    }
+
+    fn info_of(&self, id: &ConsumerId, outcome: Outcome) -> Result<ConsumerInfo> {
+        let entry = outcome.entry.map(|entry| self.shown(&entry));
         // It was deleted since.
         entry.ok_or_else(|| Error::UnknownConsumer(shown(&id.selection, &id.name)))
     }

@@ -28,6 +28,7 @@ use super::id::{ConsumerId, ConsumerSettings};
 use super::marks::{Exceptions, MarkLine, Marks};
 use super::name::ConsumerName;
 use super::ranges::set_of;
+use super::work::WorkSettings;
 use crate::broker::Filter;
 use crate::cursor::{Cursor, Position, Sequence};
 use crate::error::{Error, Result};
@@ -105,6 +106,8 @@ struct ConsumerRecord {
     name: ConsumerName,
     #[serde(default, skip_serializing_if = "Filter::is_empty")]
     filter: Filter,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shared: Option<WorkSettings>,
     /// The checkpoint, without an epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checkpoint: Option<Cursor>,
@@ -176,6 +179,7 @@ pub(super) fn consumer_event(entry: &Entry) -> Result<NewEvent> {
         selection,
         name,
         filter: entry.settings().filter.clone(),
+        shared: entry.settings().shared.clone(),
         checkpoint: entry.checkpoint(),
         reach: entry.reach().iter().cloned().collect(),
         created: entry.created(),
@@ -219,12 +223,12 @@ pub(super) fn marks_event(
 /// [`Error::Invalid`]: the payload is none that this version can read.
 pub(super) fn consumer_of(number: u64, payload: &[u8], revision: Position) -> Result<Entry> {
     let record: ConsumerRecord = serde_json::from_slice(payload).map_err(unreadable)?;
-    let ConsumerRecord { owner, selection, name, filter, checkpoint, reach, created, updated } =
-        record;
+    let ConsumerRecord { owner, selection, name, filter, shared, .. } = record;
+    let ConsumerRecord { checkpoint, reach, created, updated, .. } = record;
     let id = ConsumerId { owner, selection, name };
     id.check()?;
     Ok(Entry::new(&id, number)
-        .with_settings(ConsumerSettings { filter })
+        .with_settings(ConsumerSettings { filter, shared })
         .with_checkpoint(checkpoint, reach.into_iter().collect())
         .with_times(created, updated)
         .with_revision(revision))

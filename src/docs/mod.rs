@@ -17,6 +17,12 @@ pub mod publishing {}
 #[doc = include_str!("reading.md")]
 pub mod reading {}
 
+#[doc = include_str!("notifications.md")]
+pub mod notifications {}
+
+#[doc = include_str!("work_sharing.md")]
+pub mod work_sharing {}
+
 #[doc = include_str!("access.md")]
 pub mod access {}
 
@@ -25,6 +31,9 @@ pub mod embedding {}
 
 #[doc = include_str!("topics.md")]
 pub mod topics {}
+
+#[doc = include_str!("webhooks.md")]
+pub mod webhooks {}
 
 #[doc = include_str!("settings.md")]
 pub mod settings {}

@@ -20,6 +20,20 @@ pub enum ActKind {
     Maintain,
     /// A backup was begun.
     Backup,
+    /// A webhook was created, or given other settings.
+    SetWebhook,
+    /// Some settings of a webhook were changed.
+    UpdateWebhook,
+    /// A webhook was deleted.
+    DeleteWebhook,
+    /// A webhook was paused.
+    PauseWebhook,
+    /// A webhook was resumed.
+    ResumeWebhook,
+    /// A webhook was given another key.
+    RotateWebhook,
+    /// A request was sent to the receiver of a webhook, to test it.
+    TestWebhook,
 }
 
 impl ActKind {
@@ -32,6 +46,13 @@ impl ActKind {
             Self::PurgeTopic => "topic.purge",
             Self::Maintain => "maintain",
             Self::Backup => "backup",
+            Self::SetWebhook => "webhook.set",
+            Self::UpdateWebhook => "webhook.update",
+            Self::DeleteWebhook => "webhook.delete",
+            Self::PauseWebhook => "webhook.pause",
+            Self::ResumeWebhook => "webhook.resume",
+            Self::RotateWebhook => "webhook.rotate",
+            Self::TestWebhook => "webhook.test",
         }
     }
 }
@@ -54,8 +75,10 @@ pub enum ActOutcome<'a> {
 pub struct AdminAct<'a> {
     /// The kind of the act.
     pub kind: ActKind,
-    /// The topic; `None` for all of them.
+    /// The topic; `None` for all of them, and for acts that are not about topics.
     pub topic: Option<&'a TopicName>,
+    /// The name of the webhook; `None` for acts that are not about webhooks.
+    pub webhook: Option<&'a str>,
     /// The address of the client; `None` in a server of the host's own without guards.
     pub address: Option<PeerAddress>,
     /// The outcome.

@@ -25,6 +25,9 @@ pub(crate) struct Counters {
     pub(super) slow_peers: Counter,
     /// The number of times that each time limit was exceeded, in the order of [`TimeLimit::ALL`].
     time_limits: [Counter; 5],
+    /// Checkpoints that clients have set, and requests of theirs for marks, that were acknowledged.
+    pub(super) checkpoints: Counter,
+    pub(super) marks: Counter,
     /// The number of refusals by each rate, in the order of `Rate::ALL`.
     pub(super) refused_by_rate: [Counter; 5],
 }

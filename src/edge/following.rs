@@ -4,6 +4,7 @@
 //! Wanted ─▶ open: present as a member, listed among the connections
 //!             │
 //!             ├─▶ next: events, gap, caught up, ephemeral, silence ─▶ the edge writes it
+//!             │         marks and counts of its consumer, if it reads as one
 //!             └─▶ stopping: wait for the turn to end ─▶ the edge says when to come back
 //! ```
 //!
@@ -17,6 +18,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::clients::{ListEntry, Peer, share};
 use super::config::FollowConfig;
+use super::consumers::telling::{self, News, StateTelling};
 use super::mounting::Edge;
 use super::permit::{LeftOut, Permit};
 use super::selection::{Kept, Wanted};
@@ -27,6 +29,14 @@ use crate::gap::Gap;
 use crate::permission::Action;
 use crate::polls;
 use crate::topic::{RESERVED_PREFIX, TopicPattern};
+
+/// The outcome of waiting for a live reader.
+pub(super) enum FollowTurn {
+    /// A delivery, silence, or the stop of the broker.
+    Waited(Waited),
+    /// What has changed in the state of the consumer as which the reader reads.
+    News(News),
+}
 
 /// One live reader of one client.
 pub(super) struct Following {
@@ -45,6 +55,8 @@ pub(super) struct Following {
     asks_about_each: bool,
     /// The time at which [`Self::next`] returned last.
     quiet_since: Instant,
+    /// The state of the consumer as which the reader reads. Boxed, because most readers have none.
+    telling: Option<Box<StateTelling>>,
 }
 
 impl Following {
@@ -59,18 +71,19 @@ impl Following {
         edge: &Edge,
         (peer, permit): (Option<&Peer>, Permit),
     ) -> Result<Self> {
-        let opened = wanted.open(&permit, &edge.broker, &share(peer)).await?;
+        let opened = wanted.open(&permit, edge, &share(peer)).await?;
         Ok(Self::new(opened, protocol, edge.config.patience(), (peer, permit)))
     }
 
     /// Returns a live reader for a reader that is open. `Kept` are the things that it holds as long
     /// as it lives.
     pub(super) fn new(
-        (reader, kept): (Reader, Kept),
+        (reader, mut kept): (Reader, Kept),
         protocol: &'static str,
         patience: Patience,
         (peer, permit): (Option<&Peer>, Permit),
     ) -> Self {
+        let telling = kept.telling.take();
         let (listed, told) = (ListEntry::new(peer, protocol, &reader), reader.cursor());
         let quiet_since = Instant::now();
         let (replaced, asks_about_each) = (None, false);
@@ -84,6 +97,7 @@ impl Following {
             replaced,
             asks_about_each,
             quiet_since,
+            telling,
         };
         following.watch();
         following
@@ -129,11 +143,12 @@ impl Following {
         self.patience.set_deadline(self.permit.end());
     }
 
-    /// Waits for the next delivery, or for the end of the patience.
+    /// Waits for the next delivery, for news of the reader's consumer, or for the end of the
+    /// patience.
     ///
     /// # Errors
     ///
-    /// As [`Reader::next_within`]; [`Error::Unauthenticated`] when the caller's grant is over,
+    /// As [`Reader::next_within`]; as [`StateTelling::news`]; [`Error::Unauthenticated`] when the caller's grant is over,
     /// [`Error::Denied`] if the next one does not permit the same. After these the reader's cursor
     /// may be past events that were not delivered; [`Self::told`] is not.
     ///
@@ -141,28 +156,37 @@ impl Following {
     ///
     /// None while the hooks are asked about a topic: dropped then, its delivery is lost. Edges drop
     /// this together with the reader.
-    pub(super) async fn next(&mut self) -> Result<Waited> {
+    pub(super) async fn next(&mut self) -> Result<FollowTurn> {
         polls::rest().await; // Writing the delivery before may have taken a while.
         let next = self.next_permitted().await;
         self.quiet_since = Instant::now();
         next
     }
 
-    async fn next_permitted(&mut self) -> Result<Waited> {
+    async fn next_permitted(&mut self) -> Result<FollowTurn> {
         loop {
             self.recheck().await?;
-            let waited = match &mut self.replaced {
-                None => self.reader.next_within(&mut self.patience).await?,
-                Some(replaced) => {
-                    tokio::select! {
-                        biased;
-                        () = replaced => {
-                            self.watch(); // For the next grant, if this is not the last one.
-                            continue;
-                        }
-                        waited = self.reader.next_within(&mut self.patience) => waited?,
+            let replaced = async {
+                match &mut self.replaced {
+                    Some(replaced) => replaced.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let waited = tokio::select! {
+                biased;
+                () = replaced => {
+                    self.watch(); // For the next grant, if this is not the last one.
+                    continue;
+                }
+                () = telling::due(&mut self.telling) => {
+                    let Some(telling) = &mut self.telling else { continue };
+                    // Boxed: a stream that waits needs no memory for it.
+                    match Box::pin(telling.news()).await? {
+                        Some(news) => return Ok(FollowTurn::News(news)),
+                        None => continue,
                     }
                 }
+                waited = self.reader.next_within(&mut self.patience) => waited?,
             };
             if self.patience.is_past_deadline() && !matches!(waited, Waited::Delivery(_)) {
                 continue;
@@ -171,13 +195,25 @@ impl Following {
                 if let Waited::Delivery(Delivery::Events(run)) = &waited {
                     self.permit.delivered(run);
                 }
-                return Ok(waited);
+                self.note(&waited);
+                return Ok(FollowTurn::Waited(waited));
             }
             // The place moves past the events of others, and a client of which nothing is heard
             // for long must not take that for a broken connection.
             if self.quiet_since.elapsed() >= self.patience.limit() {
-                return Ok(Waited::Silence);
+                return Ok(FollowTurn::Waited(Waited::Silence));
             }
+        }
+    }
+
+    /// Notes that the counts of the consumer may have changed.
+    fn note(&mut self, waited: &Waited) {
+        let Some(telling) = &mut self.telling else { return };
+        match waited {
+            Waited::Delivery(Delivery::Events(_) | Delivery::Gap(_)) | Waited::Silence => {
+                telling.events_changed();
+            }
+            Waited::Delivery(_) | Waited::Stopping => {}
         }
     }
 
@@ -187,9 +223,12 @@ impl Following {
     /// # Errors
     ///
     /// As [`Self::next`].
-    pub(super) async fn tells(&mut self, waited: &Waited) -> Result<bool> {
+    pub(super) async fn tells(&mut self, turn: &FollowTurn) -> Result<bool> {
         self.recheck().await?;
-        self.is_told(waited).await
+        match turn {
+            FollowTurn::Waited(waited) => self.is_told(waited).await,
+            FollowTurn::News(_) => Ok(true), // The consumer is the caller's, as before.
+        }
     }
 
     async fn is_told(&self, waited: &Waited) -> Result<bool> {
@@ -271,6 +310,9 @@ impl Following {
                 let reason = "the filter or the member of the grant has changed".to_owned();
                 return Err(Error::Denied { reason });
             }
+            if let Some(telling) = &self.telling {
+                telling.check_still(now)?;
+            }
         }
         self.watch();
         // If this is not the grant of now, the caller of this looks again.
@@ -285,6 +327,9 @@ impl Following {
         }
         let run = self.reader.next_in_memory()?;
         self.permit.delivered(&run);
+        if let Some(telling) = &mut self.telling {
+            telling.events_changed();
+        }
         Some(run)
     }
 
@@ -355,7 +400,8 @@ mod tests {
         let topics = TopicSelection::One("t".parse().unwrap());
         let (start, on_gap) = (StartPoint::Latest, OnGap::Resume);
         let (filter, member, is_strict) = (Filter::default(), None, false);
-        let wanted = Wanted { topics, start, on_gap, filter, member, is_strict };
+        let (start, consumer) = (Some(start), None);
+        let wanted = Wanted { topics, start, on_gap, filter, member, is_strict, consumer };
         let mut following = Following::open(wanted, "test", &edge, (None, permit)).await.unwrap();
         following.patience.set_deadline(Some(Instant::now() + Duration::from_secs(3_600)));
         assert!(!following.is_outdated());

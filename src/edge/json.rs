@@ -292,7 +292,7 @@ pub(super) fn max_written_bytes(run: &Run) -> usize {
 }
 
 /// Returns an event of `topic` that is no longer in a block, as JSON.
-pub(super) fn event(topic: &TopicName, event: &Event) -> Vec<u8> {
+pub(crate) fn event(topic: &TopicName, event: &Event) -> Vec<u8> {
     serde_json::to_vec(&EventJson::own(topic, event)).expect("texts and numbers are JSON")
 }
 
@@ -327,7 +327,7 @@ pub(super) fn page_end(page: &Page, denied: &[TopicPattern]) -> Vec<u8> {
 }
 
 /// Closes the list of events, and writes these fields after it.
-fn end(fields: &impl Serialize) -> Vec<u8> {
+pub(super) fn end(fields: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(fields).expect("texts and numbers are JSON");
     bytes.splice(..1, *b"],"); // Replaces the opening brace.
     bytes

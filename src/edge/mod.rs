@@ -68,8 +68,9 @@ pub(crate) mod bounds;
 pub(crate) mod budget;
 mod checked_body;
 pub(crate) mod clients;
-mod cloudevents;
+pub(crate) mod cloudevents;
 mod config;
+pub(crate) mod consumers;
 pub(crate) mod counters;
 mod cut_topics;
 mod effort;
@@ -126,6 +127,7 @@ pub(crate) mod upgrades;
 #[cfg(feature = "http")]
 mod websocket;
 mod wire;
+mod work;
 
 pub use config::FollowConfig;
 pub use mounting::Edge;

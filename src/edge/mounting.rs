@@ -8,6 +8,7 @@ use super::counters::Counters;
 use super::hooks::Hooks;
 use super::pace::Pace;
 use crate::broker::Broker;
+use crate::consumers::Consumers;
 use crate::error::Result;
 
 /// The broker with the settings and the hooks of its edges. Cheap to clone; all clones count
@@ -17,10 +18,29 @@ pub struct Edge {
     pub(crate) broker: Broker,
     pub(in crate::edge) config: FollowConfig,
     pub(in crate::edge) counters: Arc<Counters>,
+    /// What is kept for readers by name, if it is.
+    consumers: Option<EdgeConsumers>,
     /// The hooks of the host. Without them everything is permitted.
     pub(in crate::edge) hooks: Option<Arc<dyn Hooks>>,
     /// Whether the hooks are the broker's own access control, which has operations of its own.
     has_access_control: bool,
+    /// The metrics of the server's webhooks, if it has some: they have operations of their own.
+    webhooks: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+}
+
+/// The consumers of an edge, and the counters of what clients do with them.
+#[derive(Debug, Clone)]
+pub(crate) struct EdgeConsumers {
+    pub(in crate::edge) consumers: Consumers,
+    pub(in crate::edge) counters: Arc<Counters>,
+}
+
+impl EdgeConsumers {
+    /// Returns the consumers.
+    #[cfg(feature = "webhooks")]
+    pub(crate) fn all(&self) -> &Consumers {
+        &self.consumers
+    }
 }
 
 impl fmt::Debug for Edge {
@@ -37,7 +57,15 @@ impl Edge {
     /// Returns the edges of `broker`, with the default settings.
     pub fn new(broker: Broker) -> Self {
         let (config, counters) = (FollowConfig::default(), Arc::default());
-        Self { broker, config, counters, hooks: None, has_access_control: false }
+        Self {
+            broker,
+            config,
+            counters,
+            consumers: None,
+            hooks: None,
+            has_access_control: false,
+            webhooks: None,
+        }
     }
 
     /// Sets the settings of live readers.
@@ -49,6 +77,19 @@ impl Edge {
         config.validate()?;
         self.config = config;
         Ok(self)
+    }
+
+    /// Sets the consumers, which readers may name. They must be those of the same broker. Without
+    /// them there are no routes of consumers, and a reader that names one is refused.
+    #[must_use]
+    pub fn consumers(self, consumers: Consumers) -> Self {
+        let counters = self.counters.clone();
+        Self { consumers: Some(EdgeConsumers { consumers, counters }), ..self }
+    }
+
+    /// Returns the consumers, if there are any.
+    pub(crate) fn consumers_if_any(&self) -> Option<&EdgeConsumers> {
+        self.consumers.as_ref()
     }
 
     /// Sets the hooks, which say who may do what, and see each event.
@@ -66,6 +107,25 @@ impl Edge {
     /// Returns whether the hooks are the broker's own access control.
     pub(crate) fn has_access_control(&self) -> bool {
         self.has_access_control
+    }
+
+    /// Says that the server has webhooks, with these metrics in Prometheus' format.
+    #[cfg(feature = "webhooks")]
+    pub(crate) fn with_webhooks(
+        self,
+        metrics: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self { webhooks: Some(Arc::new(metrics)), ..self }
+    }
+
+    /// Returns whether the server has webhooks.
+    pub(in crate::edge) fn has_webhooks(&self) -> bool {
+        self.webhooks.is_some()
+    }
+
+    /// Returns the metrics of webhooks.
+    pub(in crate::edge) fn webhook_metrics(&self) -> String {
+        self.webhooks.as_ref().map(|metrics| metrics()).unwrap_or_default()
     }
 
     /// Returns whether the host has hooks.

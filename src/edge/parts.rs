@@ -7,6 +7,8 @@ use std::ops::BitOr;
 /// - Events: publishing, streams, pages, states, members, `GET` of topics, WebSocket;
 ///   `PublisherService` and `SubscriberService`.
 /// - Administration: settings of topics, deletions, purges, maintenance; `AdminService`.
+/// - Consumers: what the broker keeps for readers by name, their checkpoints, marks and counts;
+///   `ConsumerService`. Only if the [`Edge`](super::Edge) has consumers.
 /// - Operations: `/healthz`, `/readyz`, `/metrics`, `/v1/connections`; a server adds
 ///   `grpc.health.v1` and reflection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +21,10 @@ impl Parts {
     pub const ADMINISTRATION: Self = Self(2);
     /// Health, metrics and the list of connections.
     pub const OPERATIONS: Self = Self(4);
+    /// Consumers: checkpoints, marks, counts and inboxes.
+    pub const CONSUMERS: Self = Self(8);
     /// All parts, and the OpenAPI document that describes them.
-    pub const ALL: Self = Self(7);
+    pub const ALL: Self = Self(15);
 
     /// Returns whether all of `parts` are among these.
     pub const fn has(self, parts: Self) -> bool {

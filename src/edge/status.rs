@@ -74,6 +74,7 @@ pub(super) fn codes(error: &Error) -> Codes {
         Error::UnknownConsumer(_) => {
             codes(Code::NotFound, StatusCode::NOT_FOUND, "UNKNOWN_CONSUMER")
         }
+        Error::UnknownWebhook(_) => codes(Code::NotFound, StatusCode::NOT_FOUND, "UNKNOWN_WEBHOOK"),
         Error::UnexpectedCheckpoint { .. } => {
             codes(Code::FailedPrecondition, StatusCode::CONFLICT, "UNEXPECTED_CHECKPOINT")
         }

@@ -30,6 +30,11 @@ pub(super) const fn map(number: u32, name: &'static str) -> Field {
     Field { number, list: Some(name), within: Some(&[]) }
 }
 
+/// Returns a list of messages with lists of their own.
+pub(super) const fn messages(number: u32, name: &'static str, within: &'static [Field]) -> Field {
+    Field { number, list: Some(name), within: Some(within) }
+}
+
 pub(super) const fn message(number: u32, within: &'static [Field]) -> Field {
     Field { number, list: None, within: Some(within) }
 }

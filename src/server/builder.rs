@@ -29,11 +29,14 @@ use super::running::Server;
 use super::services::{self, routes_of};
 use crate::access::{AccessConfig, AccessControl, AccessMode, GrpcAccess};
 use crate::broker::Broker;
+use crate::consumers::{Consumers, ConsumersConfig};
 use crate::edge::hooks::Hooks;
 use crate::edge::rates::Rates;
 use crate::edge::refused;
 use crate::edge::{Edge, FollowConfig, Parts, RatesConfig, grpc, http, origins};
 use crate::error::{Error, Result};
+#[cfg(feature = "webhooks")]
+use crate::webhooks::{GrpcWebhooks, Webhooks, WebhooksConfig};
 
 /// A layer of the host. It is put around the routes of each listener.
 type HostLayer = Arc<dyn Fn(Router) -> Router + Send + Sync>;
@@ -46,7 +49,10 @@ pub struct ServerBuilder {
     follow: FollowConfig,
     config: ServerConfig,
     access: AccessConfig,
+    consumers: ConsumersConfig,
     rates: RatesConfig,
+    #[cfg(feature = "webhooks")]
+    webhooks: WebhooksConfig,
     listeners: Vec<Listener>,
     /// The routes of the host, if it has any.
     routes: Option<Router>,
@@ -57,6 +63,9 @@ pub struct ServerBuilder {
     grpc_layers: Vec<HostLayer>,
     /// Access control, once the server is bound with it.
     control: Option<AccessControl>,
+    /// The webhooks, once the server is bound.
+    #[cfg(feature = "webhooks")]
+    hooks: Option<Webhooks>,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -104,7 +113,10 @@ impl ServerBuilder {
             follow: FollowConfig::default(),
             config: ServerConfig::default(),
             access: AccessConfig::default(),
+            consumers: ConsumersConfig::default(),
             rates: RatesConfig::default(),
+            #[cfg(feature = "webhooks")]
+            webhooks: WebhooksConfig::default(),
             listeners: Vec::new(),
             routes: None,
             layers: Vec::new(),
@@ -113,6 +125,8 @@ impl ServerBuilder {
             descriptors: Vec::new(),
             grpc_layers: Vec::new(),
             control: None,
+            #[cfg(feature = "webhooks")]
+            hooks: None,
         }
     }
 
@@ -130,6 +144,19 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets the settings of consumers, which the server opens when it is bound.
+    pub fn consumers_config(mut self, consumers: ConsumersConfig) -> Self {
+        self.consumers = consumers;
+        self
+    }
+
+    /// Sets the consumers that the host has opened itself, in the place of the server's own: a
+    /// broker has one [`Consumers`] at a time.
+    pub fn consumers(mut self, consumers: Consumers) -> Self {
+        self.edge = self.edge.consumers(consumers);
+        self
+    }
+
     /// Sets the rate limits of each caller.
     pub fn rates(mut self, rates: RatesConfig) -> Self {
         self.rates = rates;
@@ -139,6 +166,13 @@ impl ServerBuilder {
     /// Sets the settings of live readers.
     pub fn follow(mut self, follow: FollowConfig) -> Self {
         self.follow = follow;
+        self
+    }
+
+    /// Sets the settings of webhooks.
+    #[cfg(feature = "webhooks")]
+    pub fn webhooks(mut self, webhooks: WebhooksConfig) -> Self {
+        self.webhooks = webhooks;
         self
     }
 
@@ -215,7 +249,7 @@ impl ServerBuilder {
     /// # Errors
     ///
     /// [`Error::Invalid`] with the setting, the value and the bounds; [`Error::Listen`] with the
-    /// address.
+    /// address. As [`Consumers::open`].
     ///
     /// # Panics
     ///
@@ -231,6 +265,12 @@ impl ServerBuilder {
         if self.access.mode == AccessMode::Required {
             self.control().await?;
         }
+        if self.edge.consumers_if_any().is_none() {
+            let consumers = Consumers::open(&self.broker, &self.consumers).await?;
+            self.edge = self.edge.consumers(consumers);
+        }
+        #[cfg(feature = "webhooks")]
+        self.open_webhooks().await?;
         let drain_ms = self.follow.drain_ms.min(self.config.shutdown_ms / 2);
         self.edge = self.edge.follow(FollowConfig { drain_ms, ..self.follow.clone() })?;
         #[cfg(feature = "tls")]
@@ -272,6 +312,8 @@ impl ServerBuilder {
             counters,
             #[cfg(feature = "tls")]
             certificates,
+            #[cfg(feature = "webhooks")]
+            _hooks: self.hooks,
         })
     }
 
@@ -292,6 +334,24 @@ impl ServerBuilder {
         self.service_names.push(GrpcAccess::NAME);
         self.descriptors.push(grpc::ACCESS_DESCRIPTORS);
         self.control = Some(control);
+        Ok(())
+    }
+
+    /// Opens the webhooks, and adds their service.
+    ///
+    /// # Errors
+    ///
+    /// As [`Webhooks::open`].
+    #[cfg(feature = "webhooks")]
+    async fn open_webhooks(&mut self) -> Result<()> {
+        let Some(of_edge) = self.edge.consumers_if_any() else { return Ok(()) };
+        let consumers = of_edge.all();
+        let hooks = Webhooks::open(&self.broker, consumers, &self.webhooks).await?;
+        let told = hooks.clone();
+        self.edge = self.edge.clone().with_webhooks(move || told.metrics());
+        self.hooks = Some(hooks);
+        self.service_names.push(GrpcWebhooks::NAME);
+        self.descriptors.push(grpc::WEBHOOKS_DESCRIPTORS);
         Ok(())
     }
 
@@ -319,6 +379,10 @@ impl ServerBuilder {
         if let Some(control) = self.control.as_ref().filter(|_| has_access(parts)) {
             broker = broker.merge(http::mounted(&self.edge, control.routes(parts)));
         }
+        #[cfg(feature = "webhooks")]
+        if let Some(hooks) = self.hooks.as_ref().filter(|_| parts.has(Parts::ADMINISTRATION)) {
+            broker = broker.merge(http::mounted(&self.edge, hooks.routes()));
+        }
         match &self.routes {
             Some(routes) => routes.clone().fallback_service(broker),
             None => broker,
@@ -329,6 +393,10 @@ impl ServerBuilder {
         let mut routes = routes_of(grpc::parts(&self.edge, parts));
         if let Some(control) = self.control.as_ref().filter(|_| has_access(parts)) {
             routes = routes.merge(routes_of(control.service(&self.edge)));
+        }
+        #[cfg(feature = "webhooks")]
+        if let Some(hooks) = self.hooks.as_ref().filter(|_| parts.has(Parts::ADMINISTRATION)) {
+            routes = routes.merge(routes_of(hooks.service(&self.edge)));
         }
         routes = routes.merge(routes_of(self.services.clone()));
         for layer in &self.grpc_layers {

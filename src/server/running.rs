@@ -20,6 +20,8 @@ use super::listener::{Listener, Protocols, accept};
 use super::services::Health;
 use crate::broker::Broker;
 use crate::edge::counters::Counters;
+#[cfg(feature = "webhooks")]
+use crate::webhooks::Webhooks;
 
 /// One part in this many of a stop's time is reserved for storage, if the connections use up
 /// theirs.
@@ -40,6 +42,9 @@ pub struct Server {
     /// The certificate of the configuration, if it has one.
     #[cfg(feature = "tls")]
     pub(super) certificates: Option<Arc<Certificates>>,
+    /// The webhooks, which are sent as long as the server is there.
+    #[cfg(feature = "webhooks")]
+    pub(super) _hooks: Option<Webhooks>,
 }
 
 impl Server {

@@ -95,6 +95,17 @@ use crate::log::{Log, MemoryLog};
 /// 2026-01-01T00:00:00Z. A test that shows times shows the same ones each time.
 pub const START: Timestamp = Timestamp::from_ms(1_767_225_600_000);
 
+/// A log of any kind, for tests that run over several.
+#[cfg(test)]
+pub(crate) type AnyLog = Arc<dyn Log>;
+
+/// Opens the log on disk that a broker has.
+#[cfg(test)]
+pub(crate) fn sled_log(directory: &std::path::Path) -> AnyLog {
+    let log = crate::log::SledLog::open(directory, &crate::log::LogConfig::default());
+    Arc::new(log.expect("the directory is free"))
+}
+
 /// The longest wait of this module, by the real clock.
 const PATIENCE: Duration = Duration::from_secs(10);
 

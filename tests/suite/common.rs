@@ -177,6 +177,20 @@ pub(crate) async fn try_post(
     Some(serde_json::from_slice(&body).unwrap())
 }
 
+/// Sends a request, and returns the body of success; `None` otherwise. The broker may be gone.
+pub(crate) async fn try_send(
+    request: http::request::Builder,
+    body: impl Into<Bytes>,
+) -> Option<Bytes> {
+    let client = HttpClient::builder(TokioExecutor::new()).build_http();
+    let request = request.body(Full::new(body.into())).unwrap();
+    let answer = soon(client.request(request)).await.ok()?;
+    if !answer.status().is_success() {
+        return None;
+    }
+    Some(soon(answer.into_body().collect()).await.ok()?.to_bytes())
+}
+
 /// One frame of an event stream, parsed as the WHATWG standard says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Frame {

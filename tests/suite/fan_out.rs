@@ -251,7 +251,7 @@ async fn what_was_told_to_five_hundred_users_is_there_after_a_crash() {
     let body = json!({"topics": users, "event": {"id": "release-2", "data": "version 2"}});
     let answer = post(process.address, "/v1/publish", body.to_string()).await;
     assert_eq!(answer.status, 201, "{answer:?}");
-    assert_eq!(watched.events(1).await, [(1, "version 2".to_owned())]);
+    assert_eq!(watched.events(1).await, [(1, "\"version 2\"".to_owned())]);
     process.crash();
     drop(process);
     let mut process = Process::serve(directory.path(), &[]);
@@ -296,8 +296,11 @@ async fn the_command_line_publishes_to_each_topic_that_it_is_given() {
     let server = Server::start().await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("lines");
-    std::fs::write(&file, "{\"data\":1}\n{\"topic\":\"other\",\"data\":2}\n{\"data\":3}\n")
-        .unwrap();
+    std::fs::write(
+        &file,
+        "{\"data\":\"1\"}\n{\"topic\":\"other\",\"data\":\"2\"}\n{\"data\":\"3\"}\n",
+    )
+    .unwrap();
     let (file, url) = (file.to_str().unwrap(), format!("http://{}", server.address));
     let arguments = ["publish", "--topic", "a", "--topic", "b", "--file", file, "--server", &url];
     let output = run(&arguments).await;

@@ -4,7 +4,9 @@
 //! without a rule here fails. They are asked twice: mounted in a server of axum, as a host mounts
 //! them, and by the broker's own server.
 
+mod consumers;
 mod expiry;
+mod fan_out;
 mod interception;
 mod matrix;
 mod mounted;
@@ -26,7 +28,7 @@ use leftoff::edge::hooks::{
 use leftoff::edge::{Edge, FollowConfig, grpc, http};
 use leftoff::permission::{Action, Permission, Permitted};
 use leftoff::server::{Listener, Protocols, Server, Shutdown};
-use leftoff::{Broker, NewEvent, OpenConfig, TopicName};
+use leftoff::{Broker, Consumers, ConsumersConfig, NewEvent, OpenConfig, TopicName};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -217,7 +219,8 @@ impl Host {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
         let decisions = Arc::new(Decisions::default());
         let edge = Edge::new(broker.clone()).follow(FollowConfig::default()).unwrap();
-        let edge = edge.hooks(Deciding(decisions.clone()));
+        let consumers = Consumers::open(&broker, &ConsumersConfig::default()).await.unwrap();
+        let edge = edge.hooks(Deciding(decisions.clone())).consumers(consumers);
         let services = grpc::routes(&edge).prepare().into_axum_router().reset_fallback();
         let app = http::router(&edge).merge(services);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -15,7 +15,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Returns the sources of the edge, without their tests.
+/// Returns the sources of the edge and of webhooks, without their tests.
 fn sources() -> Vec<String> {
     fn files(path: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(path).unwrap() {
@@ -29,6 +29,7 @@ fn sources() -> Vec<String> {
     }
     let mut found = Vec::new();
     files(&root().join("src/edge"), &mut found);
+    files(&root().join("src/webhooks"), &mut found);
     let source = |path: PathBuf| {
         let text = fs::read_to_string(path).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
@@ -74,7 +75,8 @@ async fn the_document_names_every_route_that_the_router_has_and_no_other() {
     for (path, methods) in &described {
         for method in METHODS {
             server.publish("a", "x").await; // A method may delete the topic.
-            let path = path.replace("{topic}", "a");
+            let path = path.replace("{topic}", "a").replace("{consumer}", "c");
+            let path = path.replace("{webhook}", "w");
             let answer = send(to(server.address, &method.to_uppercase(), &path), "").await;
             let is_known = answer.status != 405;
             assert_eq!(is_known, methods.contains(method), "{method} {path}: {answer:?}");

@@ -10,7 +10,7 @@ struct Layer {
     forbidden: &'static [&'static str],
 }
 
-const LAYERS: [Layer; 10] = [
+const LAYERS: [Layer; 12] = [
     Layer {
         name: "vocabulary",
         paths: &[
@@ -23,6 +23,7 @@ const LAYERS: [Layer; 10] = [
             "src/permission.rs",
             "src/open_error.rs",
             "src/place.rs",
+            "src/secret.rs",
             "src/section.rs",
             "src/text_form.rs",
             "src/time.rs",
@@ -113,6 +114,12 @@ const LAYERS: [Layer; 10] = [
         paths: &["src/access"],
         forbidden: &["crate::config", "crate::log", "crate::server", "sled"],
     },
+    // Webhooks are readers of the broker, and have routes of their own beside those of the edges.
+    Layer {
+        name: "webhooks",
+        paths: &["src/webhooks"],
+        forbidden: &["crate::access", "crate::config", "crate::log", "crate::server", "sled"],
+    },
     Layer {
         name: "server",
         paths: &["src/config", "src/config.rs", "src/server"],
@@ -122,6 +129,12 @@ const LAYERS: [Layer; 10] = [
         name: "testing",
         paths: &["src/testing"],
         forbidden: &["crate::edge", "crate::server", "axum", "prost", "sled", "tonic"],
+    },
+    // What the broker trusts as a client, which access control and webhooks are.
+    Layer {
+        name: "trust",
+        paths: &["src/trust.rs"],
+        forbidden: &["crate::broker", "crate::edge", "crate::log", "crate::server", "sled"],
     },
     // The measure of the runtime's workers, which the broker, the edges and the server take.
     Layer {

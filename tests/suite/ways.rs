@@ -355,7 +355,9 @@ fn of_grpc(message: Message) -> Vec<Heard> {
         Message::CaughtUp(caught_up) => vec![Heard::CaughtUp(caught_up.cursor)],
         Message::Started(started) => vec![Heard::Place(started.cursor)],
         Message::Heartbeat(heartbeat) => vec![Heard::Place(heartbeat.cursor)],
-        Message::Ephemeral(_) | Message::Denied(_) => Vec::new(),
+        Message::Ephemeral(_) | Message::Denied(_) | Message::Marked(_) | Message::Counts(_) => {
+            Vec::new()
+        }
     }
 }
 

@@ -35,12 +35,15 @@ const ARGUMENTS: [&str; 10] = [
     "--no-proxy-server",
 ];
 
-/// A browser with one page.
+/// A browser, with one page until a test opens more tabs.
 pub(crate) struct Browser {
     driver: Driver,
     /// The beginning of the paths of all commands to this browser.
     session: String,
 }
+
+/// A tab of a browser.
+pub(crate) struct Tab(Value);
 
 impl Browser {
     /// Starts a browser with an empty profile, or returns `None` if none is installed.
@@ -84,6 +87,37 @@ impl Browser {
             "sameSite": "Strict",
         });
         self.command("POST", "/cookie", json!({"cookie": cookie})).await;
+    }
+
+    /// Returns the tab that the commands go to.
+    pub(crate) async fn tab(&self) -> Tab {
+        Tab(self.driver.command("GET", &format!("{}/window", self.session), json!({})).await)
+    }
+
+    /// Opens another tab. The commands still go to the tab that they went to.
+    pub(crate) async fn new_tab(&self) -> Tab {
+        Tab(self.command("POST", "/window/new", json!({"type": "tab"})).await["handle"].take())
+    }
+
+    /// Sends the commands that follow to `tab`.
+    pub(crate) async fn switch_to(&self, tab: &Tab) {
+        self.command("POST", "/window", json!({"handle": tab.0})).await;
+    }
+
+    /// Presses a key in the page: a character, or a key by its code in WebDriver.
+    pub(crate) async fn press(&self, key: &str) {
+        let keys = [("keyDown", key), ("keyUp", key)]
+            .map(|(what, value)| json!({"type": what, "value": value}));
+        let keys = json!([{"type": "key", "id": "keyboard", "actions": keys}]);
+        self.command("POST", "/actions", json!({"actions": keys})).await;
+    }
+
+    /// Gives the page a viewport of this size, in CSS pixels.
+    pub(crate) async fn resize(&self, width: u32, height: u32) {
+        let size =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": size});
+        self.command("POST", "/goog/cdp/execute", command).await;
     }
 
     /// Ends the browser in order. A test that fails kills it instead.

@@ -51,6 +51,7 @@ async fn acts_and_refusals_are_entries_that_say_who_and_what_and_from_where() {
     let act = |outcome| AdminAct {
         kind: ActKind::PurgeTopic,
         topic: Some(&topic),
+        webhook: None,
         address: address(7),
         outcome,
     };
@@ -101,6 +102,7 @@ async fn a_flood_of_refusals_is_a_few_entries_and_a_number() {
     let act = AdminAct {
         kind: ActKind::Backup,
         topic: None,
+        webhook: None,
         address: address(1),
         outcome: ActOutcome::Done,
     };
@@ -119,7 +121,13 @@ async fn a_flood_of_refusals_is_a_few_entries_and_a_number() {
 async fn what_finds_no_room_is_counted_and_told_by_the_next_entry() {
     let (broker, audit, mut reader) = open(&OpenConfig::default()).await;
     let grant = Grant::new("ops", Permission::all());
-    let act = |kind| AdminAct { kind, topic: None, address: None, outcome: ActOutcome::Done };
+    let act = |kind| AdminAct {
+        kind,
+        topic: None,
+        webhook: None,
+        address: None,
+        outcome: ActOutcome::Done,
+    };
     // The task of the audit cannot run in between: this test has one thread, and does not wait.
     for _ in 0..MAX_WAITING + 500 {
         audit.administered(&grant, &act(ActKind::Maintain));

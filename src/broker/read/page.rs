@@ -43,8 +43,9 @@ pub struct PageRequest {
     pub on_gap: OnGap,
     /// The filter that picks the page's events.
     pub filter: Filter,
-    /// A second filter, which must pick them too: what the reader is permitted to read.
-    pub(crate) permitted: Filter,
+    /// More filters, all of which must pick them too: that of what the reader is permitted to read,
+    /// and that of the consumer as which it reads.
+    pub(crate) more_filters: Vec<Filter>,
 }
 
 impl Default for PageRequest {
@@ -57,7 +58,7 @@ impl Default for PageRequest {
             wait: Duration::ZERO,
             on_gap: OnGap::default(),
             filter: Filter::default(),
-            permitted: Filter::default(),
+            more_filters: Vec::new(),
         }
     }
 }

@@ -31,12 +31,16 @@ mod carried;
 pub(in crate::edge) mod mode;
 mod protobuf;
 mod read;
+#[cfg(feature = "webhooks")]
+mod sent;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub(in crate::edge) use carried::{carried, read};
 pub(in crate::edge) use mode::Mode;
+#[cfg(feature = "webhooks")]
+pub(crate) use sent::{binary_headers, structured};
 pub(in crate::edge) use write::append;
 #[cfg(any(test, fuzzing))]
 pub(in crate::edge) use write::{EventPlace, Stored};

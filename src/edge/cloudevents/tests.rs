@@ -26,23 +26,6 @@ use crate::event::{Event, NewEvent, Timestamp};
 /// More than the batches of these tests have.
 const MAX_EVENTS: usize = 100;
 
-impl<'a> From<&'a Event> for Stored<'a> {
-    fn from(event: &'a Event) -> Self {
-        let Event { sequence, position, time, content } = event;
-        let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
-        Self {
-            place: EventPlace::Stored(*sequence, *position),
-            time: *time,
-            publisher_time: content.publisher_time,
-            event_type: &content.event_type,
-            key: &content.key,
-            headers: content.headers.iter().map(text).collect(),
-            content_type: &content.content_type,
-            payload: &content.payload,
-        }
-    }
-}
-
 /// Returns the example of the JSON format, 3.2, with the members that it shares with others.
 fn example(rest: &str) -> String {
     format!(

@@ -28,7 +28,7 @@ use crate::broker::{Ephemeral, EventRef};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::edge::hooks::PUBLISHER_HEADER;
 use crate::edge::media::{essence, is_json};
-use crate::event::Timestamp;
+use crate::event::{Event, Timestamp};
 
 /// The type of an event that has none. No publisher can choose a type with this prefix.
 const NO_TYPE: &str = "leftoff.event";
@@ -94,6 +94,23 @@ impl<'a> From<&EventRef<'a>> for Stored<'a> {
             headers: event.headers().collect(),
             content_type: event.content_type,
             payload: event.payload,
+        }
+    }
+}
+
+impl<'a> From<&'a Event> for Stored<'a> {
+    fn from(event: &'a Event) -> Self {
+        let Event { sequence, position, time, content } = event;
+        let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
+        Self {
+            place: EventPlace::Stored(*sequence, *position),
+            time: *time,
+            publisher_time: content.publisher_time,
+            event_type: &content.event_type,
+            key: &content.key,
+            headers: content.headers.iter().map(text).collect(),
+            content_type: &content.content_type,
+            payload: &content.payload,
         }
     }
 }

@@ -79,7 +79,7 @@ pub(in crate::edge) fn topics(topic: &str, topics: Vec<String>) -> Result<TopicS
 }
 
 /// Returns the filter of a reader.
-pub(in crate::edge) fn filter(filter: Option<proto::Filter>) -> Filter {
+pub(crate) fn filter(filter: Option<proto::Filter>) -> Filter {
     let proto::Filter { types, keys, key_prefixes, headers } = filter.unwrap_or_default();
     Filter {
         types: types.into_iter().collect(),

@@ -1,5 +1,5 @@
-//! The gRPC edge: three services over the broker, for publishers, for readers, and for
-//! administrators.
+//! The gRPC edge: five services over the broker, for publishers, for readers, for what is kept for
+//! readers, for shared work, and for administrators.
 //!
 //! # Why
 //!
@@ -8,7 +8,12 @@
 
 mod admin;
 mod call;
+mod checkpoints;
 pub(in crate::edge) mod codec;
+mod consumed;
+mod consumers;
+mod inboxes;
+mod keeping;
 mod listing;
 mod messages;
 mod paced;
@@ -18,6 +23,9 @@ mod publisher;
 mod requests;
 mod status;
 mod subscriber;
+mod work;
+mod work_settings;
+mod working;
 
 use axum::middleware::from_fn_with_state;
 use tonic::server::NamedService;
@@ -25,18 +33,22 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use super::served::admin_service_server::AdminServiceServer;
+use super::served::consumer_service_server::ConsumerServiceServer;
 use super::served::publisher_service_server::PublisherServiceServer;
 use super::served::subscriber_service_server::SubscriberServiceServer;
+use super::served::work_service_server::WorkServiceServer;
 use crate::edge::bounds::max_message_bytes;
 use crate::edge::{Edge, Parts, permit};
 
 pub use self::admin::GrpcAdmin;
 pub(crate) use self::call::{head as call_head, within};
+pub use self::consumers::GrpcConsumers;
 pub(crate) use self::listing::limit as list_size;
-pub(crate) use self::messages::deadline;
+pub(crate) use self::messages::{deadline, filter};
 pub(crate) use self::paced::paced;
 pub use self::publisher::GrpcPublisher;
 pub use self::subscriber::GrpcSubscriber;
+pub use self::work::GrpcWork;
 
 /// The descriptors of the protos, for the reflection service.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/leftoff_descriptor.bin"));
@@ -45,20 +57,29 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/leftoff
 pub(crate) const ACCESS_DESCRIPTORS: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/leftoff_access_descriptor.bin"));
 
-/// The full names of the services, for the health service.
-pub const NAMES: [&str; 3] = [
+/// The descriptors of the service that a server with webhooks has besides.
+#[cfg(feature = "webhooks")]
+pub(crate) const WEBHOOKS_DESCRIPTORS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/leftoff_webhooks_descriptor.bin"));
+
+/// The full names of the services, for the health service. Those of consumers and of shared work
+/// are there if the [`Edge`] has consumers.
+pub const NAMES: [&str; 5] = [
     <PublisherServiceServer<GrpcPublisher> as NamedService>::NAME,
     <SubscriberServiceServer<GrpcSubscriber> as NamedService>::NAME,
     <AdminServiceServer<GrpcAdmin> as NamedService>::NAME,
+    <ConsumerServiceServer<GrpcConsumers> as NamedService>::NAME,
+    <WorkServiceServer<GrpcWork> as NamedService>::NAME,
 ];
 
-/// Returns all three services, ready to be served by tonic, or to be mounted in an axum router.
+/// Returns all services, ready to be served by tonic, or to be mounted in an axum router.
 pub fn routes(edge: &Edge) -> Routes {
     parts(edge, Parts::ALL)
 }
 
 /// Returns the services of some parts, as [`routes`] does: those of publishers and readers for
-/// [`Parts::EVENTS`], that of administrators for [`Parts::ADMINISTRATION`].
+/// [`Parts::EVENTS`], that of administrators for [`Parts::ADMINISTRATION`], and those of consumers
+/// and of shared work for [`Parts::CONSUMERS`], if the edge has consumers.
 pub fn parts(edge: &Edge, parts: Parts) -> Routes {
     let mut routes = Routes::default();
     if parts.has(Parts::EVENTS) {
@@ -67,7 +88,12 @@ pub fn parts(edge: &Edge, parts: Parts) -> Routes {
     if parts.has(Parts::ADMINISTRATION) {
         routes = routes.add_service(admin(edge));
     }
-    let has_services = parts.has(Parts::EVENTS) || parts.has(Parts::ADMINISTRATION);
+    let has_consumers = parts.has(Parts::CONSUMERS) && edge.consumers_if_any().is_some();
+    if has_consumers {
+        routes = routes.add_service(consumers(edge)).add_service(work(edge));
+    }
+    let has_services =
+        parts.has(Parts::EVENTS) || parts.has(Parts::ADMINISTRATION) || has_consumers;
     if has_services { guarded(edge, routes) } else { routes }
 }
 
@@ -104,6 +130,22 @@ pub fn subscriber(edge: &Edge) -> SubscriberServiceServer<GrpcSubscriber> {
 pub fn admin(edge: &Edge) -> AdminServiceServer<GrpcAdmin> {
     let max_bytes = max_message_bytes(edge.broker.limits()) as usize;
     AdminServiceServer::new(GrpcAdmin { edge: edge.clone() })
+        .max_decoding_message_size(max_bytes)
+        .max_encoding_message_size(usize::MAX)
+}
+
+/// Returns the service of consumers, for a server that mounts it by itself, as [`publisher`].
+pub fn consumers(edge: &Edge) -> ConsumerServiceServer<GrpcConsumers> {
+    let max_bytes = max_message_bytes(edge.broker.limits()) as usize;
+    ConsumerServiceServer::new(GrpcConsumers { edge: edge.clone() })
+        .max_decoding_message_size(max_bytes)
+        .max_encoding_message_size(usize::MAX)
+}
+
+/// Returns the service of shared work, for a server that mounts it by itself, as [`publisher`].
+pub fn work(edge: &Edge) -> WorkServiceServer<GrpcWork> {
+    let max_bytes = max_message_bytes(edge.broker.limits()) as usize;
+    WorkServiceServer::new(GrpcWork { edge: edge.clone() })
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(usize::MAX)
 }

@@ -17,7 +17,7 @@ use super::paths;
 use crate::broker::{Broker, InOrder};
 use crate::edge::grpc::{codec, messages};
 use crate::edge::permit::Permit;
-use crate::edge::publishing::{Acknowledged, Checked, PublishTopics, Submitted};
+use crate::edge::publishing::{Acknowledged, EncodedPublish, PublishTopics, Submitted};
 use crate::edge::{Edge, proto, served};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
@@ -57,8 +57,8 @@ impl PublisherService for GrpcPublisher {
         let publish = async {
             topics.hold(received.as_ref())?;
             let of = (permit.clone(), topics, expected_sequence);
-            let checked = checked(broker, of, events, received.clone()).await?;
-            checked.hand_in(broker, &permit, received).await
+            let encoded = encoded(broker, of, events, received.clone()).await?;
+            encoded.hand_in(broker, &permit, received).await
         };
         let (ack, acks) = match within(deadline, publish).await? {
             Acknowledged::One(ack) => (Some(messages::ack(&ack)), Vec::new()),
@@ -97,21 +97,21 @@ impl PublisherService for GrpcPublisher {
 
 /// Checks and encodes received events, on another thread if the work is large. The caller may
 /// publish to the topics.
-async fn checked(
+async fn encoded(
     broker: &Broker,
     (permit, topics, expected_sequence): (Permit, PublishTopics, Option<u64>),
     events: Vec<Bytes>,
     received: Option<Received>,
-) -> Result<Checked> {
+) -> Result<EncodedPublish> {
     let (broker, effort) = (broker.clone(), topics.effort(Effort::of_events(&events), &permit));
     let work = move || {
         let events = || messages::new_events(&events);
-        Checked::of((&permit, topics), expected_sequence, events, &broker)
+        EncodedPublish::of((&permit, topics), expected_sequence, events, &broker)
     };
     receiving::work_with(received, effort, work).await
 }
 
-/// Checks events as [`checked`] does, and delivers them to the subscribers that are connected.
+/// Checks events as [`encoded`] does, and delivers them to the subscribers that are connected.
 async fn publish_ephemeral(
     broker: &Broker,
     (permit, topic): (Permit, TopicName),
@@ -202,10 +202,10 @@ impl PublishStream {
             topics.hold(Some(&self.received))?;
             topics.check(&self.permit).await?;
             let of = (self.permit.clone(), topics, expected_sequence);
-            checked(&self.broker, of, events, Some(self.received.clone())).await
+            encoded(&self.broker, of, events, Some(self.received.clone())).await
         };
         match publish.await {
-            Ok(checked) => checked.submit_patiently(&self.broker, &order).await,
+            Ok(encoded) => encoded.submit_patiently(&self.broker, &order).await,
             Err(error) => Err(order.refuse(error)),
         }
     }

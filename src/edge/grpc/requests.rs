@@ -3,7 +3,7 @@
 use std::any::TypeId;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::edge::wire::{EVENTS, Field, check_lists, list, map, message};
+use crate::edge::wire::{EVENTS, Field, check_lists, list, map, message, messages};
 use crate::edge::{proto, served};
 use crate::error::Result;
 use crate::lists::check;
@@ -24,6 +24,22 @@ const READ: &[Field] = &[message(7, FILTER), list(8, "topics")];
 const CREATE_TOPIC: &[Field] = &[message(2, &[])];
 const UPDATE_TOPIC: &[Field] = &[message(2, &[]), message(3, &[list(1, "update_mask")])];
 
+const OF_CONSUMER: &[Field] = &[message(1, &[])];
+const PUT_CONSUMER: &[Field] = &[message(1, &[]), message(2, FILTER)];
+const MARK_EVENTS: &[Field] = &[
+    message(1, &[]),
+    list(2, "mark"),
+    list(3, "unmark"),
+    map(5, "events"),
+    message(7, FILTER),
+    message(8, &[]),
+];
+const CHECKPOINT_STREAM: &[Field] = &[message(1, OF_CONSUMER), message(2, MARK_EVENTS)];
+const COUNT_EVENTS: &[Field] =
+    &[messages(1, "consumers", &[message(1, &[]), messages(2, "filters", FILTER)])];
+const READ_INBOX: &[Field] = &[message(1, &[]), message(2, &[]), message(3, FILTER)];
+const READ_GROUPS: &[Field] = &[message(1, &[]), message(4, &[]), message(5, FILTER)];
+
 /// Returns the lists of the messages that clients send.
 pub(super) fn lists_of<T: 'static>() -> &'static [Field] {
     let lists = [
@@ -33,6 +49,17 @@ pub(super) fn lists_of<T: 'static>() -> &'static [Field] {
         (TypeId::of::<proto::ReadRequest>(), READ),
         (TypeId::of::<proto::CreateTopicRequest>(), CREATE_TOPIC),
         (TypeId::of::<proto::UpdateTopicRequest>(), UPDATE_TOPIC),
+        (TypeId::of::<proto::PutConsumerRequest>(), PUT_CONSUMER),
+        (TypeId::of::<proto::UpdateConsumerRequest>(), PUT_CONSUMER),
+        (TypeId::of::<proto::GetConsumerRequest>(), OF_CONSUMER),
+        (TypeId::of::<proto::DeleteConsumerRequest>(), OF_CONSUMER),
+        (TypeId::of::<proto::SetCheckpointRequest>(), OF_CONSUMER),
+        (TypeId::of::<proto::CheckpointStreamRequest>(), CHECKPOINT_STREAM),
+        (TypeId::of::<proto::MarkEventsRequest>(), MARK_EVENTS),
+        (TypeId::of::<proto::GetMarksRequest>(), OF_CONSUMER),
+        (TypeId::of::<proto::CountEventsRequest>(), COUNT_EVENTS),
+        (TypeId::of::<proto::ReadInboxRequest>(), READ_INBOX),
+        (TypeId::of::<proto::ReadGroupsRequest>(), READ_GROUPS),
     ];
     let found = lists.into_iter().find(|(message, _)| *message == TypeId::of::<T>());
     found.map_or(&[], |(_, lists)| lists)
@@ -127,6 +154,17 @@ mod tests {
                 "ReadRequest" => lists_of::<proto::ReadRequest>(),
                 "CreateTopicRequest" => lists_of::<proto::CreateTopicRequest>(),
                 "UpdateTopicRequest" => lists_of::<proto::UpdateTopicRequest>(),
+                "PutConsumerRequest" => lists_of::<proto::PutConsumerRequest>(),
+                "UpdateConsumerRequest" => lists_of::<proto::UpdateConsumerRequest>(),
+                "GetConsumerRequest" => lists_of::<proto::GetConsumerRequest>(),
+                "DeleteConsumerRequest" => lists_of::<proto::DeleteConsumerRequest>(),
+                "SetCheckpointRequest" => lists_of::<proto::SetCheckpointRequest>(),
+                "CheckpointStreamRequest" => lists_of::<proto::CheckpointStreamRequest>(),
+                "MarkEventsRequest" => lists_of::<proto::MarkEventsRequest>(),
+                "GetMarksRequest" => lists_of::<proto::GetMarksRequest>(),
+                "CountEventsRequest" => lists_of::<proto::CountEventsRequest>(),
+                "ReadInboxRequest" => lists_of::<proto::ReadInboxRequest>(),
+                "ReadGroupsRequest" => lists_of::<proto::ReadGroupsRequest>(),
                 _ => &[],
             };
             let (mut declares, mut counts) = (Vec::new(), Vec::new());

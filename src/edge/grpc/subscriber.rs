@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::super::budget::WaitsForRoom;
 use super::super::clients::Peer;
 use super::super::cut_topics::{CUT_NAME, cut_header};
-use super::super::following::Following;
+use super::super::following::{FollowTurn, Following};
 use super::super::gaps;
 use super::super::page_token::{StateToken, page_limit};
 use super::super::proto::{self, subscribe_response::Message};
@@ -19,10 +19,10 @@ use super::call::{Responses, holding, permit, share, until, within};
 use super::status::expired;
 use super::{listing, pages, paths};
 use crate::broker::{Delivery, Member, Run, Waited};
-use crate::cursor::{Cursor, OnGap, StartPoint};
+use crate::cursor::{Cursor, OnGap};
 use crate::edge::config::FollowConfig;
-use crate::edge::grpc::messages;
 use crate::edge::grpc::messages::EncodedList;
+use crate::edge::grpc::{consumed, messages};
 use crate::edge::{Edge, served};
 use crate::error::{Error, Result};
 use crate::permission::Action;
@@ -53,9 +53,10 @@ impl SubscriberService for GrpcSubscriber {
         let peer = request.extensions().get::<Peer>().cloned();
         let request = request.into_inner();
         let start = match request.from.as_str() {
-            "" => StartPoint::Latest,
-            from => from.parse()?,
+            "" => None,
+            from => Some(from.parse()?),
         };
+        let consumer = consumed::read_as(&request)?;
         let on_gap = messages::on_gap(request.on_gap)?.unwrap_or(OnGap::Resume);
         let topics = messages::topics(&request.topic, request.topics)?;
         let member = request.member.map(|proto::Member { id, info }| {
@@ -64,7 +65,8 @@ impl SubscriberService for GrpcSubscriber {
         });
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let filter = messages::filter(request.filter);
-        let wanted = Wanted { topics, start, on_gap, filter, member, is_strict: request.strict };
+        let is_strict = request.strict;
+        let wanted = Wanted { topics, start, on_gap, filter, member, is_strict, consumer };
         let opening = Following::open(wanted, "grpc", &self.edge, (peer.as_ref(), permit));
         let mut following = within(deadline, opening).await?;
         let cut = cut_header(following.cut_to());
@@ -211,7 +213,11 @@ impl Subscribed {
         if let Some(first) = self.first.pop() {
             return Some(Ok(response(first)));
         }
-        let waited = self.following.next().await;
+        let waited = match self.following.next().await {
+            Ok(FollowTurn::News(news)) => return Some(Ok(response(consumed::news(&news)))),
+            Ok(FollowTurn::Waited(waited)) => Ok(waited),
+            Err(error) => Err(error),
+        };
         let message = match waited {
             Ok(Waited::Silence) => {
                 Message::Heartbeat(proto::Heartbeat { cursor: self.following.tell().to_string() })

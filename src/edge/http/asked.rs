@@ -16,8 +16,8 @@
 //! | a time in `from` that is in the future | `latest`; the stream and a header say so |
 //! | an unknown name, `format` or `on_gap` | ignored; the stream and a header say so |
 //!
-//! An error in the topics, the filter, the member or `strict` is refused on a stream, too: without
-//! them the reader would get other events, or be present under another name.
+//! An error in the topics, the filter, the consumer, the member or `strict` is refused on a stream,
+//! too: without them the reader would get other events, or be present under another name.
 
 use axum::Extension;
 use http::HeaderMap;
@@ -25,6 +25,7 @@ use http::HeaderMap;
 use crate::broker::{Filter, Member};
 use crate::cursor::{Cursor, OnGap, Place, StartPoint};
 use crate::edge::clients::Peer;
+use crate::edge::consumers::asking::ReadAs;
 use crate::edge::http::accept::Accepted;
 use crate::edge::http::query::Query;
 use crate::edge::http::spare::Purpose;
@@ -49,7 +50,18 @@ pub(in crate::edge) const CURSOR_QUERIES: [&str; 8] = [
 ];
 
 /// The other names that a stream accepts.
-const NAMES: [&str; 6] = ["from", "on_gap", "format", "member", "member_info", "strict"];
+const NAMES: [&str; 10] = [
+    "from",
+    "on_gap",
+    "format",
+    "consumer",
+    "owner",
+    "counts",
+    "marks_after",
+    "member",
+    "member_info",
+    "strict",
+];
 
 /// Parses the query of a reader that gets its answer in this form.
 ///
@@ -77,6 +89,8 @@ pub(in crate::edge) struct Asked {
     pub(in crate::edge) on_gap: Option<OnGap>,
     pub(in crate::edge) filter: Filter,
     pub(in crate::edge) format: Option<Format>,
+    /// The consumer as which the reader reads.
+    pub(in crate::edge) consumer: Option<ReadAs>,
     /// The member to be present.
     pub(in crate::edge) member: Option<Member>,
     /// The client that asks.
@@ -89,8 +103,8 @@ impl Asked {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for an invalid value; on a stream, only in the filter, the member or
-    /// `strict`.
+    /// [`Error::Invalid`] for an invalid value; on a stream, only in the filter, the
+    /// consumer, the member or `strict`.
     pub(in crate::edge) fn of(
         topics: TopicSelection,
         form: Option<Accepted>,
@@ -118,6 +132,7 @@ impl Asked {
             on_gap,
             filter: selection_forms::filter(query)?,
             format,
+            consumer: selection_forms::read_as(query, is_stream)?,
             member: selection_forms::member(query)?,
             peer: peer.map(|Extension(peer)| peer),
             permit,

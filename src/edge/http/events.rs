@@ -12,6 +12,7 @@ use super::accept::{Accepted, accepted};
 use super::asked::{self, Asked};
 use super::coding::MIN_ENCODED_BYTES;
 use super::ignored::Ignored;
+use super::inbox::ListedRequest;
 use super::offered::Coding;
 use super::page_body::{self, PageBody, PageForm};
 use super::query::Query;
@@ -21,6 +22,7 @@ use crate::broker::PageRequest;
 use crate::cursor::{Sequence, StartPoint};
 use crate::edge::Edge;
 use crate::edge::clients::{Peer, share};
+use crate::edge::consumers::asking::ReadAs;
 use crate::edge::cut_topics::{CUT_HEADER, cut_header};
 use crate::edge::effort::Effort;
 use crate::edge::following::Following;
@@ -35,8 +37,9 @@ use crate::error::{Error, Result};
 const POLL_SECONDS: u64 = 1;
 
 /// The parameters of a page.
-const PAGE_NAMES: &str =
-    "after, before, from, format, limit, on_gap, strict, wait, type, key, key_prefix, header";
+const PAGE_NAMES: &str = "after, before, from, format, limit, on_gap, strict, wait, type, key, \
+                          key_prefix, header, consumer, owner, order, group_by, read, seen, \
+                          archived, snoozed";
 
 /// The time for which the head of a page that waits is held back. Until then the answer may still
 /// have another status. Browsers do not send a second request for the same URL before they have the
@@ -92,8 +95,8 @@ impl Edge {
     }
 
     async fn opened(&self, asked: Asked, mut ignored: Ignored) -> Result<Response> {
-        let Asked { topics, is_strict, mut start, on_gap, filter, format, member, peer, permit } =
-            asked;
+        let Asked { topics, is_strict, mut start, on_gap, filter, .. } = asked;
+        let Asked { format, consumer, member, peer, permit, .. } = asked;
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let otherwise = match topics {
             TopicSelection::One(_) => Format::Data,
@@ -105,8 +108,8 @@ impl Edge {
             ignored.add_value("from", &time.to_string(), &error);
             start = Some(StartPoint::Latest); // There are no such events yet.
         }
-        let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
-        let wanted = Wanted { topics, start, on_gap, filter, member, is_strict };
+        let (on_gap, consumer) = (on_gap.unwrap_or_default(), consumer.map(Box::new));
+        let wanted = Wanted { topics, start, on_gap, filter, member, is_strict, consumer };
         let following = Following::open(wanted, "sse", self, (peer.as_ref(), permit)).await?;
         if let Some(left_out) = following.left_out() {
             ignored.add_cut(&left_out.cut, following.cut_to());
@@ -115,8 +118,11 @@ impl Edge {
     }
 
     async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {
-        let Asked { topics, is_strict, start, on_gap, filter, format, member, peer, permit } =
-            asked;
+        if let Some(listed) = ListedRequest::take(&mut query, asked.consumer.is_some())? {
+            return self.listed(listed, asked, query).await;
+        }
+        let Asked { mut topics, is_strict, mut start, on_gap, filter, .. } = asked;
+        let Asked { format, consumer, member, peer, permit, .. } = asked;
         if member.is_some() {
             let problem = "needs a stream: a member is present while a stream is open";
             return Err(Error::invalid("member", problem));
@@ -139,6 +145,16 @@ impl Edge {
             let problem = format!("{limit} is not within 1 to {}", self.config.max_page_events);
             return Err(Error::invalid("limit", problem));
         }
+        let mut more_filters = Vec::new();
+        if let Some(ReadAs { named, .. }) = consumer {
+            let (of_consumer, found) = selection::found(topics, named, &permit, self).await?;
+            let info = found.consumers.get(&found.id)?;
+            topics = of_consumer;
+            more_filters.push(info.settings.filter.clone());
+            if before.is_none() {
+                start = start.or(info.checkpoint.map(StartPoint::After));
+            }
+        }
         let otherwise = if before.is_some() { StartPoint::Latest } else { StartPoint::Earliest };
         let request = PageRequest {
             start: start.unwrap_or(otherwise),
@@ -147,6 +163,7 @@ impl Edge {
             wait,
             on_gap: on_gap.unwrap_or(topics.page_on_gap()),
             filter,
+            more_filters,
             ..PageRequest::default()
         };
         let opened = selection::page((topics, is_strict), request, &permit, (&self.broker, &share));

@@ -21,7 +21,7 @@ use crate::edge::event_lines::EventLines;
 use crate::edge::json::{ReceiptJson, topic_receipts};
 use crate::edge::json_problem;
 use crate::edge::permit::Permit;
-use crate::edge::publishing::{Acknowledged, Checked, PublishTopics};
+use crate::edge::publishing::{Acknowledged, EncodedPublish, PublishTopics};
 use crate::edge::rates::{CallerRates, Rate};
 use crate::edge::receiving::{self, Received};
 use crate::error::{Error, Result};
@@ -81,10 +81,11 @@ pub(super) async fn publish(
     topics.check(&permit).await?;
     let effort = topics.effort(lines.effort(), &permit);
     let (permitted, checks) = (permit.clone(), broker.clone());
-    let check =
-        move || Checked::of((&permitted, topics), expected_sequence, || lines.events(), &checks);
-    let checked = receiving::work_with(received.clone(), effort, check).await?;
-    let answer = match checked.hand_in(broker, &permit, received).await? {
+    let check = move || {
+        EncodedPublish::of((&permitted, topics), expected_sequence, || lines.events(), &checks)
+    };
+    let encoded = receiving::work_with(received.clone(), effort, check).await?;
+    let answer = match encoded.hand_in(broker, &permit, received).await? {
         Acknowledged::Each(acks) => json!({"topics": topic_receipts(&acks)}),
         Acknowledged::One(ack) => json!(ReceiptJson::of(&ack, 0)),
     };

@@ -8,8 +8,10 @@ use axum::response::Response;
 use http::{HeaderMap, Uri, header};
 use serde::Deserialize;
 
+use crate::cursor::Cursor;
 use crate::edge::Edge;
 use crate::edge::clients::Peer;
+use crate::edge::consumers::asking::{Named, ReadAs};
 use crate::edge::effort::Effort;
 use crate::edge::http::accept::accepted;
 use crate::edge::http::asked::{self, Asked};
@@ -49,6 +51,11 @@ struct AskedJson {
     #[serde(default)]
     filter: FilterJson,
     format: Option<Format>,
+    consumer: Option<String>,
+    owner: Option<String>,
+    #[serde(default)]
+    counts: bool,
+    marks_after: Option<Cursor>,
     member: Option<MemberJson>,
     #[serde(default)]
     strict: bool,
@@ -71,6 +78,11 @@ pub(in crate::edge) async fn read_posted(
     let topics = TopicSelection::many(&posted.topics.entries("topics")?)?;
     let (filter, member) = (posted.filter.filter()?, posted.member.map(MemberJson::member));
     let asked = Asked::of(topics, form, &headers, caller, &mut query)?;
+    let (counts, marks_after) = (posted.counts, posted.marks_after);
+    let consumer = posted.consumer.map(|name| {
+        let named = Named::of_own(&name, posted.owner)?;
+        Ok::<_, Error>(ReadAs { named, counts, marks_after })
+    });
     let from = posted.from.map(|from| from.parse()).transpose()?;
     let on_gap = posted.on_gap.map(|on_gap| on_gap.parse()).transpose()?;
     let asked = Asked {
@@ -78,6 +90,7 @@ pub(in crate::edge) async fn read_posted(
         on_gap: asked.on_gap.or(on_gap),
         filter: if asked.filter.is_empty() { filter } else { asked.filter },
         format: asked.format.or(posted.format),
+        consumer: asked.consumer.or(consumer.transpose()?),
         member: asked.member.or(member.transpose()?),
         // Each of the two may ask for it, so that neither weakens the other.
         is_strict: asked.is_strict || posted.strict,

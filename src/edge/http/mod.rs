@@ -3,9 +3,12 @@
 pub(in crate::edge) mod accept;
 pub(in crate::edge) mod asked;
 mod coding;
+mod consumers;
+pub(in crate::edge) mod counts;
 mod events;
 mod fan_out;
 pub(in crate::edge) mod ignored;
+mod inbox;
 mod lines;
 mod listing;
 mod many;
@@ -19,6 +22,8 @@ pub(in crate::edge) mod request;
 pub(in crate::edge) mod spare;
 pub(in crate::edge) mod tag;
 mod topics;
+mod web;
+mod work;
 
 use axum::extract::{Request, State};
 use axum::routing::{get, post};
@@ -57,6 +62,9 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
             .route("/v1/ws", get(websocket::open))
             .merge(topics::events());
     }
+    if parts.has(Parts::CONSUMERS) && edge.consumers_if_any().is_some() {
+        routes = routes.merge(consumers::routes()).merge(counts::routes()).merge(work::routes());
+    }
     if parts.has(Parts::ADMINISTRATION) {
         routes = routes.merge(topics::administration());
     }
@@ -67,7 +75,7 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
             .merge(topics::operations());
     }
     if parts.has(Parts::ALL) {
-        routes = routes.merge(openapi::routes(edge));
+        routes = routes.merge(openapi::routes(edge)).merge(web::routes());
     }
     mounted(edge, routes)
 }

@@ -266,6 +266,18 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
+/// Returns the answer as [`answer`] does, for a text whose content takes the memory `held` until it
+/// is sent.
+pub(in crate::edge) async fn answer_holding(
+    text: impl Iterator<Item = Vec<u8>> + Send + 'static,
+    held: Held,
+) -> Response {
+    let (body, _) = body(text).await;
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
+    response.extensions_mut().insert(Arc::new(held));
+    response
+}
+
 /// Returns the text of an object with a list, whose entries come a few at a time, separated by
 /// commas. A step may have no entries.
 pub(crate) fn list(

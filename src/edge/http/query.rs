@@ -169,6 +169,19 @@ impl Query {
         }
     }
 
+    /// Takes the value of `name` as a boolean, as [`Self::take_flag`] does; `None` if the name is
+    /// missing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::take_flag`].
+    pub(in crate::edge) fn take_choice(&mut self, name: &str) -> Result<Option<bool>> {
+        match self.values.contains_key(name) {
+            true => self.take_flag(name).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Refuses the names that were not taken.
     ///
     /// # Errors

@@ -300,6 +300,14 @@ async fn metrics(
     metric("leftoff_log_read_steps_total", help, &plain(edge.broker.read_steps()));
     let help = "Ids that were forgotten early because memory was short, since the start.";
     metric("leftoff_forgotten_ids_total", help, &plain(edge.broker.forgotten_ids()));
+    if let Some(kept) = edge.consumers_if_any() {
+        let help = "Consumers that are stored.";
+        metric("leftoff_consumers", help, &plain(kept.consumers.count() as u64));
+        let help = "Checkpoints of clients that were acknowledged, since the start.";
+        metric("leftoff_checkpoints_total", help, &plain(edge.counters.checkpoints.get()));
+        let help = "Requests of clients for marks that were acknowledged, since the start.";
+        metric("leftoff_marks_total", help, &plain(edge.counters.marks.get()));
+    }
     let help = "WebSocket clients that stopped answering pings, since the start.";
     metric("leftoff_dead_peers_total", help, &plain(edge.counters.dead_peers.get()));
     let help = "WebSocket clients that stopped taking the data sent to them, since the start.";
@@ -322,5 +330,6 @@ async fn metrics(
     let help = "The longest of these polls of each task, since the start, in microseconds.";
     let longest = polls.map(|(task, _, longest)| (labelled(task), longest.as_micros() as u64));
     metric("leftoff_longest_poll_us", help, &longest);
+    text.push_str(&edge.webhook_metrics());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::super::consumers::asking::ReadAs;
 use super::super::event_lines::EventLines;
 use super::super::fuzzing::written_line;
 use super::super::publishing::PublishTopics;
 use super::super::selection::{TopicSelection, Wanted};
-use super::protocol::{NewToken, Reference, Request, Subscribe, ToStore};
+use super::protocol::{NewToken, Request, Subscribe, ToStore};
+use super::reference::Reference;
 use crate::broker::LimitsConfig;
 use crate::error::Result;
 use crate::event::NewEvent;
@@ -26,6 +28,7 @@ pub fn messages(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let limits = LimitsConfig { max_batch_events: EVENTS, ..LimitsConfig::default() };
     let request = match Request::parse(&text.into(), &limits) {
+        Ok(Request::Keep(_) | Request::Work(_)) => return, // Serde has read it alone, and nothing of it is raw.
         Ok(request) => request,
         Err(refused) => return check_refusal(&refused.error),
     };
@@ -77,6 +80,8 @@ fn written(request: &Request) -> Result<String> {
             let (reference, token) = (json!(reference), json!(token));
             format!(r#"{{"type":"refresh","ref":{reference},"token":{token}}}"#)
         }
+        Request::Keep(keep) => unreachable!("{keep:?} is not written"),
+        Request::Work(work) => unreachable!("{work:?} is not written"),
     })
 }
 
@@ -99,12 +104,20 @@ fn written_publish(
 
 fn written_subscribe(subscribe: &Subscribe) -> Value {
     let Subscribe { subscription, wanted } = subscribe;
-    let Wanted { topics, start, on_gap, filter, member, is_strict } = wanted;
+    let Wanted { topics, start, on_gap, filter, member, is_strict, consumer } = wanted;
     let mut message = json!({
-        "type": "subscribe", "subscription": subscription, "from": start.to_string(),
+        "type": "subscribe", "subscription": subscription, "from": start,
         "on_gap": format!("{on_gap:?}").to_lowercase(), "filter": filter, "member": member,
         "strict": is_strict,
     });
+    if let Some(consumer) = consumer {
+        let ReadAs { named, counts, marks_after } = &**consumer;
+        let (name, owner) = named.parts();
+        message["consumer"] = json!(name);
+        message["owner"] = json!(owner);
+        message["counts"] = json!(counts);
+        message["marks_after"] = json!(marks_after);
+    }
     match topics {
         TopicSelection::One(topic) => message["topic"] = json!(topic),
         TopicSelection::Many(patterns) => message["topics"] = json!(patterns),

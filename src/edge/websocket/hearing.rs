@@ -7,16 +7,22 @@
 //! session continues to deliver and to ping. It takes no further message, because messages are
 //! handled in the order in which they were sent.
 
+use std::task::Poll;
 use std::time::SystemTime;
 
+use futures_util::poll;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::super::effort::Effort;
 use super::super::rates::{CallerRates, Rate};
-use super::protocol::{NewToken, Reference, Refused, Request, Subscribe, ToStore};
+use super::keeping::{Keep, KeepAnswer};
+use super::protocol::{NewToken, Refused, Request, Subscribe, ToStore};
+use super::reference::Reference;
+use super::working::{HeardWork, WorkMessage};
 use crate::broker::{Broker, InOrder};
+use crate::edge::mounting::EdgeConsumers;
 use crate::edge::permit::Permit;
-use crate::edge::publishing::{Checked, Submitted};
+use crate::edge::publishing::{EncodedPublish, Submitted};
 use crate::edge::receiving;
 use crate::error::Error;
 use crate::permission::Action;
@@ -32,6 +38,10 @@ pub(super) enum Heard {
     /// Delivered, and not stored; with the number of subscriptions to the topic, if the caller may
     /// know it.
     Ephemeral(Option<Reference>, Option<usize>),
+    /// A checkpoint or marks, submitted under this reference. The acknowledgement comes later.
+    Keeping(Option<Reference>, KeepAnswer),
+    /// A request about shared work, of the worker with this name.
+    Work(Option<Reference>, String, HeardWork),
     /// The caller has proved anew who it is, until this time; `None` if there is no end.
     Refreshed(Option<Reference>, Option<SystemTime>),
     /// Refused by a rate of the client.
@@ -44,6 +54,7 @@ pub(super) enum Heard {
 #[derive(Debug, Clone)]
 pub(super) struct Hearing {
     pub(super) broker: Broker,
+    pub(super) consumers: Option<EdgeConsumers>,
     /// The remaining allowance of the client.
     pub(super) rates: CallerRates,
     pub(super) permit: Permit,
@@ -76,6 +87,14 @@ impl Hearing {
                     Ok(until) => Heard::Refreshed(reference, until),
                     // Counted, so that nobody tries tokens without an end.
                     Err(error) => Heard::Refused(Refused { reference, subscription: None, error }),
+                }
+            }
+            Request::Keep(keep) => self.keep(keep).await,
+            Request::Work(mut work) => {
+                let reference = work.reference.take();
+                match work.heard(&self.permit, self.consumers.as_ref()).await {
+                    Ok((work, heard)) => Heard::Work(reference, work, heard),
+                    Err(error) => refused(reference, error),
                 }
             }
             Request::PublishEphemeral { reference, topic, lines } => {
@@ -113,16 +132,36 @@ impl Hearing {
         }
         let (broker, permit) = (self.broker.clone(), self.permit.clone());
         let effort = topics.effort(lines.effort(), &permit);
-        let work =
-            move || Checked::of((&permit, topics), expected_sequence, || lines.events(), &broker);
-        let checked = match effort.spend(work).await {
-            Ok(checked) => checked,
+        let work = move || {
+            EncodedPublish::of((&permit, topics), expected_sequence, || lines.events(), &broker)
+        };
+        let encoded = match effort.spend(work).await {
+            Ok(encoded) => encoded,
             Err(error) => return refused(reference, error),
         };
-        match checked.submit(&self.broker, &self.publisher).await {
+        match encoded.submit(&self.broker, &self.publisher).await {
             Ok(submitted) => Heard::Publish(reference, submitted),
             Err(error) => Heard::Unpublished(reference, error),
         }
+    }
+
+    async fn keep(self, mut keep: Keep) -> Heard {
+        let reference = keep.reference.take();
+        let (named, selection) = (keep.named.clone(), keep.selection.clone());
+        let found = named.find(selection, keep.how(), &self.permit, self.consumers.as_ref());
+        let begun = match found.await {
+            Ok(found) => keep.begin(found, self.permit.filter(), self.broker.epoch()),
+            Err(error) => Err(error),
+        };
+        let mut keeping = match begun {
+            Ok(keeping) => keeping,
+            Err(error) => return refused(reference, error),
+        };
+        // Looked at once, so that it is in line before the next message is read.
+        if let Poll::Ready(done) = poll!(&mut keeping) {
+            keeping = Box::pin(async move { done });
+        }
+        Heard::Keeping(reference, keeping)
     }
 
     /// Takes from the client's rates, as `request` needs.
@@ -139,16 +178,25 @@ impl Hearing {
                 self.rates.publish(lines.len(), || size_bytes)
             }
             Ok(Request::Subscribe(_)) => self.rates.other(Rate::Subscriptions, size_bytes),
-            Ok(Request::Unsubscribe { .. } | Request::Refresh { .. }) | Err(_) => {
-                self.rates.other(Rate::Requests, size_bytes)
+            Ok(Request::Work(work)) if work.is_start() => {
+                self.rates.other(Rate::Subscriptions, size_bytes)
             }
+            Ok(
+                Request::Unsubscribe { .. }
+                | Request::Refresh { .. }
+                | Request::Keep(_)
+                | Request::Work(_),
+            )
+            | Err(_) => self.rates.other(Rate::Requests, size_bytes),
         };
         let Err(error) = rated else { return Ok(request) };
         let (reference, subscription) = match request {
             Ok(
                 Request::Publish { reference, .. }
                 | Request::PublishEphemeral { reference, .. }
-                | Request::Refresh { reference, .. },
+                | Request::Refresh { reference, .. }
+                | Request::Keep(Keep { reference, .. })
+                | Request::Work(WorkMessage { reference, .. }),
             ) => (reference, None),
             Ok(Request::Subscribe(Subscribe { subscription, .. }))
             | Ok(Request::Unsubscribe { subscription }) => (None, Some(subscription)),

@@ -6,12 +6,15 @@ mod ending;
 #[cfg(any(test, fuzzing))]
 pub(in crate::edge) mod fuzzing;
 mod hearing;
+mod keeping;
 mod protocol;
+mod reference;
 mod session;
 mod subscription;
 #[cfg(test)]
 mod tests;
 mod waiting;
+mod working;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};

@@ -20,6 +20,13 @@
 //! ◀ {"type":"ack","ref":"p2","ephemeral":true,"receivers":3}
 //! ◀ {"type":"ephemeral","subscription":"s","event":{"topic":"room","ephemeral":true,…}}
 //! ◀ {"type":"denied","subscription":"t","topics":["orders.us"],"error":{…}}
+//! ◀ {"type":"counts","subscription":"t","total":9,"unread":2,…,"revision":"@95-9f3c2a1b"}
+//! ◀ {"type":"marked","subscription":"t","mark":["read"],"events":{"users.42.a":"17"},…}
+//! ▶ {"type":"checkpoint","ref":"c1","topic":"users.42.>","consumer":"inbox","cursor":"@90-…"}
+//! ◀ {"type":"checkpointed","ref":"c1","checkpoint":"@90-…","moved":true,"revision":"@96-…"}
+//! ▶ {"type":"mark","ref":"m1","topic":"users.42.>","consumer":"inbox","mark":["seen"],…}
+//! ◀ {"type":"ack","ref":"m1","revision":"@97-…","changed":true,"gone":0}
+//! ▶ {"type":"work",…}                            shared work: see working.rs
 //! ▶ {"type":"refresh","ref":"r1","token":"…"}
 //! ◀ {"type":"refreshed","ref":"r1","until":"2026-01-31T00:00:00.000Z"}
 //! ```
@@ -36,32 +43,53 @@
 #![doc = include_str!("protocol.md")]
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::Number;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::super::consumers::asking::{Named, ReadAs};
 use super::super::event_lines::EventLines;
 use super::super::json_problem;
 use super::super::publishing::PublishTopics;
 use super::super::selection::{TopicSelection, Wanted};
 use super::super::selection_forms::{FilterJson, MemberJson};
+use super::keeping::Keep;
+use super::reference::{Reference, name};
+use super::working::WorkMessage;
 use crate::broker::LimitsConfig;
+use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::lists::List;
 use crate::topic::TopicName;
 
-/// Longest name of a subscription, or longest reference, in bytes.
-const MAX_NAME_BYTES: usize = 255;
+/// The types of messages, for people.
+const TYPES: &str = "subscribe, unsubscribe, publish, checkpoint, mark, work, settle, credit, \
+                     stop, refresh";
 
 /// The request of a client.
 #[derive(Debug)]
 pub(super) enum Request {
     Subscribe(Subscribe),
-    Unsubscribe { subscription: String },
-    Publish { reference: Option<Reference>, publish: ToStore },
-    PublishEphemeral { reference: Option<Reference>, topic: TopicName, lines: EventLines },
-    Refresh { reference: Option<Reference>, token: NewToken },
+    Unsubscribe {
+        subscription: String,
+    },
+    Publish {
+        reference: Option<Reference>,
+        publish: ToStore,
+    },
+    PublishEphemeral {
+        reference: Option<Reference>,
+        topic: TopicName,
+        lines: EventLines,
+    },
+    Refresh {
+        reference: Option<Reference>,
+        token: NewToken,
+    },
+    /// A checkpoint, or marks.
+    Keep(Keep),
+    /// Shared work.
+    Work(WorkMessage),
 }
 
 /// A token with which the client proves anew who it is. Not shown anywhere.
@@ -70,37 +98,6 @@ pub(super) struct NewToken(pub(super) String);
 impl std::fmt::Debug for NewToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("NewToken").finish_non_exhaustive()
-    }
-}
-
-/// The client's own name for a request, repeated in the answer: a text, or a number.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
-pub(super) enum Reference {
-    Text(String),
-    Number(Number),
-}
-
-impl Reference {
-    fn read(json: &RawValue) -> Result<Self> {
-        let text = json.get();
-        let invalid = |problem: &str| Err(Error::invalid("ref", problem));
-        if text.starts_with('"') {
-            let text = serde_json::from_str(text);
-            let text = text.map_err(|error| Error::invalid("ref", json_problem::words(&error)))?;
-            return name("ref", text).map(Self::Text);
-        }
-        match serde_json::from_str::<Number>(text) {
-            // As a floating-point number, the answer would have another value.
-            Ok(number) if number.is_f64() && !text.contains(['.', 'e', 'E']) && text != "-0" => {
-                invalid("is a number of more than 64 bits; write it as a text")
-            }
-            Ok(number) => Ok(Self::Number(number)),
-            Err(_) if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
-                invalid("is a number out of the range of 64 bits; write it as a text")
-            }
-            Err(_) => invalid("is neither a text nor a number"),
-        }
     }
 }
 
@@ -148,6 +145,11 @@ struct SubscribeJson {
     on_gap: Option<String>,
     #[serde(default)]
     filter: FilterJson,
+    consumer: Option<String>,
+    owner: Option<String>,
+    #[serde(default)]
+    counts: bool,
+    marks_after: Option<Cursor>,
     member: Option<MemberJson>,
     #[serde(default)]
     strict: bool,
@@ -200,14 +202,18 @@ impl Request {
             "subscribe" => serde_json::from_str(text).map_err(invalid).and_then(subscribe),
             "unsubscribe" => serde_json::from_str(text).map_err(invalid).and_then(unsubscribe),
             "refresh" => serde_json::from_str(text).map_err(invalid).and_then(refresh),
+            "checkpoint" => keep(Keep::checkpoint(text)),
+            "mark" => keep(Keep::mark(text)),
             "publish" => {
                 let json = serde_json::from_str(text).map_err(invalid);
                 json.and_then(|json| publish(json, text.as_ref(), limits))
             }
+            other if let Some(read) = WorkMessage::read(other, text) => {
+                read.map_err(invalid).and_then(|read| read.map(Request::Work))
+            }
             other => {
                 let shown: String = other.chars().take(64).collect();
-                let problem =
-                    format!("{shown:?} is not one of subscribe, unsubscribe, publish, refresh");
+                let problem = format!("{shown:?} is not one of {TYPES}");
                 Err(Error::invalid("type", problem))
             }
         };
@@ -223,16 +229,33 @@ fn subscribe(json: SubscribeJson) -> Result<Request> {
         (None, Some(topics)) => TopicSelection::many(&topics.entries("topics")?)?,
         _ => return Err(Error::invalid("topic", "write either topic or topics")),
     };
+    let (counts, marks_after) = (json.counts, json.marks_after);
+    let consumer = match json.consumer {
+        Some(name) => {
+            let named = Named::of_own(&name, json.owner)?;
+            Some(Box::new(ReadAs { named, counts, marks_after }))
+        }
+        None if json.owner.is_some() || counts || marks_after.is_some() => {
+            return Err(Error::invalid("consumer", "is missing, and other fields are about it"));
+        }
+        None => None,
+    };
     let wanted = Wanted {
         topics,
-        start: json.from.map(|from| from.parse()).transpose()?.unwrap_or_default(),
+        start: json.from.map(|from| from.parse()).transpose()?,
         on_gap: json.on_gap.map(|on_gap| on_gap.parse()).transpose()?.unwrap_or_default(),
         filter: json.filter.filter()?,
         member: json.member.map(MemberJson::member).transpose()?,
         is_strict: json.strict,
+        consumer,
     };
     let subscription = name("subscription", json.subscription)?;
     Ok(Request::Subscribe(Subscribe { subscription, wanted }))
+}
+
+fn keep(read: serde_json::Result<Result<Keep>>) -> Result<Request> {
+    let read = read.map_err(|error| Error::invalid("message", json_problem::words(&error)))?;
+    read.map(Request::Keep)
 }
 
 fn unsubscribe(json: UnsubscribeJson) -> Result<Request> {
@@ -256,14 +279,6 @@ fn publish(json: PublishJson<'_>, text: &Bytes, limits: &LimitsConfig) -> Result
         return Ok(Request::PublishEphemeral { reference, topic: topics.one()?, lines });
     }
     Ok(Request::Publish { reference, publish: ToStore { topics, lines, expected_sequence } })
-}
-
-fn name(field: &'static str, text: String) -> Result<String> {
-    match text.len() {
-        1..=MAX_NAME_BYTES => Ok(text),
-        0 => Err(Error::invalid(field, "is empty")),
-        size_bytes => Err(Error::over(format!("{field} bytes"), size_bytes, MAX_NAME_BYTES)),
-    }
 }
 
 #[cfg(test)]

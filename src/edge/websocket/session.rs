@@ -34,16 +34,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ending::{ABUSIVE, DRAINING, SessionEnd, TOO_SLOW, UNANSWERED};
 use super::hearing::{Heard, Hearing};
-use super::protocol::{Reference, Refused, Subscribe};
+use super::protocol::{Refused, Subscribe};
+use super::reference::Reference;
 use super::subscription::{NamedFollowing, SubscriptionTurn, message, rests};
 use super::waiting::{Waiting, beside, done, next};
+use super::working::Workers;
 use crate::broker::{Delivery, InOrder, Run, Waited};
 use crate::edge::Edge;
 use crate::edge::bounds::max_request_bytes;
 use crate::edge::budget::{Held, Share};
 use crate::edge::clients::{Peer, share};
 use crate::edge::counters::TimeLimit;
-use crate::edge::following::Following;
+use crate::edge::following::{FollowTurn, Following};
 use crate::edge::json::{Carrier, ReceiptJson, topic_receipts, write_ephemeral};
 use crate::edge::pace::PacedSocket;
 use crate::edge::permit::Permit;
@@ -74,7 +76,9 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// payload is no longer than 125 bytes. Source: RFC 6455, 5.2 and 5.5.
 const CONTROL_FRAME_BYTES: usize = 6;
 
-type Publishing = Pin<Box<dyn Future<Output = (Option<Reference>, Result<Acknowledged>)> + Send>>;
+/// A request in flight: its reference, and the message that answers it.
+type RequestInFlight =
+    Pin<Box<dyn Future<Output = (Option<Reference>, Result<Map<String, Value>>)> + Send>>;
 
 /// A connection with its client's requests and subscriptions.
 pub(super) struct Session<S> {
@@ -89,7 +93,8 @@ pub(super) struct Session<S> {
     waiting: FuturesUnordered<Waiting>,
     /// Outcomes of subscriptions from while the session waited for its client, with their memory.
     ready: VecDeque<(Result<SubscriptionTurn, Aborted>, Held)>,
-    publishing: FuturesUnordered<Publishing>,
+    in_flight: FuturesUnordered<RequestInFlight>,
+    workers: Workers,
     hearing: Hearing,
     /// The message that is being handled. No other one is read meanwhile.
     heard: Option<AbortOnDropHandle<Heard>>,
@@ -135,6 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             temper: rates.temper(),
             hearing: Hearing {
                 broker: edge.broker.clone(),
+                consumers: edge.consumers_if_any().cloned(),
                 rates,
                 permit,
                 publisher: InOrder::default().independent(),
@@ -148,7 +154,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             names: HashMap::new(),
             waiting: FuturesUnordered::new(),
             ready: VecDeque::new(),
-            publishing: FuturesUnordered::new(),
+            in_flight: FuturesUnordered::new(),
+            workers: Workers::default(),
             refused: 0,
             alive: Instant::now(),
         }
@@ -170,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.take(turn).await?;
                 continue;
             }
-            let is_read = self.heard.is_none() && self.publishing.len() < max_in_flight;
+            let is_read = self.heard.is_none() && self.in_flight.len() < max_in_flight;
             tokio::select! {
                 message = next(&mut self.socket), if is_read => {
                     self.hear(message.ok_or(SessionEnd::Gone)??).await?;
@@ -179,7 +186,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.answer_to(heard).await?;
                 }
                 Some(turn) = self.waiting.next() => self.take(turn).await?,
-                Some((reference, outcome)) = self.publishing.next() => {
+                turn = self.workers.next() => {
+                    if let Some(text) = Workers::text(&turn).await {
+                        self.feed(Message::text(text)).await?;
+                        self.flush().await?;
+                    }
+                    self.workers.told(turn);
+                }
+                Some((reference, outcome)) = self.in_flight.next() => {
                     self.answer(reference, outcome).await?;
                 }
                 _ = ping.tick() => {
@@ -196,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 error = &mut over => return Err(SessionEnd::expired(&error)),
                 // Submitted events are answered first.
                 () = &mut turn,
-                    if is_stopping && self.heard.is_none() && self.publishing.is_empty() =>
+                    if is_stopping && self.heard.is_none() && self.in_flight.is_empty() =>
                 {
                     let reason = format!("retry_ms={}", self.edge.config.jittered_retry_ms());
                     return Err(SessionEnd::Close(DRAINING.into(), reason));
@@ -274,9 +288,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Heard::Unsubscribe(subscription) => self.unsubscribe(subscription).await?,
             Heard::Publish(reference, mut submitted) => {
                 let permit = self.hearing.permit.clone();
-                let ready = async move { (reference, submitted.ready(&permit).await) };
-                self.publishing.push(Box::pin(ready));
+                let ready = async move {
+                    (reference, submitted.ready(&permit).await.map(|it| acknowledged(&it)))
+                };
+                self.in_flight.push(Box::pin(ready));
                 Ok(())
+            }
+            Heard::Keeping(reference, keeping) => {
+                self.in_flight.push(Box::pin(async move { (reference, keeping.await) }));
+                Ok(())
+            }
+            Heard::Work(reference, work, heard) => {
+                let limit = self.edge.config.max_subscriptions as usize;
+                let begun = self.workers.go_on(work, heard, limit.saturating_sub(self.names.len()));
+                match begun {
+                    Ok(answer) => {
+                        self.in_flight.push(Box::pin(async move { (reference, answer.await) }));
+                        Ok(())
+                    }
+                    Err(error) => Err(Refused { reference, subscription: None, error }),
+                }
             }
             Heard::Unpublished(reference, error) => {
                 self.answer(reference, Err(error)).await?;
@@ -386,19 +417,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn answer(
         &mut self,
         reference: Option<Reference>,
-        outcome: Result<Acknowledged>,
+        outcome: Result<Map<String, Value>>,
     ) -> Result<(), SessionEnd> {
         match outcome {
-            Ok(acknowledged) => {
-                let mut message = message("ack");
+            Ok(mut message) => {
                 message.extend(reference.map(|own| ("ref".to_owned(), json!(own))));
-                let receipts = match &acknowledged {
-                    Acknowledged::One(ack) => json!(ReceiptJson::of(ack, ack.count - 1)),
-                    Acknowledged::Each(acks) => json!({"topics": topic_receipts(acks)}),
-                };
-                if let Value::Object(receipts) = receipts {
-                    message.extend(receipts);
-                }
                 self.send(message).await
             }
             Err(error) => {
@@ -435,13 +458,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 return self.wait(subscription);
             }
-            SubscriptionTurn::Waited(subscription, Ok(waited))
+            SubscriptionTurn::Waited(subscription, Ok(turn))
                 if subscription.following.is_outdated() =>
             {
-                self.look_again(subscription, waited);
+                self.look_again(subscription, turn);
                 return Ok(());
             }
-            SubscriptionTurn::Waited(subscription, waited) => (subscription, waited),
+            SubscriptionTurn::Waited(subscription, Ok(FollowTurn::News(news))) => {
+                self.send(subscription.news(&news)).await?;
+                return self.wait(subscription);
+            }
+            SubscriptionTurn::Waited(subscription, Ok(FollowTurn::Waited(waited))) => {
+                (subscription, Ok(waited))
+            }
+            SubscriptionTurn::Waited(subscription, Err(error)) => (subscription, Err(error)),
         };
         match waited {
             Ok(Waited::Silence) if !subscription.following.has_moved() => {}
@@ -489,8 +519,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let Some(known) = self.names.get_mut(&subscription.name) else { return Ok(()) };
         *known = handle;
         let wait = async move {
-            let waited = subscription.following.next().await;
-            SubscriptionTurn::Waited(subscription, waited)
+            let turn = subscription.following.next().await;
+            SubscriptionTurn::Waited(subscription, turn)
         };
         self.waiting.push(in_turn(Abortable::new(Box::pin(wait), registration)));
         Ok(())
@@ -608,4 +638,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             polls::rest().await;
         }
     }
+}
+
+/// Returns the message that acknowledges a publish.
+fn acknowledged(acknowledged: &Acknowledged) -> Map<String, Value> {
+    let mut message = message("ack");
+    let receipts = match acknowledged {
+        Acknowledged::One(ack) => json!(ReceiptJson::of(ack, ack.count - 1)),
+        Acknowledged::Each(acks) => json!({"topics": topic_receipts(acks)}),
+    };
+    if let Value::Object(receipts) = receipts {
+        message.extend(receipts);
+    }
+    message
 }

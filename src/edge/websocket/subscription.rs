@@ -4,8 +4,10 @@ use futures_util::future::Aborted;
 use serde_json::{Map, Value, json};
 
 use crate::broker::{Delivery, EventRef, Reader, Run, Waited};
+use crate::edge::consumers::answers;
+use crate::edge::consumers::telling::News;
 use crate::edge::cut_topics::denied_json;
-use crate::edge::following::Following;
+use crate::edge::following::{FollowTurn, Following};
 use crate::edge::forms;
 use crate::edge::json::{Carrier, write_event};
 use crate::error::Result;
@@ -19,7 +21,7 @@ pub(super) struct NamedFollowing {
 /// The outcome of opening a subscription, or of waiting for its next delivery.
 pub(super) enum SubscriptionTurn {
     Opened(String, Result<Box<NamedFollowing>>),
-    Waited(Box<NamedFollowing>, Result<Waited>),
+    Waited(Box<NamedFollowing>, Result<FollowTurn>),
 }
 
 impl NamedFollowing {
@@ -33,6 +35,18 @@ impl NamedFollowing {
 }
 
 impl NamedFollowing {
+    /// Returns the message with news of the consumer as which the subscription reads. It has no
+    /// cursor: no event was passed.
+    pub(super) fn news(&self, news: &News) -> Map<String, Value> {
+        let (kind, state) = answers::news(news);
+        let mut message = message(kind);
+        message.insert("subscription".to_owned(), json!(self.name));
+        if let Value::Object(state) = state {
+            message.extend(state);
+        }
+        message
+    }
+
     /// Returns the message about topics that the client named and may not read, if there are any.
     /// The topics are forgotten then.
     pub(super) fn denied(&mut self) -> Option<Map<String, Value>> {
@@ -54,9 +68,10 @@ impl NamedFollowing {
 /// Returns the memory that an outcome holds, in bytes.
 pub(super) fn held_bytes(turn: &Result<SubscriptionTurn, Aborted>) -> usize {
     match turn {
-        Ok(SubscriptionTurn::Waited(_, Ok(Waited::Delivery(Delivery::Events(run))))) => {
-            run.held_bytes()
-        }
+        Ok(SubscriptionTurn::Waited(
+            _,
+            Ok(FollowTurn::Waited(Waited::Delivery(Delivery::Events(run)))),
+        )) => run.held_bytes(),
         _ => 0,
     }
 }

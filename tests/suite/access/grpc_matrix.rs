@@ -23,6 +23,13 @@ fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
     let topic = || topic.to_owned();
     let events = vec![proto::NewEvent::default()];
     let config = || Some(proto::TopicConfig { max_events: Some(9), ..Default::default() });
+    let consumer = || {
+        let (topic, consumer) = (topic(), "c".to_owned());
+        Some(proto::ConsumerRef { topic, consumer, ..proto::ConsumerRef::default() })
+    };
+    let work = || Some(proto::WorkRef { topic: topic(), consumer: "c".to_owned() });
+    let webhook = || "w".to_owned();
+    let first = || proto::EventRef { sequence: 1, ..proto::EventRef::default() };
     macro_rules! message {
         ($message:ident { $($field:ident: $value:expr),* }) => {{
             #[allow(unused_mut, reason = "some messages have no field")]
@@ -57,14 +64,78 @@ fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
         "DeleteTopic" => (Needs(Manage), message!(DeleteTopicRequest { topic: topic() })),
         "Maintain" => (Administers, message!(MaintainRequest { topic: topic() })),
         "Backup" => (Administers, message!(BackupRequest {})),
+        "PutConsumer" => (Needs(Subscribe), message!(PutConsumerRequest { consumer: consumer() })),
+        "UpdateConsumer" => {
+            (Needs(Subscribe), message!(UpdateConsumerRequest { consumer: consumer() }))
+        }
+        "GetConsumer" => (Needs(Subscribe), message!(GetConsumerRequest { consumer: consumer() })),
+        "ListConsumers" => (Inside, message!(ListConsumersRequest {})),
+        "DeleteConsumer" => {
+            (Needs(Subscribe), message!(DeleteConsumerRequest { consumer: consumer() }))
+        }
+        "SetCheckpoint" => {
+            let cursor = "1".to_owned();
+            let message = message!(SetCheckpointRequest { consumer: consumer(), cursor: cursor });
+            (Needs(Subscribe), message)
+        }
+        "CheckpointStream" => (Inside, message!(CheckpointStreamRequest {})),
+        "MarkEvents" => {
+            let (mark, events) = (vec!["seen".to_owned()], vec![first()]);
+            let message =
+                message!(MarkEventsRequest { consumer: consumer(), mark: mark, events: events });
+            (Needs(Subscribe), message)
+        }
+        "GetMarks" => (Needs(Subscribe), message!(GetMarksRequest { consumer: consumer() })),
+        "CountEvents" => {
+            let asked = proto::ConsumerCounts { consumer: consumer(), filters: Vec::new() };
+            (Needs(Subscribe), message!(CountEventsRequest { consumers: vec![asked] }))
+        }
+        "ReadInbox" => (Needs(Subscribe), message!(ReadInboxRequest { consumer: consumer() })),
+        "ReadGroups" => {
+            let by = "key".to_owned();
+            let message = message!(ReadGroupsRequest { consumer: consumer(), group_by: by });
+            (Needs(Subscribe), message)
+        }
+        "Pull" => {
+            let message = message!(PullRequest { of: work(), worker: "w".to_owned() });
+            (Needs(Subscribe), message)
+        }
+        "Settle" => {
+            let message = message!(SettleRequest { of: work(), ack: vec!["1-1-1-1".to_owned()] });
+            (Needs(Subscribe), message)
+        }
+        "Work" => (Inside, message!(WorkRequest {})),
+        "GetWork" => (Needs(Subscribe), message!(GetWorkRequest { of: work() })),
         "CreateTicket" => (Inside, message!(CreateTicketRequest { kind: 1 })),
         "Revoke" => (Administers, message!(RevokeRequest { sub: "somebody-else".to_owned() })),
         "ListRevocations" => (Administers, message!(ListRevocationsRequest {})),
+        "PutWebhook" => {
+            let wanted = Some(proto::WebhookSettings {
+                topic: topic(),
+                url: "https://localhost:1/".to_owned(),
+                ..Default::default()
+            });
+            (Administers, message!(PutWebhookRequest { webhook: webhook(), settings: wanted }))
+        }
+        "UpdateWebhook" => {
+            let mask = Some(prost_types::FieldMask { paths: vec!["max_tries".to_owned()] });
+            let message = message!(UpdateWebhookRequest { webhook: webhook(), update_mask: mask });
+            (Administers, message)
+        }
+        "GetWebhook" => (Administers, message!(GetWebhookRequest { webhook: webhook() })),
+        "ListWebhooks" => (Administers, message!(ListWebhooksRequest {})),
+        "DeleteWebhook" => (Administers, message!(DeleteWebhookRequest { webhook: webhook() })),
+        "PauseWebhook" => (Administers, message!(PauseWebhookRequest { webhook: webhook() })),
+        "ResumeWebhook" => (Administers, message!(ResumeWebhookRequest { webhook: webhook() })),
+        "RotateWebhook" => (Administers, message!(RotateWebhookRequest { webhook: webhook() })),
+        "TestWebhook" => (Administers, message!(TestWebhookRequest { webhook: webhook() })),
         _ => panic!("{call} has no rule"),
     };
     let success = match call {
         "Subscribe" => DEADLINE_EXCEEDED,
-        "CreateTopic" => 6, // The topic exists.
+        "CreateTopic" => 6,                 // The topic exists.
+        "Pull" | "Settle" | "GetWork" => 5, // There is no such consumer.
+        "Work" => 3,                        // The message is empty.
         _ => 0,
     };
     (rule, message, success)
@@ -137,6 +208,13 @@ async fn every_method_of_grpc_by_every_kind_of_credential() {
 
 async fn check(server: &Server, credentials: &Credentials, (path, name): (&str, &str), kind: Kind) {
     let (rule, message, success) = method(name, SECRET);
+    if path.contains("WebhookService") {
+        // A call before this one may have deleted it.
+        let admin = credentials.one(server, Kind::AdminKey).await;
+        let put = method("PutWebhook", SECRET).1;
+        let (made, _) = called(server, &admin, "/leftoff.v1.WebhookService/PutWebhook", &put).await;
+        assert_eq!(made, 0, "{name}");
+    }
     let before = topic_of(server).await;
     let sent = credentials.one(server, kind).await;
     let (status, answer) = called(server, &sent, path, &message).await;
@@ -171,7 +249,7 @@ async fn check(server: &Server, credentials: &Credentials, (path, name): (&str, 
         let is_changed = before != topic_of(server).await;
         assert_eq!(is_changed, may(Action::Publish), "{context}");
         assert_eq!(shown.contains("may not publish to"), !is_changed, "{context}");
-    } else if ["Subscribe", "Read", "ReadState"].contains(&name) && name != "ReadState" {
+    } else if ["Subscribe", "Read", "ReadInbox", "ReadGroups"].contains(&name) {
         assert!(shown.contains(CANARY), "{context}");
     }
 }

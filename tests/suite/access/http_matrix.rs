@@ -16,6 +16,11 @@ struct Operation {
     status: u16,
 }
 
+/// Returns a webhook whose receiver is found, and never reached.
+fn webhook() -> Value {
+    json!({"topic": SECRET, "url": "https://localhost:1/"})
+}
+
 /// Returns an operation of HTTP.
 fn operation(method: &str, path: &str) -> Operation {
     use Action::{Manage, Presence, Publish, Subscribe};
@@ -41,8 +46,52 @@ fn operation(method: &str, path: &str) -> Operation {
         ("delete", "/v1/topics/{topic}") => (Needs(Manage), "", Value::Null, 204),
         ("get", "/v1/topics/{topic}/state") => (Needs(Subscribe), "", Value::Null, 200),
         ("get", "/v1/topics/{topic}/presence") => (Needs(Presence), "", Value::Null, 200),
+        ("get", "/v1/consumers") => (Inside, "", Value::Null, 200),
+        ("get" | "delete", "/v1/consumers/{consumer}") => {
+            let status = if method == "get" { 200 } else { 204 };
+            (Needs(Subscribe), "?topic=secret.one", Value::Null, status)
+        }
+        ("put", "/v1/consumers/{consumer}") => {
+            (Needs(Subscribe), "?topic=secret.one", json!({}), 201)
+        }
+        ("patch", "/v1/consumers/{consumer}") => {
+            (Needs(Subscribe), "?topic=secret.one", json!({"filter": null}), 200)
+        }
+        ("post", "/v1/consumers/{consumer}/checkpoint") => {
+            (Needs(Subscribe), "?topic=secret.one", json!({"cursor": "1"}), 200)
+        }
+        ("post", "/v1/consumers/{consumer}/marks") => {
+            let marks = json!({"mark": ["seen"], "events": [1]});
+            (Needs(Subscribe), "?topic=secret.one", marks, 200)
+        }
+        ("get", "/v1/consumers/{consumer}/marks" | "/v1/consumers/{consumer}/counts") => {
+            (Needs(Subscribe), "?topic=secret.one", Value::Null, 200)
+        }
+        ("post", "/v1/consumers/{consumer}/pull") => {
+            (Needs(Subscribe), "?topic=secret.one", json!({"worker": "w"}), 404)
+        }
+        ("post", "/v1/consumers/{consumer}/settle") => {
+            (Needs(Subscribe), "?topic=secret.one", json!({"ack": ["1-1-1-1"]}), 404)
+        }
+        ("get", "/v1/consumers/{consumer}/work") => {
+            (Needs(Subscribe), "?topic=secret.one", Value::Null, 404)
+        }
+        ("post", "/v1/counts") => {
+            (Needs(Subscribe), "", json!([{"consumer": "c", "topic": SECRET}]), 200)
+        }
         ("post", "/v1/maintenance") => (Administers, "?topic=secret.one", Value::Null, 200),
         ("get", "/v1/connections" | "/metrics") => (Administers, "", Value::Null, 200),
+        ("get", "/v1/webhooks" | "/v1/webhooks/{webhook}") => (Administers, "", Value::Null, 200),
+        ("put", "/v1/webhooks/{webhook}") => (Administers, "", webhook(), 200),
+        ("patch", "/v1/webhooks/{webhook}") => (Administers, "", json!({}), 200),
+        ("delete", "/v1/webhooks/{webhook}") => (Administers, "", Value::Null, 204),
+        ("post", "/v1/webhooks/{webhook}/rotate") => (Administers, "", json!({}), 200),
+        (
+            "post",
+            "/v1/webhooks/{webhook}/pause"
+            | "/v1/webhooks/{webhook}/resume"
+            | "/v1/webhooks/{webhook}/test",
+        ) => (Administers, "", Value::Null, 200),
         ("post", "/v1/tickets") => (Inside, "", json!({"kind": "once"}), 201),
         ("get", "/v1/access/revocations") => (Administers, "", Value::Null, 200),
         ("post", "/v1/access/revocations") => {
@@ -109,7 +158,14 @@ async fn check(
     kind: Kind,
 ) {
     let Operation { rule, query, body, status } = operation;
-    let url = format!("{}{query}", path.replace("{topic}", SECRET));
+    let url = format!("{}{query}", path.replace("{topic}", SECRET).replace("{consumer}", "c"));
+    let url = url.replace("{webhook}", "w");
+    if path.contains("{webhook}") {
+        // An operation before this one may have deleted it.
+        let admin = credentials.one(server, Kind::AdminKey).await;
+        let made = ask(server, &admin, "put", "/v1/webhooks/w", &webhook()).await;
+        assert!(made.status.is_success(), "{made:?}");
+    }
     let before = topic_of(server).await;
     let sent = credentials.one(server, kind).await;
     let answer = ask(server, &sent, method, &url, body).await;
@@ -120,6 +176,8 @@ async fn check(
     let expected = match outcome {
         Outcome::Unauthenticated => (401, "unauthenticated"),
         Outcome::Denied => (403, "denied"),
+        // Several kinds of credential are of one caller, who has the consumer then.
+        Outcome::Done if path == "/v1/consumers/{consumer}" && answer.status == 200 => (200, ""),
         Outcome::Done => (*status, if *status < 400 { "" } else { &problem(&answer) }),
     };
     assert_eq!((answer.status.as_u16(), &*problem(&answer)), expected, "{context}");

@@ -45,12 +45,32 @@ fn spoken(kind: &str, sent: &Sent) -> Vec<Spoken> {
             of(Needs(Subscribe), subscribe(json!({"topics": ["secret.*"]})), "event", "ended"),
             of(Needs(Subscribe), subscribe(json!({"topics": [SECRET]})), "event", "ended"),
             of(
+                Needs(Subscribe),
+                subscribe(json!({"topics": ["secret.>"], "consumer": "c", "counts": true})),
+                "event",
+                "ended",
+            ),
+            of(
                 Needs(Presence),
                 subscribe(json!({"topic": SECRET, "member": {"info": {}}})),
                 "event",
                 "ended",
             ),
         ],
+        "checkpoint" => vec![of(
+            Needs(Subscribe),
+            json!({"type": "checkpoint", "ref": 1, "topic": SECRET, "consumer": "c",
+                "cursor": "1"}),
+            "checkpointed",
+            "error",
+        )],
+        "mark" => vec![of(
+            Needs(Subscribe),
+            json!({"type": "mark", "ref": 1, "topic": SECRET, "consumer": "c", "mark": ["seen"],
+                "events": [1]}),
+            "ack",
+            "error",
+        )],
         "unsubscribe" => vec![of(
             Inside,
             json!({"type": "unsubscribe", "subscription": "none"}),

@@ -23,6 +23,8 @@ enum Rule {
     Lists,
     /// The messages inside are checked, and not the request.
     Inside,
+    /// Everybody who is known may do it, and is told of itself alone.
+    Own,
     /// Everybody may do it.
     Everybody,
 }
@@ -30,7 +32,7 @@ enum Rule {
 /// Returns the rule of an operation of HTTP, its query, and its body.
 fn http_rule(method: &str, path: &str) -> (Rule, &'static str, Value) {
     use Action::{Manage, Presence, Publish, Subscribe};
-    use Rule::{Administers, Everybody, Inside, Lists, Needs};
+    use Rule::{Administers, Everybody, Inside, Lists, Needs, Own};
     match (method, path) {
         ("get", "/v1/topics/{topic}/events") => (Needs(Subscribe), "", Value::Null),
         ("post", "/v1/topics/{topic}/events") => (Needs(Publish), "", json!("said")),
@@ -42,7 +44,7 @@ fn http_rule(method: &str, path: &str) -> (Rule, &'static str, Value) {
             (Needs(Subscribe), "?from=earliest", json!({"topics": ["secret.*"]}))
         }
         ("post", "/v1/publish") => {
-            (Needs(Publish), "", json!({"topics": ["other.one", SECRET], "event": {}}))
+            (Needs(Publish), "", json!({"topics": ["secret.two", SECRET], "event": {}}))
         }
         ("get", "/v1/ws") => (Inside, "", Value::Null),
         ("get", "/v1/topics") => (Lists, "", Value::Null),
@@ -51,8 +53,51 @@ fn http_rule(method: &str, path: &str) -> (Rule, &'static str, Value) {
         ("delete", "/v1/topics/{topic}") => (Needs(Manage), "", Value::Null),
         ("get", "/v1/topics/{topic}/state") => (Needs(Subscribe), "", Value::Null),
         ("get", "/v1/topics/{topic}/presence") => (Needs(Presence), "", Value::Null),
+        ("get", "/v1/consumers") => (Own, "", Value::Null),
+        ("get" | "delete", "/v1/consumers/{consumer}") => {
+            (Needs(Subscribe), "?topic=secret.one", Value::Null)
+        }
+        ("put" | "patch", "/v1/consumers/{consumer}") => {
+            (Needs(Subscribe), "?topic=secret.one", json!({"filter": {}}))
+        }
+        ("post", "/v1/consumers/{consumer}/checkpoint") => {
+            (Needs(Subscribe), "?topic=secret.one", json!({"cursor": "1"}))
+        }
+        ("post", "/v1/consumers/{consumer}/marks") => {
+            let marks = json!({"mark": ["seen"], "events": [1]});
+            (Needs(Subscribe), "?topic=secret.one", marks)
+        }
+        ("get", "/v1/consumers/{consumer}/marks" | "/v1/consumers/{consumer}/counts") => {
+            (Needs(Subscribe), "?topic=secret.one", Value::Null)
+        }
+        ("post", "/v1/consumers/{consumer}/pull") => {
+            (Needs(Subscribe), "?topic=secret.one", json!({"worker": "w"}))
+        }
+        ("post", "/v1/consumers/{consumer}/settle") => {
+            (Needs(Subscribe), "?topic=secret.one", json!({"ack": ["1-1-1-1"]}))
+        }
+        ("get", "/v1/consumers/{consumer}/work") => {
+            (Needs(Subscribe), "?topic=secret.one", Value::Null)
+        }
+        ("post", "/v1/counts") => {
+            (Needs(Subscribe), "", json!([{"consumer": "c", "topic": "secret.one"}]))
+        }
         ("post", "/v1/maintenance") => (Administers, "?topic=secret.one", Value::Null),
         ("get", "/v1/connections" | "/metrics") => (Administers, "", Value::Null),
+        ("get", "/v1/webhooks" | "/v1/webhooks/{webhook}") => (Administers, "", Value::Null),
+        ("put", "/v1/webhooks/{webhook}") => {
+            let wanted = json!({"topic": SECRET, "url": "https://localhost:1/"});
+            (Administers, "", wanted)
+        }
+        ("patch", "/v1/webhooks/{webhook}") => (Administers, "", json!({})),
+        ("delete", "/v1/webhooks/{webhook}") => (Administers, "", Value::Null),
+        ("post", "/v1/webhooks/{webhook}/rotate") => (Administers, "", json!({})),
+        (
+            "post",
+            "/v1/webhooks/{webhook}/pause"
+            | "/v1/webhooks/{webhook}/resume"
+            | "/v1/webhooks/{webhook}/test",
+        ) => (Administers, "", Value::Null),
         ("get", "/healthz" | "/readyz" | "/openapi.json") => (Everybody, "", Value::Null),
         _ => panic!("{method} {path} has no rule"),
     }
@@ -120,9 +165,16 @@ async fn ask_every_operation_of_http(way: Way) {
         _ => (false, path.len()),
     });
     assert!(operations.len() >= 20, "{operations:?}");
+    if document["paths"].get("/v1/webhooks/{webhook}").is_some() {
+        let (_, _, wanted) = http_rule("put", "/v1/webhooks/{webhook}");
+        let request = by("administrator", &host, "PUT", "/v1/webhooks/w");
+        let made = send(request, wanted.to_string()).await;
+        assert_eq!(made.status, 201, "{made:?}");
+    }
     for (method, path) in operations {
         let (rule, query, body) = http_rule(method, path);
-        let url = format!("{}{query}", path.replace("{topic}", SECRET));
+        let url = format!("{}{query}", path.replace("{topic}", SECRET).replace("{consumer}", "c"));
+        let url = url.replace("{webhook}", "w");
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let ask = async |caller: &str| {
             let request = by(caller, &host, &method.to_uppercase(), &url);
@@ -185,10 +237,16 @@ async fn ask_every_operation_of_http(way: Way) {
 /// Returns the rule of a call of gRPC, and its message.
 fn grpc_rule(call: &str) -> (Rule, Vec<u8>) {
     use Action::{Manage, Presence, Publish, Subscribe};
-    use Rule::{Administers, Inside, Lists, Needs};
+    use Rule::{Administers, Inside, Lists, Needs, Own};
     let topic = || SECRET.to_owned();
     let events = vec![proto::NewEvent::default()];
     let config = || Some(proto::TopicConfig::default());
+    let consumer = || {
+        let (topic, consumer) = (topic(), "c".to_owned());
+        Some(proto::ConsumerRef { topic, consumer, ..proto::ConsumerRef::default() })
+    };
+    let work = || Some(proto::WorkRef { topic: topic(), consumer: "c".to_owned() });
+    let first = || proto::EventRef { sequence: 1, ..proto::EventRef::default() };
     macro_rules! message {
         ($message:ident { $($field:ident: $value:expr),* }) => {{
             #[allow(unused_mut, reason = "some messages have no field")]
@@ -221,6 +279,48 @@ fn grpc_rule(call: &str) -> (Rule, Vec<u8>) {
             (Needs(Manage), message!(PurgeTopicRequest { topic: topic(), before: Some(1) }))
         }
         "DeleteTopic" => (Needs(Manage), message!(DeleteTopicRequest { topic: topic() })),
+        "PutConsumer" => (Needs(Subscribe), message!(PutConsumerRequest { consumer: consumer() })),
+        "UpdateConsumer" => {
+            (Needs(Subscribe), message!(UpdateConsumerRequest { consumer: consumer() }))
+        }
+        "GetConsumer" => (Needs(Subscribe), message!(GetConsumerRequest { consumer: consumer() })),
+        "ListConsumers" => (Own, message!(ListConsumersRequest {})),
+        "DeleteConsumer" => {
+            (Needs(Subscribe), message!(DeleteConsumerRequest { consumer: consumer() }))
+        }
+        "SetCheckpoint" => {
+            let cursor = "1".to_owned();
+            let message = message!(SetCheckpointRequest { consumer: consumer(), cursor: cursor });
+            (Needs(Subscribe), message)
+        }
+        "CheckpointStream" => (Own, message!(CheckpointStreamRequest {})),
+        "MarkEvents" => {
+            let (mark, events) = (vec!["seen".to_owned()], vec![first()]);
+            let message =
+                message!(MarkEventsRequest { consumer: consumer(), mark: mark, events: events });
+            (Needs(Subscribe), message)
+        }
+        "GetMarks" => (Needs(Subscribe), message!(GetMarksRequest { consumer: consumer() })),
+        "CountEvents" => {
+            let asked = proto::ConsumerCounts { consumer: consumer(), filters: Vec::new() };
+            (Needs(Subscribe), message!(CountEventsRequest { consumers: vec![asked] }))
+        }
+        "ReadInbox" => (Needs(Subscribe), message!(ReadInboxRequest { consumer: consumer() })),
+        "ReadGroups" => {
+            let by = "key".to_owned();
+            let message = message!(ReadGroupsRequest { consumer: consumer(), group_by: by });
+            (Needs(Subscribe), message)
+        }
+        "Pull" => {
+            let message = message!(PullRequest { of: work(), worker: "w".to_owned() });
+            (Needs(Subscribe), message)
+        }
+        "Settle" => {
+            let message = message!(SettleRequest { of: work(), ack: vec!["1-1-1-1".to_owned()] });
+            (Needs(Subscribe), message)
+        }
+        "Work" => (Inside, message!(WorkRequest {})),
+        "GetWork" => (Needs(Subscribe), message!(GetWorkRequest { of: work() })),
         "Maintain" => (Administers, message!(MaintainRequest { topic: topic() })),
         "Backup" => (Administers, message!(BackupRequest {})),
         _ => panic!("{call} has no rule"),
@@ -298,7 +398,8 @@ async fn ask_every_call_of_grpc(way: Way) {
         }
         let (status, answer) = ask(permitted).await;
         assert!(![UNAUTHENTICATED, DENIED].contains(&status), "{name}: {answer:?}");
-        if ["Subscribe", "Read", "ReadState"].contains(&name.as_str()) {
+        let reads = ["Subscribe", "Read", "ReadState", "ReadInbox", "ReadGroups"];
+        if reads.contains(&name.as_str()) {
             assert!(shows(&answer, CANARY), "{name}: {answer:?}");
         }
     }

@@ -75,10 +75,19 @@ async fn a_ticket_is_known_on_every_route_and_repeated_nowhere() {
             host.publish("t", "1").await; // A method may have deleted the topic.
             let described = operation["parameters"].as_array().unwrap();
             assert!(described.iter().any(|it| it["name"] == "ticket"), "{method} {path}");
-            let topic = if (method, &**path) == ("get", "/v1/events") { "&topic=t" } else { "" };
-            let path = format!("{}?{TICKET}{topic}", path.replace("{topic}", "t"));
+            let of_consumer = path.contains("{consumer}");
+            let needs_topic = of_consumer || (method, &**path) == ("get", "/v1/events");
+            let topic = if needs_topic { "&topic=t" } else { "" };
+            let plain = path.replace("{topic}", "t").replace("{consumer}", "c");
+            let (named, path) = (&**path, format!("{plain}?{TICKET}{topic}"));
             let request = || by("administrator", &host, &method.to_uppercase(), &path);
-            let body = if method == "post" { "{\"topics\":[\"t\"]}" } else { "" };
+            let body = match (method, named) {
+                ("post", "/v1/counts") => "[]",
+                ("post", "/v1/consumers/{consumer}/checkpoint") => "{\"cursor\":\"0\"}",
+                ("post", _) if of_consumer => "{\"mark\":[\"seen\"],\"events\":[1]}",
+                ("post", _) => "{\"topics\":[\"t\"]}",
+                _ => "",
+            };
             let answer = send(request().header("accept", "application/json"), body).await;
             let told = format!("{:?}{}", answer.headers, String::from_utf8_lossy(&answer.body));
             assert!(

@@ -22,3 +22,4 @@ mod proxy;
 mod schema;
 mod story;
 mod web_sockets;
+mod webhooks;

@@ -9,4 +9,8 @@ pub(super) struct Limits<'a> {
     pub(super) follow: &'a FollowConfig,
     /// Whether there are tickets and revocations.
     pub(super) has_access: bool,
+    /// Whether there are consumers.
+    pub(super) has_consumers: bool,
+    /// Whether there are webhooks.
+    pub(super) has_webhooks: bool,
 }

@@ -9,10 +9,14 @@
 //! or forbids, and compares the answers (`tests/suite/openapi.rs`).
 
 mod access;
+mod consumers;
+mod inboxes;
 mod limits;
 mod operations;
 mod parameters;
 mod shapes;
+mod webhooks;
+mod work;
 
 use axum::Router;
 use axum::routing::get;
@@ -39,7 +43,10 @@ const DESCRIPTION: &str = "An event log with replay: publish durably, follow, an
 pub(in crate::edge) fn routes(edge: &Edge) -> Router<Edge> {
     let (publish, follow) = (edge.broker.limits(), &edge.config);
     let has_access = edge.has_access_control();
-    let document = document(&Limits { publish, follow, has_access });
+    let has_consumers = edge.consumers_if_any().is_some();
+    let has_webhooks = edge.has_webhooks();
+    let limits = Limits { publish, follow, has_access, has_consumers, has_webhooks };
+    let document = document(&limits);
     let text = Bytes::from(document.to_json().unwrap_or_default());
     let serve = async move || ([(header::CONTENT_TYPE, "application/json")], text);
     Router::new().route("/openapi.json", get(serve))
@@ -48,7 +55,13 @@ pub(in crate::edge) fn routes(edge: &Edge) -> Router<Edge> {
 fn document(limits: &Limits<'_>) -> OpenApi {
     let mut paths = PathsBuilder::new();
     let of_access = limits.has_access.then(access::all).unwrap_or_default();
-    for (path, operations) in operations::all(limits).into_iter().chain(of_access) {
+    let of_consumers = limits.has_consumers.then(consumers::all).unwrap_or_default();
+    let of_work = limits.has_consumers.then(work::all).unwrap_or_default();
+    let of_webhooks = limits.has_webhooks.then(webhooks::all).unwrap_or_default();
+    let of_consumers = of_consumers.into_iter().chain(of_work);
+    let of_some = of_consumers.chain(of_access).chain(of_webhooks);
+    let all = operations::all(limits).into_iter().chain(of_some);
+    for (path, operations) in all {
         let item = operations
             .into_iter()
             .fold(PathItemBuilder::new(), |item, (method, what)| item.operation(method, what));
@@ -60,6 +73,16 @@ fn document(limits: &Limits<'_>) -> OpenApi {
         tags.push(access::TAG);
         let shapes = access::shapes().map(|(name, shape)| (name.to_owned(), shape.into()));
         components.schemas.extend(shapes);
+    }
+    if limits.has_consumers {
+        tags.extend([consumers::TAG, work::TAG]);
+        let shapes = consumers::shapes().into_iter().chain(work::shapes());
+        components.schemas.extend(shapes.map(|(name, shape)| (name.to_owned(), shape.into())));
+    }
+    if limits.has_webhooks {
+        tags.push(webhooks::TAG);
+        let shapes = webhooks::shapes().into_iter();
+        components.schemas.extend(shapes.map(|(name, shape)| (name.to_owned(), shape.into())));
     }
     let info = InfoBuilder::new()
         .title("Leftoff")

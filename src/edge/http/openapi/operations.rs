@@ -6,6 +6,7 @@ use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::{Content, ObjectBuilder, Ref, Required, Response, ResponseBuilder, Schema};
 
+use super::inboxes;
 use super::limits::Limits;
 use crate::edge::http::openapi::parameters::{
     self, header, number, number_within, of_lists, of_pages, of_readers, of_streams, one_of, query,
@@ -30,7 +31,7 @@ const ALWAYS: [u16; 11] = [400, 401, 403, 408, 413, 414, 415, 421, 429, 431, 503
 /// The refusals that are sent before the request is known. They have no body.
 const BARE: [u16; 2] = [414, 431];
 /// The refusals of operations that read the log.
-const READS: [u16; 3] = [404, 410, 500];
+pub(super) const READS: [u16; 3] = [404, 410, 500];
 /// The refusals of operations that write to the log.
 pub(super) const WRITES: [u16; 5] = [404, 409, 500, 504, 507];
 
@@ -92,7 +93,7 @@ fn any_text(description: &str) -> Content {
     ContentBuilder::new().schema(Some(Schema::from(shape.build()))).build()
 }
 
-fn answer(description: &str) -> ResponseBuilder {
+pub(super) fn answer(description: &str) -> ResponseBuilder {
     ResponseBuilder::new().description(description)
 }
 
@@ -103,7 +104,11 @@ pub(super) fn json(description: &str, shape: &str) -> Response {
         .build()
 }
 
-fn with_header(response: ResponseBuilder, name: &str, description: &str) -> ResponseBuilder {
+pub(super) fn with_header(
+    response: ResponseBuilder,
+    name: &str,
+    description: &str,
+) -> ResponseBuilder {
     let header = HeaderBuilder::new().schema(Some(text().build())).description(Some(description));
     response.header(name, header.build())
 }
@@ -142,10 +147,10 @@ fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)
         400 => ("Something breaks a rule. Nothing was written.", &[]),
         401 => ("Nobody knows who the caller is, or its permission is over.", &AUTHENTICATE),
         403 => ("The page's origin or the caller is not allowed, or the list is off.", &[]),
-        404 => ("There is no such topic.", &[]),
+        404 => ("There is no such topic, or no such consumer.", &[]),
         406 => ("The client accepts neither a page nor a stream.", &[]),
         408 => ("The head or the body came too slowly.", &[]),
-        409 => ("The topic's state does not allow it.", &[]),
+        409 => ("The state of the topic or the consumer does not allow it.", &[]),
         410 => ("The place is gone, or the topic was deleted.", &GAP),
         412 => ("The topic is at another sequence than was expected.", &[]),
         413 => ("Something is over a limit. Nothing was written.", &[]),
@@ -171,7 +176,7 @@ const STREAM: &str = "Server-sent events (WHATWG HTML, 9.2), without end: blocks
     `:` says that the stream is alive. The broker's own types, with JSON as data, are \
     `leftoff.caught-up`, `leftoff.gap`, `leftoff.cursor`, `leftoff.warning`, `leftoff.denied`, \
     `leftoff.stopping`, `leftoff.error`, `leftoff.expired`, `leftoff.joined` and \
-    `leftoff.left`. A temporary refusal, such as 429 or 503, is answered with 200 and a stream of \
+    `leftoff.left`; with `consumer`, also `leftoff.marked` and `leftoff.counts`, without an id. A temporary refusal, such as 429 or 503, is answered with 200 and a stream of \
     one block: `retry:` and `leftoff.error`.";
 
 /// The media types and fields of a body with many events.
@@ -211,6 +216,15 @@ fn events() -> Response {
         .build()
 }
 
+/// Returns the parameters of readers that read as a consumer, and of pages that are lists.
+fn of_consumers(limits: &Limits<'_>) -> Vec<Parameter> {
+    let of_readers = match limits.has_consumers {
+        true => inboxes::of_readers(),
+        false => Vec::new(),
+    };
+    of_readers.into_iter().chain(inboxes::of_inboxes()).collect()
+}
+
 fn reading(id: &str, summary: &str, parameters: Vec<Parameter>) -> OperationBuilder {
     let tag = "The client holds the page with this tag.";
     let operation = operation(id, "read", summary, parameters)
@@ -224,6 +238,7 @@ fn read(limits: &Limits<'_>) -> OperationBuilder {
     all.extend(of_readers());
     all.extend(of_pages(limits));
     all.extend(of_streams());
+    all.extend(of_consumers(limits));
     all.push(header("If-None-Match", "Tags of pages that the client holds."));
     reading("readEvents", "Reads a page of a topic, or follows the topic", all)
 }
@@ -233,6 +248,7 @@ fn read_many(limits: &Limits<'_>) -> OperationBuilder {
     all.extend(of_readers());
     all.extend(of_pages(limits));
     all.extend(of_streams());
+    all.extend(of_consumers(limits));
     all.push(header("If-None-Match", "Tags of pages that the client holds."));
     reading("readEventsOfMany", "Reads a page of many topics, or follows them", all)
 }
@@ -241,6 +257,7 @@ fn read_many_posted(limits: &Limits<'_>) -> OperationBuilder {
     let mut all = of_readers();
     all.extend(of_pages(limits));
     all.extend(of_streams());
+    all.extend(of_consumers(limits));
     let body = RequestBodyBuilder::new()
         .description(Some(
             "The parameters of the query, for long lists. Values in the query come first.",

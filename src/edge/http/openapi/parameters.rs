@@ -122,11 +122,8 @@ pub(super) fn of_readers() -> Vec<Parameter> {
              topics. Otherwise it gets the part that is permitted, and is told the topics that it \
              named and may not read: `denied` in a page, `leftoff.denied` in a stream.",
         ),
-        queries("type", "Only events of one of these types."),
-        queries("key", "Only events with one of these keys."),
-        queries("key_prefix", "Only events whose key begins with one of these."),
-        queries("header", "Only events with each of these headers, like `name:value`."),
     ];
+    all.extend(of_filters());
     let same = "The same as `after`, as a polyfill of `EventSource` spells it.";
     all.extend(CURSOR_QUERIES.iter().map(|name| match *name {
         "after" => query(name, text(), "The cursor after which the reader goes on."),
@@ -135,15 +132,41 @@ pub(super) fn of_readers() -> Vec<Parameter> {
     all
 }
 
+/// Returns the parameters of filters of events.
+pub(super) fn of_filters() -> Vec<Parameter> {
+    vec![
+        queries("type", "Only events of one of these types."),
+        queries("key", "Only events with one of these keys."),
+        queries("key_prefix", "Only events whose key begins with one of these."),
+        queries("header", "Only events with each of these headers, like `name:value`."),
+    ]
+}
+
+/// Returns a parameter that must be given.
+pub(super) fn required(mut parameter: Parameter) -> Parameter {
+    parameter.required = Required::True;
+    parameter
+}
+
+/// Returns the name of a consumer in a path.
+pub(super) fn consumer_name() -> Parameter {
+    let name = text_up_to(128).min_length(Some(1)).examples([json!("inbox")]);
+    let description = "The consumer's name: at most 128 bytes, without white space, controls and \
+                       `/`; percent-encoded.";
+    parameter(ParameterIn::Path, "consumer", name.build(), description)
+        .required(Required::True)
+        .build()
+}
+
 /// Returns the parameters of pages.
 pub(super) fn of_pages(limits: &Limits<'_>) -> Vec<Parameter> {
     let most = limits.follow.max_page_events;
     vec![
         query(
             "before",
-            number(0),
+            text().examples([json!("42")]),
             "Only events below this sequence; without a start, those right below it. For a page \
-             of one topic.",
+             of one topic. With `order=newest`, or of an inbox: the `next` of the page before.",
         ),
         query("limit", number_within(1, most), "The most events of a page; 100 without it."),
         query(

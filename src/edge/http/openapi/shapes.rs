@@ -9,7 +9,7 @@ use super::limits::Limits;
 use crate::edge::http::openapi::parameters::{number, number_within, one_of, text, text_up_to};
 
 /// A field of an object: its name, its shape with a description, and whether it is always present.
-type Property = (&'static str, RefOr<Schema>, bool);
+pub(super) type Property = (&'static str, RefOr<Schema>, bool);
 
 pub(super) fn field(name: &'static str, shape: ObjectBuilder, description: &str) -> Property {
     (name, Schema::from(shape.description(Some(description)).build()).into(), true)
@@ -19,7 +19,7 @@ pub(super) fn optional((name, shape, _): Property) -> Property {
     (name, shape, false)
 }
 
-fn named(name: &'static str, shape: &str) -> Property {
+pub(super) fn named(name: &'static str, shape: &str) -> Property {
     (name, Ref::from_schema_name(shape).into(), true)
 }
 
@@ -36,7 +36,7 @@ pub(super) fn texts(name: &'static str, description: &str) -> Property {
     (name, Schema::Array(list.build()).into(), false)
 }
 
-fn map(name: &'static str, description: &str) -> Property {
+pub(super) fn map(name: &'static str, description: &str) -> Property {
     let values = AdditionalProperties::RefOr(Schema::from(text().build()).into());
     let map = ObjectBuilder::new().schema_type(Type::Object);
     field(name, map.additional_properties(Some(values)), description)
@@ -58,11 +58,11 @@ pub(super) fn closed(description: &str, fields: impl IntoIterator<Item = Propert
 }
 
 /// Returns the shape of a text, or null.
-fn nullable() -> ObjectBuilder {
+pub(super) fn nullable() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Null]))
 }
 
-fn boolean() -> ObjectBuilder {
+pub(super) fn boolean() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::Boolean)
 }
 
@@ -390,9 +390,9 @@ fn maintained() -> Object {
     )
 }
 
-fn subscription(limits: &Limits<'_>) -> Object {
-    let _the_same_for_all = limits;
-    let filter = closed(
+/// Returns the shape of a filter of events.
+pub(super) fn filter() -> Object {
+    closed(
         "The events that are wanted: those with one of the types, one of the keys, one of the key \
          prefixes, and each of the headers.",
         [
@@ -401,7 +401,11 @@ fn subscription(limits: &Limits<'_>) -> Object {
             texts("key_prefixes", "Texts with which keys begin."),
             optional(map("headers", "Headers with their values.")),
         ],
-    );
+    )
+}
+
+fn subscription(limits: &Limits<'_>) -> Object {
+    let _the_same_for_all = limits;
     let who = closed(
         "The member that reads.",
         [
@@ -416,8 +420,12 @@ fn subscription(limits: &Limits<'_>) -> Object {
             (name, topics, true),
             optional(field("from", text(), "The place to begin at, as in the query.")),
             optional(field("on_gap", text(), "As in the query.")),
-            ("filter", Schema::from(filter).into(), false),
+            ("filter", Schema::from(filter()).into(), false),
             optional(field("format", text(), "As in the query; for a stream.")),
+            optional(field("consumer", text_up_to(128), "As in the query.")),
+            optional(field("owner", text(), "As in the query.")),
+            optional(field("counts", boolean(), "As in the query.")),
+            optional(field("marks_after", text(), "As in the query.")),
             ("member", Schema::from(who).into(), false),
             optional(field("strict", boolean(), "As in the query; one of the two is enough.")),
         ],

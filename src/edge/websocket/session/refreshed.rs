@@ -8,8 +8,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Session;
 use crate::broker::Waited;
+use crate::edge::following::FollowTurn;
 use crate::edge::websocket::ending::SessionEnd;
-use crate::edge::websocket::protocol::Reference;
+use crate::edge::websocket::reference::Reference;
 use crate::edge::websocket::subscription::{NamedFollowing, SubscriptionTurn, message};
 use crate::polls::in_turn;
 use crate::timestamp::Timestamp;
@@ -30,18 +31,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Looks again whether the client may have a delivery. Its grant has changed since the delivery
     /// was read.
-    pub(super) fn look_again(&mut self, mut subscription: Box<NamedFollowing>, waited: Waited) {
+    pub(super) fn look_again(&mut self, mut subscription: Box<NamedFollowing>, turn: FollowTurn) {
         let (handle, registration) = AbortHandle::new_pair();
         // The subscription may have been ended meanwhile.
         let Some(known) = self.names.get_mut(&subscription.name) else { return };
         *known = handle;
         let look = async move {
-            let waited = match subscription.following.tells(&waited).await {
-                Ok(true) => Ok(waited),
-                Ok(false) => Ok(Waited::Silence),
+            let turn = match subscription.following.tells(&turn).await {
+                Ok(true) => Ok(turn),
+                Ok(false) => Ok(FollowTurn::Waited(Waited::Silence)),
                 Err(error) => Err(error),
             };
-            SubscriptionTurn::Waited(subscription, waited)
+            SubscriptionTurn::Waited(subscription, turn)
         };
         self.waiting.push(in_turn(Abortable::new(Box::pin(look), registration)));
     }

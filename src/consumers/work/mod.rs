@@ -1,0 +1,54 @@
+//! Work sharing: a shared consumer gives its events to many workers, each event to one of them at a
+//! time, with a lease.
+//!
+//! ```text
+//! queues.rs      the way of pulls and settlements to the dispatcher of their consumer
+//! dispatcher.rs  the task of one shared consumer: decides, stores, answers
+//! source.rs      the reader that goes on from the floor, and what was stored of its events
+//! window.rs      the events between floor and reader, and the state of each
+//! records.rs     the stored form of that state
+//! ```
+//!
+//! `settings.rs` has the settings of one consumer, `config.rs` those of all; `requests.rs` and
+//! `lease_id.rs` have what workers ask and are told; `fetching.rs` reads single events again, and
+//! `dead_letter.rs` makes dead letters.
+//!
+//! # What holds
+//!
+//! - An event is leased to one worker at a time, and events of one key one after the other.
+//! - What is acknowledged is finished for ever. A lease holds until its time, also over a crash.
+//! - An event is delivered again only if its worker failed, gave it back, or let the lease run out.
+
+mod config;
+mod dead_letter;
+mod dispatcher;
+mod fetching;
+mod lease_id;
+mod places;
+mod queues;
+mod records;
+mod requests;
+mod settings;
+mod shared;
+mod source;
+#[cfg(test)]
+mod tests;
+mod totals;
+mod window;
+
+pub use config::WorkConfig;
+pub use dead_letter::{
+    DEAD_CONSUMER_HEADER, DEAD_ID_HEADER, DEAD_REASON_HEADER, DEAD_SEQUENCE_HEADER,
+    DEAD_TOPIC_HEADER, DEAD_TRIES_HEADER,
+};
+pub use lease_id::LeaseId;
+pub use queues::WorkQueue;
+pub(crate) use queues::WorkQueues;
+pub(crate) use records::WorkRecords;
+pub use requests::{
+    Leased, MAX_DELAY_MS, MAX_PULL, MAX_REASON_BYTES, MAX_SETTLED, MAX_WORKER_BYTES, Nack,
+    PullRequest, SettleOutcome, Settled, Settlement, WorkStatus,
+};
+pub use settings::{MAX_LEASE_MS, WorkSettings};
+pub(crate) use shared::SharedConsumer;
+pub use totals::WorkTotals;

@@ -1,0 +1,344 @@
+//! The queues of all shared consumers in use: the way of pulls and settlements to the dispatcher of
+//! their consumer, which is started when it is needed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::config::WorkConfig;
+use super::dispatcher::{Command, Dispatcher, DispatcherParts, lock};
+use super::records::WorkRecords;
+use super::requests::{Leased, PullRequest, Settled, Settlement, WorkStatus};
+use super::settings::WorkSettings;
+use super::shared::SharedConsumer;
+use crate::broker::Broker;
+use crate::cursor::Cursor;
+use crate::error::{Error, Result};
+use crate::topic::TopicName;
+
+/// The most commands that wait for one dispatcher.
+const MAX_COMMANDS: usize = 1_024;
+
+/// The longest wait for room among them.
+const MAX_QUEUE_WAIT: Duration = Duration::from_secs(1);
+
+/// Returns a shared consumer as it is.
+type Describe = Arc<dyn Fn() -> Result<SharedConsumer> + Send + Sync>;
+
+/// The queue of one shared consumer, from which workers pull events. Cheap to clone.
+///
+/// A consumer without pulls and leases takes no memory for its queue, whoever holds this.
+#[derive(Clone)]
+pub struct WorkQueue {
+    queues: WorkQueues,
+    describe: Describe,
+}
+
+impl std::fmt::Debug for WorkQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkQueue").field("consumer", &(self.describe)()).finish_non_exhaustive()
+    }
+}
+
+impl WorkQueue {
+    pub(crate) fn new(queues: WorkQueues, describe: Describe) -> Self {
+        Self { queues, describe }
+    }
+
+    /// Leases events to a worker, in their order. Waits for a first event as long as the request
+    /// says; an empty answer means that there was none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownConsumer`]; [`Error::Invalid`], [`Error::OverLimit`]: the consumer is not
+    /// shared, or the request breaks a rule. [`Error::Full`], [`Error::Crowded`]: too many
+    /// consumers are in use, or too many pulls wait. As [`Broker::publish_all`] and
+    /// [`Reader::next`](crate::Reader::next). Nothing is leased then, except that after
+    /// [`Error::OutcomeUnknown`] leases that nobody knows of may have to run out.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing stays leased: what was leased meanwhile is taken back at
+    /// once, or, where the consumer has too much to do, when the lease runs out.
+    pub async fn pull(&self, request: PullRequest) -> Result<Vec<Leased>> {
+        self.queues.pull(|| (self.describe)(), request).await
+    }
+
+    /// Settles leases: finishes events, gives them back, extends leases. All that is done is
+    /// durable when this returns.
+    ///
+    /// A lease whose time is over can still be settled, as long as the event was not leased again.
+    /// To repeat a settlement does no harm.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::pull`]: nothing was changed, or, after [`Error::OutcomeUnknown`], perhaps all.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the leases may or may not be settled.
+    pub async fn settle(&self, settlement: Settlement) -> Result<Settled> {
+        self.queues.settle(|| (self.describe)(), settlement).await
+    }
+
+    /// Returns how the consumer stands, as its last answer left it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownConsumer`]; [`Error::Invalid`]: the consumer is not shared.
+    pub fn status(&self) -> Result<WorkStatus> {
+        Ok(self.queues.status((self.describe)()?.number))
+    }
+
+    /// Returns the settings of the consumer's work.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::status`].
+    pub fn settings(&self) -> Result<WorkSettings> {
+        Ok((self.describe)()?.settings)
+    }
+}
+
+/// The queues of all shared consumers. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkQueues(Arc<QueueParts>);
+
+#[derive(Debug)]
+struct QueueParts {
+    broker: Broker,
+    own_topic: TopicName,
+    config: WorkConfig,
+    records: Arc<Mutex<WorkRecords>>,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    /// The consumers in use, by number.
+    by_number: HashMap<u64, Slot>,
+    /// The numbers of consumers that are being deleted.
+    ending: HashSet<u64>,
+}
+
+/// A consumer in use.
+#[derive(Debug)]
+struct Slot {
+    commands: mpsc::Sender<Command>,
+    /// The callers that hold the queue.
+    users: usize,
+    status: Arc<Mutex<WorkStatus>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// A caller's hold on a queue. As long as one is held, the dispatcher does not end.
+struct Hold {
+    queues: WorkQueues,
+    number: u64,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(slot) = lock(&self.queues.0.slots).by_number.get_mut(&self.number) {
+            slot.users -= 1;
+        }
+    }
+}
+
+/// The end of a consumer's queue, until the consumer is deleted: nothing begins for it meanwhile.
+#[derive(Debug)]
+pub(crate) struct QueueEnding {
+    queues: WorkQueues,
+    number: u64,
+}
+
+impl Drop for QueueEnding {
+    fn drop(&mut self) {
+        lock(&self.queues.0.slots).ending.remove(&self.number);
+    }
+}
+
+impl WorkQueues {
+    /// Returns the queues, with the records that are stored in `own_topic`.
+    pub(crate) fn new(
+        broker: Broker,
+        own_topic: TopicName,
+        config: WorkConfig,
+        records: WorkRecords,
+    ) -> Self {
+        let (records, slots) = (Arc::new(Mutex::new(records)), Mutex::default());
+        Self(Arc::new(QueueParts { broker, own_topic, config, records, slots }))
+    }
+
+    /// Returns the cursor up to which all events of a consumer are finished, if some were leased.
+    pub(crate) fn floor(&self, number: u64) -> Option<Cursor> {
+        lock(&self.0.records).floor(number)
+    }
+
+    /// Forgets the records of a consumer that is deleted.
+    pub(crate) fn forget(&self, number: u64) {
+        lock(&self.0.records).forget(number);
+    }
+
+    /// Runs `look` on the stored records.
+    pub(crate) fn with_records<T>(&self, look: impl FnOnce(&mut WorkRecords) -> T) -> T {
+        look(&mut lock(&self.0.records))
+    }
+
+    /// As [`WorkQueue::pull`]. `describe` returns the consumer as it is.
+    async fn pull(
+        &self,
+        describe: impl FnOnce() -> Result<SharedConsumer>,
+        request: PullRequest,
+    ) -> Result<Vec<Leased>> {
+        request.check()?;
+        let (hold, consumer) = self.hold(describe)?;
+        let (reply, granted) = oneshot::channel();
+        hold.send(Command::Pull { consumer, request, reply }).await?;
+        hold.answer(granted).await.map(|granted| granted.take())
+    }
+
+    /// As [`WorkQueue::settle`].
+    async fn settle(
+        &self,
+        describe: impl FnOnce() -> Result<SharedConsumer>,
+        settlement: Settlement,
+    ) -> Result<Settled> {
+        let (hold, consumer) = self.hold(describe)?;
+        settlement.check(consumer.number)?;
+        if settlement.count() == 0 {
+            return Ok(Settled::default());
+        }
+        let (reply, settled) = oneshot::channel();
+        hold.send(Command::Settle { consumer, settlement, reply }).await?;
+        hold.answer(settled).await
+    }
+
+    /// Returns how a consumer stands.
+    fn status(&self, number: u64) -> WorkStatus {
+        let shown = lock(&self.0.slots).by_number.get(&number).map(|slot| slot.status.clone());
+        if let Some(status) = shown {
+            let status = lock(&status).clone();
+            if status.checkpoint.is_some() {
+                return status;
+            }
+        }
+        let records = lock(&self.0.records);
+        records.of(number).map(|records| records.status()).unwrap_or_default()
+    }
+
+    /// Ends the queue of a consumer that is deleted. Nothing is written for the consumer after
+    /// this, as long as the returned value lives.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the queue may or may not have ended; a pull begins it again.
+    pub(crate) async fn end(&self, number: u64) -> QueueEnding {
+        let commands = {
+            let mut slots = lock(&self.0.slots);
+            slots.ending.insert(number);
+            slots.by_number.get(&number).map(|slot| slot.commands.clone())
+        };
+        let ending = QueueEnding { queues: self.clone(), number };
+        if let Some(commands) = commands {
+            let (ended, end) = oneshot::channel();
+            // A dispatcher that is gone has ended.
+            if commands.send(Command::End(ended)).await.is_ok() {
+                let _ended = end.await;
+            }
+        }
+        lock(&self.0.slots).by_number.remove(&number);
+        ending
+    }
+
+    /// Takes hold of a consumer's queue, and starts its dispatcher if it does not run.
+    fn hold(
+        &self,
+        describe: impl FnOnce() -> Result<SharedConsumer>,
+    ) -> Result<(Hold, SharedConsumer)> {
+        let mut slots = lock(&self.0.slots);
+        // Described under the lock: a consumer that is there is not deleted before it is held.
+        let consumer = describe()?;
+        let number = consumer.number;
+        if slots.ending.contains(&number) {
+            let problem = format!("{:?} is being deleted", consumer.name);
+            return Err(Error::invalid("consumer", problem));
+        }
+        let limit = self.0.config.max_queues;
+        let is_full = slots.by_number.len() as u64 >= limit;
+        if slots.by_number.get(&number).is_some_and(|slot| slot.commands.is_closed()) {
+            slots.by_number.remove(&number); // Its dispatcher failed, or the broker is stopping.
+        }
+        if !slots.by_number.contains_key(&number) {
+            if is_full {
+                return Err(Error::full("shared consumers in use", limit));
+            }
+            let slot = self.start(consumer.clone())?;
+            slots.by_number.insert(number, slot);
+        }
+        let Some(slot) = slots.by_number.get_mut(&number) else { return Err(Error::ShuttingDown) };
+        slot.users += 1;
+        let commands = slot.commands.clone();
+        Ok((Hold { queues: self.clone(), number, commands }, consumer))
+    }
+
+    fn start(&self, consumer: SharedConsumer) -> Result<Slot> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_outside| Error::NoRuntime)?;
+        let parts = &self.0;
+        let (commands, received) = mpsc::channel(MAX_COMMANDS);
+        let status = Arc::<Mutex<WorkStatus>>::default();
+        let number = consumer.number;
+        let dispatcher = DispatcherParts {
+            broker: parts.broker.clone(),
+            own_topic: parts.own_topic.clone(),
+            config: parts.config.clone(),
+            records: parts.records.clone(),
+            status: status.clone(),
+            own: commands.downgrade(),
+        };
+        let weak = Arc::downgrade(parts);
+        let may_end = move || {
+            let Some(parts) = weak.upgrade() else { return true };
+            let mut slots = lock(&parts.slots);
+            let is_unused = slots.by_number.get(&number).is_none_or(|slot| slot.users == 0);
+            if is_unused {
+                // The handle aborts the task at its next wait, and it waits for nothing more.
+                slots.by_number.remove(&number);
+            }
+            is_unused
+        };
+        let run = Dispatcher::new(dispatcher, consumer).run(received, may_end);
+        let _task = AbortOnDropHandle::new(runtime.spawn(run));
+        Ok(Slot { commands, users: 0, status, _task })
+    }
+}
+
+impl Hold {
+    async fn send(&self, command: Command) -> Result<()> {
+        match self.commands.send_timeout(command, MAX_QUEUE_WAIT).await {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                let limit = MAX_COMMANDS as u64;
+                Err(Error::Crowded { what: "the dispatcher of this consumer", limit })
+            }
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(self.ended()),
+        }
+    }
+
+    async fn answer<T>(&self, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+        answer.await.unwrap_or_else(|_ended| Err(self.ended()))
+    }
+
+    /// Returns why the dispatcher has ended.
+    fn ended(&self) -> Error {
+        let broker = &self.queues.0.broker;
+        match broker.check_ready() {
+            Err(error) => error,
+            Ok(()) => Error::invalid("consumer", "was deleted"),
+        }
+    }
+}

@@ -1,0 +1,680 @@
+//! The events between a shared consumer's floor and its reader: which of them may be leased, are
+//! leased, wait after a failure, or are finished. Knows no log, no tasks and no clock.
+//!
+//! ```text
+//!   floor              the window, in the order of positions             reader
+//!  ........│ leased  finished  waiting  delayed  finished  waiting │ not read yet
+//!          └ oldest unfinished: the floor follows it
+//! ```
+//!
+//! # Why
+//!
+//! One struct holds every index (by position, by place, by key, by time), and only `leave` and
+//! `enter` change them, so that they cannot disagree. A change is made at once and its bucket is
+//! noted as touched; when the records of the touched buckets cannot be stored, the window is
+//! thrown away and read again from what is stored.
+//!
+//! Ends of leases are judged by the steady clock. The time by the wall clock is what workers are
+//! told and what is stored.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::places::{Bucket, WorkPlace, base36};
+use super::records::{BucketRecord, FailedRecord, LeasedRecord, ranges};
+use super::requests::SettleOutcome;
+use super::totals::WorkTotals;
+use crate::cursor::Sequence;
+use crate::event::{Event, Timestamp};
+use crate::topic::{TopicId, TopicName};
+
+/// One moment by both clocks, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WorkTime {
+    /// Since 1970, by the broker's clock.
+    pub(super) wall_ms: u64,
+    /// By a clock that never jumps; its beginning means nothing.
+    pub(super) steady_ms: u64,
+}
+
+/// The state of an event in the window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum EntryState {
+    /// It can be leased, once it is the first of its key.
+    Waiting,
+    /// A worker has it.
+    Leased(Span, Arc<str>),
+    /// It failed, and is not leased before the end of the span.
+    Delayed(Span),
+    /// It becomes a dead letter: at once, or at this time of the steady clock.
+    Dead(Option<u64>),
+    /// It came to an end, and goes when the floor passes it.
+    Finished,
+}
+
+/// A time that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    /// The end by the wall clock, in milliseconds since 1970.
+    pub(super) until_ms: u64,
+    /// The end by the steady clock.
+    pub(super) due_ms: u64,
+    pub(super) length_ms: u64,
+}
+
+impl Span {
+    pub(super) fn from(time: WorkTime, length_ms: u64) -> Self {
+        let due_ms = time.steady_ms.saturating_add(length_ms);
+        Self { until_ms: time.wall_ms.saturating_add(length_ms), due_ms, length_ms }
+    }
+
+    /// Returns a span that was stored, as it is at `time`. What is left of it is never longer than
+    /// the whole of it, wherever the wall clock is.
+    pub(super) fn stored(until_ms: u64, length_ms: u64, time: WorkTime) -> Self {
+        let left_ms = until_ms.saturating_sub(time.wall_ms).min(length_ms);
+        Self { length_ms, ..Self::from(time, left_ms) }
+    }
+}
+
+/// An event in the window.
+#[derive(Debug, Clone)]
+pub(super) struct WindowEntry {
+    pub(super) place: WorkPlace,
+    /// The event's topic; `None` if the event is gone.
+    pub(super) topic: Option<TopicName>,
+    /// The hash of the event's topic and key; 0 for an event without a key.
+    pub(super) key: u64,
+    /// The event's bytes, about as stored.
+    pub(super) size_bytes: usize,
+    /// The deliveries so far.
+    pub(super) tries: u32,
+    pub(super) state: EntryState,
+    /// Whether the last lease ran out, so that its worker may still finish the event.
+    pub(super) ran_out: bool,
+    /// The reason of the last worker that did not finish the event.
+    pub(super) reason: Box<str>,
+    /// The event, as long as there is room for it in memory.
+    pub(super) held: Option<Arc<Event>>,
+}
+
+/// The unfinished events of one key.
+#[derive(Debug, Default)]
+struct KeyLine {
+    positions: BTreeSet<u64>,
+    leased: u32,
+    /// The event that is in the window's set of those that can be leased.
+    ready: Option<u64>,
+}
+
+/// How an event came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Finished,
+    Dead,
+    Lost,
+}
+
+/// The bounds on leases at the same time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeaseBounds {
+    pub(super) in_all: u32,
+    pub(super) per_worker: u32,
+}
+
+/// The events between floor and reader.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    /// By position.
+    entries: BTreeMap<u64, WindowEntry>,
+    places: BTreeMap<WorkPlace, u64>,
+    keys: HashMap<u64, KeyLine>,
+    /// The positions of events that can be leased.
+    ready: BTreeSet<u64>,
+    /// The times of the steady clock at which something ends.
+    due: BTreeSet<(u64, u64)>,
+    dying: BTreeSet<u64>,
+    workers: HashMap<Arc<str>, u32>,
+    in_flight: u32,
+    delayed: u32,
+    held_bytes: usize,
+    /// The last sequence of each topic that was added.
+    newest: HashMap<TopicId, Sequence>,
+    /// The buckets whose records have to be written.
+    pub(super) touched: BTreeSet<Bucket>,
+    pub(super) totals: WorkTotals,
+}
+
+impl Window {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn ready_count(&self) -> usize {
+        self.ready.len()
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    pub(super) fn delayed(&self) -> u32 {
+        self.delayed
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Returns the workers that have leases, with how many.
+    pub(super) fn workers(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.workers.iter().map(|(worker, count)| (worker, *count))
+    }
+
+    pub(super) fn in_flight_of(&self, worker: &str) -> u32 {
+        self.workers.get(worker).copied().unwrap_or(0)
+    }
+
+    /// Returns the events that become dead letters now.
+    pub(super) fn dying(&self) -> &BTreeSet<u64> {
+        &self.dying
+    }
+
+    /// Returns how many events become dead letters, now or later.
+    pub(super) fn dead_count(&self) -> usize {
+        let is_dead = |(_, position): &&(u64, u64)| {
+            self.entries.get(position).is_some_and(|it| matches!(it.state, EntryState::Dead(_)))
+        };
+        self.dying.len() + self.due.iter().filter(is_dead).count()
+    }
+
+    pub(super) fn entry(&self, position: u64) -> Option<&WindowEntry> {
+        self.entries.get(&position)
+    }
+
+    /// Returns the oldest event in the window, with its position.
+    pub(super) fn first(&self) -> Option<(u64, &WindowEntry)> {
+        self.entries.first_key_value().map(|(position, entry)| (*position, entry))
+    }
+
+    /// Returns the next time of the steady clock at which something ends.
+    pub(super) fn next_due_ms(&self) -> Option<u64> {
+        self.due.first().map(|(due_ms, _)| *due_ms)
+    }
+
+    /// Returns the last sequence of a topic that was added.
+    pub(super) fn newest(&self, topic: TopicId) -> Option<Sequence> {
+        self.newest.get(&topic).copied()
+    }
+
+    /// Adds an event.
+    pub(super) fn add(&mut self, position: u64, entry: WindowEntry) {
+        let (place, key) = (entry.place, entry.key);
+        let newest = self.newest.entry(place.topic).or_default();
+        *newest = place.sequence.max(*newest);
+        if let Some(held) = &entry.held {
+            self.held_bytes += held.content.content_bytes();
+        }
+        if self.entries.insert(position, entry).is_some() {
+            return; // No two events have one position.
+        }
+        self.places.insert(place, position);
+        if key != 0 && !self.is_finished(position) {
+            self.keys.entry(key).or_default().positions.insert(position);
+        }
+        self.enter(position);
+    }
+
+    fn is_finished(&self, position: u64) -> bool {
+        self.entries.get(&position).is_none_or(|entry| entry.state == EntryState::Finished)
+    }
+
+    /// Returns the positions of the next events for a worker, in their order.
+    pub(super) fn choose(
+        &self,
+        worker: &str,
+        limit: usize,
+        max_bytes: usize,
+        bounds: LeaseBounds,
+    ) -> Vec<u64> {
+        let of_worker = bounds.per_worker.saturating_sub(self.in_flight_of(worker));
+        let room = bounds.in_all.saturating_sub(self.in_flight).min(of_worker) as usize;
+        let (mut chosen, mut bytes) = (Vec::new(), 0_usize);
+        for position in self.ready.iter().take(room.min(limit)) {
+            bytes += self.entries.get(position).map_or(0, |entry| entry.size_bytes);
+            if bytes > max_bytes && !chosen.is_empty() {
+                break;
+            }
+            chosen.push(*position);
+        }
+        chosen
+    }
+
+    /// Leases an event that can be leased. Returns its place, its tries, and the end of the lease.
+    pub(super) fn lease(
+        &mut self,
+        position: u64,
+        worker: &Arc<str>,
+        length_ms: u64,
+        time: WorkTime,
+    ) -> Option<(WorkPlace, u32, Timestamp)> {
+        let entry = self.entries.get_mut(&position)?;
+        entry.tries = entry.tries.saturating_add(1);
+        entry.ran_out = false;
+        entry.reason = Box::default();
+        let (place, tries) = (entry.place, entry.tries);
+        let span = Span::from(time, length_ms);
+        self.set(position, EntryState::Leased(span, worker.clone()));
+        Some((place, tries, Timestamp::from_ms(span.until_ms)))
+    }
+
+    /// Takes the event of an entry out of the window's memory.
+    pub(super) fn take_held(&mut self, position: u64) -> Option<Arc<Event>> {
+        let held = self.entries.get_mut(&position)?.held.take()?;
+        self.held_bytes = self.held_bytes.saturating_sub(held.content.content_bytes());
+        Some(held)
+    }
+
+    /// Takes a lease back that no worker has heard of: as if it had never been.
+    pub(super) fn take_back(&mut self, place: WorkPlace, tries: u32) {
+        let Some(position) = self.leased_at(place, tries) else { return };
+        if let Some(entry) = self.entries.get_mut(&position) {
+            entry.tries = tries.saturating_sub(1);
+        }
+        self.set(position, EntryState::Waiting);
+    }
+
+    /// Finishes an event for the worker that has this lease of it, or had it last.
+    pub(super) fn ack(&mut self, place: WorkPlace, tries: u32) -> SettleOutcome {
+        let Some(position) = self.places.get(&place).copied() else {
+            return self.outcome_beyond(place);
+        };
+        let Some(entry) = self.entries.get(&position) else { return SettleOutcome::Over };
+        match entry.state {
+            EntryState::Finished => SettleOutcome::Done,
+            _ if entry.tries != tries => SettleOutcome::Over,
+            EntryState::Leased(..) => self.finish(position, End::Finished),
+            // Nobody else had it since, so its work is not done twice.
+            _ if entry.ran_out => self.finish(position, End::Finished),
+            _ => SettleOutcome::Over,
+        }
+    }
+
+    /// Returns the outcome of an acknowledgement of an event that is not in the window. A leased
+    /// event leaves the window only when it is finished.
+    fn outcome_beyond(&self, place: WorkPlace) -> SettleOutcome {
+        match self.newest.get(&place.topic) {
+            Some(newest) if place.sequence > *newest => SettleOutcome::Over,
+            _ => SettleOutcome::Done,
+        }
+    }
+
+    /// Notes that a worker did not finish an event.
+    pub(super) fn nack(
+        &mut self,
+        (place, tries): (WorkPlace, u32),
+        (delay_ms, reason): (u64, &str),
+        max_tries: u32,
+        time: WorkTime,
+    ) -> SettleOutcome {
+        let Some(position) = self.places.get(&place).copied() else { return SettleOutcome::Over };
+        let Some(entry) = self.entries.get_mut(&position) else { return SettleOutcome::Over };
+        let is_leased = matches!(entry.state, EntryState::Leased(..));
+        if entry.tries != tries || entry.state == EntryState::Finished {
+            return SettleOutcome::Over;
+        }
+        if !is_leased && !entry.ran_out {
+            return SettleOutcome::Done; // It was said before.
+        }
+        if entry.topic.is_none() {
+            return self.finish(position, End::Lost);
+        }
+        entry.ran_out = false;
+        entry.reason = reason.into();
+        let state = if max_tries > 0 && tries >= max_tries {
+            EntryState::Dead(None)
+        } else if delay_ms > 0 {
+            EntryState::Delayed(Span::from(time, delay_ms))
+        } else {
+            EntryState::Waiting
+        };
+        self.set(position, state);
+        SettleOutcome::Done
+    }
+
+    /// Gives a lease back unused.
+    pub(super) fn release(&mut self, place: WorkPlace, tries: u32) -> SettleOutcome {
+        let Some(position) = self.places.get(&place).copied() else { return SettleOutcome::Over };
+        let Some(entry) = self.entries.get(&position) else { return SettleOutcome::Over };
+        match entry.state {
+            EntryState::Leased(..) if entry.tries == tries => {
+                if entry.topic.is_none() {
+                    return self.finish(position, End::Lost);
+                }
+                self.set(position, EntryState::Waiting);
+                SettleOutcome::Done
+            }
+            EntryState::Waiting if entry.tries == tries => SettleOutcome::Done,
+            _ => SettleOutcome::Over,
+        }
+    }
+
+    /// Has a lease hold for `length_ms` from now on.
+    pub(super) fn extend(
+        &mut self,
+        place: WorkPlace,
+        tries: u32,
+        length_ms: u64,
+        time: WorkTime,
+    ) -> SettleOutcome {
+        let Some(position) = self.leased_at(place, tries) else { return SettleOutcome::Over };
+        let Some(EntryState::Leased(_, worker)) = self.state(position) else {
+            return SettleOutcome::Over;
+        };
+        let span = Span::from(time, length_ms);
+        self.set(position, EntryState::Leased(span, worker));
+        SettleOutcome::Extended(Timestamp::from_ms(span.until_ms))
+    }
+
+    fn state(&self, position: u64) -> Option<EntryState> {
+        self.entries.get(&position).map(|entry| entry.state.clone())
+    }
+
+    /// Returns the position of an event that is leased for the given try.
+    fn leased_at(&self, place: WorkPlace, tries: u32) -> Option<u64> {
+        let position = *self.places.get(&place)?;
+        let entry = self.entries.get(&position)?;
+        let is_leased = matches!(entry.state, EntryState::Leased(..)) && entry.tries == tries;
+        is_leased.then_some(position)
+    }
+
+    /// Ends the leases and the delays whose time is over.
+    pub(super) fn run_due(&mut self, time: WorkTime, max_tries: u32) {
+        while let Some((due_ms, position)) = self.due.first().copied() {
+            if due_ms > time.steady_ms {
+                return;
+            }
+            let Some(entry) = self.entries.get_mut(&position) else {
+                self.due.remove(&(due_ms, position));
+                continue;
+            };
+            let was_leased = matches!(entry.state, EntryState::Leased(..));
+            let is_last = max_tries > 0 && entry.tries >= max_tries;
+            entry.ran_out |= was_leased;
+            let next = match entry.state {
+                _ if entry.topic.is_none() => {
+                    self.finish(position, End::Lost);
+                    continue;
+                }
+                EntryState::Dead(_) => EntryState::Dead(None),
+                EntryState::Leased(..) if is_last => EntryState::Dead(None),
+                _ => EntryState::Waiting,
+            };
+            // What is stored says the same at this time, so no record is written for it.
+            self.leave(position);
+            self.put(position, next);
+        }
+    }
+
+    /// Has an event wait until it is tried again to make a dead letter of it.
+    pub(super) fn die_later(&mut self, position: u64, due_ms: u64) {
+        self.leave(position);
+        self.put(position, EntryState::Dead(Some(due_ms)));
+    }
+
+    /// Ends an event.
+    pub(super) fn finish(&mut self, position: u64, end: End) -> SettleOutcome {
+        if self.is_finished(position) {
+            return SettleOutcome::Done;
+        }
+        self.take_held(position);
+        match end {
+            End::Finished => self.totals.finished += 1,
+            End::Dead => self.totals.dead += 1,
+            End::Lost => self.totals.lost += 1,
+        }
+        self.set(position, EntryState::Finished);
+        let key = self.entries.get(&position).map_or(0, |entry| entry.key);
+        if let Some(line) = self.keys.get_mut(&key) {
+            line.positions.remove(&position);
+            let is_empty = line.positions.is_empty();
+            self.refresh(key);
+            if is_empty {
+                self.keys.remove(&key);
+            }
+        }
+        SettleOutcome::Done
+    }
+
+    /// Removes the finished events at the front, which the floor passes.
+    pub(super) fn pass_finished(&mut self) {
+        while let Some((_, entry)) = self.first()
+            && entry.state == EntryState::Finished
+        {
+            let Some((_, entry)) = self.entries.pop_first() else { return };
+            self.places.remove(&entry.place);
+            let bucket = entry.place.bucket();
+            let (first, last) = bucket.places();
+            if self.places.range(first..=last).next().is_none() {
+                self.touched.insert(bucket); // Its record, if there is one, goes.
+            }
+        }
+    }
+
+    /// Tells the ends of all spans anew by the wall clock, which has jumped.
+    pub(super) fn retime(&mut self, time: WorkTime) {
+        for entry in self.entries.values_mut() {
+            let (EntryState::Leased(span, _) | EntryState::Delayed(span)) = &mut entry.state else {
+                continue;
+            };
+            let left_ms = span.due_ms.saturating_sub(time.steady_ms);
+            span.until_ms = time.wall_ms.saturating_add(left_ms);
+            self.touched.insert(entry.place.bucket());
+        }
+    }
+
+    /// Returns the record of a bucket as it is now.
+    pub(super) fn record(&self, bucket: Bucket) -> BucketRecord {
+        let (first, last) = bucket.places();
+        let of_bucket = self.places.range(first..=last);
+        let entries: Vec<_> = of_bucket
+            .filter_map(|(_, position)| Some((*position, self.entries.get(position)?)))
+            .collect();
+        let is_finished = |(_, entry): &&(u64, &WindowEntry)| entry.state == EntryState::Finished;
+        let finished = entries.iter().filter(is_finished);
+        let mut record = BucketRecord {
+            finished: ranges(finished.map(|(_, entry)| entry.place.sequence.get())),
+            ..BucketRecord::default()
+        };
+        for (position, entry) in entries {
+            let key = if entry.key == 0 { String::new() } else { base36(entry.key) };
+            let (from, length, dead) = match &entry.state {
+                EntryState::Finished => continue,
+                EntryState::Leased(span, worker) => {
+                    record.leased.push(LeasedRecord {
+                        sequence: entry.place.sequence.get(),
+                        position,
+                        tries: entry.tries,
+                        until: span.until_ms,
+                        length: span.length_ms,
+                        worker: worker.to_string(),
+                        key,
+                    });
+                    continue;
+                }
+                EntryState::Waiting if entry.tries == 0 => continue,
+                EntryState::Waiting => (0, 0, false),
+                EntryState::Delayed(span) => (span.until_ms, span.length_ms, false),
+                EntryState::Dead(_) => (0, 0, true),
+            };
+            record.failed.push(FailedRecord {
+                sequence: entry.place.sequence.get(),
+                position,
+                tries: entry.tries,
+                from,
+                length,
+                key,
+                reason: entry.reason.to_string(),
+                ran_out: entry.ran_out,
+                dead,
+            });
+        }
+        record
+    }
+
+    /// Gives an event a new state, and notes that its record has to be written.
+    fn set(&mut self, position: u64, state: EntryState) {
+        self.leave(position);
+        self.put(position, state);
+        if let Some(entry) = self.entries.get(&position) {
+            self.touched.insert(entry.place.bucket());
+        }
+    }
+
+    fn put(&mut self, position: u64, state: EntryState) {
+        if let Some(entry) = self.entries.get_mut(&position) {
+            entry.state = state;
+        }
+        self.enter(position);
+    }
+
+    /// Takes an event out of the indexes that its state has put it in.
+    fn leave(&mut self, position: u64) {
+        let Some(entry) = self.entries.get(&position) else { return };
+        match &entry.state {
+            EntryState::Waiting => {
+                self.ready.remove(&position);
+            }
+            EntryState::Leased(span, worker) => {
+                self.due.remove(&(span.due_ms, position));
+                self.in_flight -= 1;
+                if let Some(count) = self.workers.get_mut(worker) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.workers.remove(worker);
+                    }
+                }
+                if let Some(line) = self.keys.get_mut(&entry.key) {
+                    line.leased -= 1;
+                }
+            }
+            EntryState::Delayed(span) => {
+                self.due.remove(&(span.due_ms, position));
+                self.delayed -= 1;
+            }
+            EntryState::Dead(Some(due_ms)) => {
+                self.due.remove(&(*due_ms, position));
+            }
+            EntryState::Dead(None) => {
+                self.dying.remove(&position);
+            }
+            EntryState::Finished => {}
+        }
+    }
+
+    /// Puts an event into the indexes that its state is found by.
+    fn enter(&mut self, position: u64) {
+        let Some(entry) = self.entries.get(&position) else { return };
+        let key = entry.key;
+        match &entry.state {
+            EntryState::Waiting if key == 0 => {
+                self.ready.insert(position);
+            }
+            EntryState::Leased(span, worker) => {
+                self.due.insert((span.due_ms, position));
+                self.in_flight += 1;
+                *self.workers.entry(worker.clone()).or_default() += 1;
+                if let Some(line) = self.keys.get_mut(&key) {
+                    line.leased += 1;
+                }
+            }
+            EntryState::Delayed(span) => {
+                self.due.insert((span.due_ms, position));
+                self.delayed += 1;
+            }
+            EntryState::Dead(Some(due_ms)) => {
+                self.due.insert((*due_ms, position));
+            }
+            EntryState::Dead(None) => {
+                self.dying.insert(position);
+            }
+            EntryState::Waiting | EntryState::Finished => {}
+        }
+        self.refresh(key);
+    }
+
+    /// Finds out again which event of a key can be leased: the first one, if none is leased.
+    fn refresh(&mut self, key: u64) {
+        let Some(line) = self.keys.get_mut(&key) else { return };
+        let is_waiting = |position: &u64| {
+            self.entries.get(position).is_some_and(|it| it.state == EntryState::Waiting)
+        };
+        let first = line.positions.first().copied().filter(is_waiting);
+        let next = first.filter(|_| line.leased == 0);
+        if let Some(before) = std::mem::replace(&mut line.ready, next) {
+            self.ready.remove(&before);
+        }
+        self.ready.extend(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window() -> (Window, WorkPlace) {
+        let topic = TopicId::FIRST;
+        let place = WorkPlace { topic, sequence: Sequence::new(7) };
+        let mut window = Window::default();
+        window.add(
+            70,
+            WindowEntry {
+                place,
+                topic: Some("jobs".parse().unwrap()),
+                key: 0,
+                size_bytes: 1,
+                tries: 0,
+                state: EntryState::Waiting,
+                ran_out: false,
+                reason: Box::default(),
+                held: None,
+            },
+        );
+        (window, place)
+    }
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// Goal: a wall clock that jumps neither ends a lease early nor keeps it, and the end that is
+    /// stored moves with the clock.
+    #[test]
+    fn a_lease_lasts_as_long_as_the_steady_clock_says_wherever_the_wall_clock_is() {
+        for wall_ms in [11 * HOUR_MS, 9 * HOUR_MS] {
+            let (mut window, place) = window();
+            let start = WorkTime { wall_ms: 10 * HOUR_MS, steady_ms: 5 };
+            window.lease(70, &"w".into(), 30_000, start).unwrap();
+            let jumped = WorkTime { wall_ms, steady_ms: 20_005 };
+            window.run_due(jumped, 10);
+            assert_eq!(window.in_flight(), 1);
+            window.retime(jumped);
+            let record = window.record(place.bucket());
+            assert_eq!(record.leased[0].until, wall_ms + 10_000);
+            assert_eq!(window.touched.iter().collect::<Vec<_>>(), [&place.bucket()]);
+            window.run_due(WorkTime { steady_ms: 30_004, ..jumped }, 10);
+            assert_eq!(window.in_flight(), 1);
+            window.run_due(WorkTime { steady_ms: 30_005, ..jumped }, 10);
+            assert_eq!((window.in_flight(), window.ready_count()), (0, 1));
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_stored_lease_is_never_longer_than_the_whole_of_it() {
+        let stored = |wall_ms| {
+            let time = WorkTime { wall_ms, steady_ms: 100 };
+            Span::stored(10 * HOUR_MS, 30_000, time).due_ms - 100
+        };
+        assert_eq!(stored(10 * HOUR_MS - 12_000), 12_000);
+        assert_eq!(stored(9 * HOUR_MS), 30_000, "the clock was set back while the broker was down");
+        assert_eq!(stored(10 * HOUR_MS), 0);
+        assert_eq!(stored(11 * HOUR_MS), 0);
+    }
+}

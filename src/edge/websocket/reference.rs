@@ -1,0 +1,60 @@
+//! The names that a client of a WebSocket gives: to its requests, and to its subscriptions.
+
+use serde::Serialize;
+use serde_json::Number;
+use serde_json::value::RawValue;
+
+use crate::edge::json_problem;
+use crate::error::{Error, Result};
+
+/// Longest name of a subscription, or longest reference, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+/// The client's own name for a request, repeated in the answer: a text, or a number.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Reference {
+    Text(String),
+    Number(Number),
+}
+
+impl Reference {
+    /// Reads a reference.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], [`Error::OverLimit`].
+    pub(super) fn read(json: &RawValue) -> Result<Self> {
+        let text = json.get();
+        let invalid = |problem: &str| Err(Error::invalid("ref", problem));
+        if text.starts_with('"') {
+            let text = serde_json::from_str(text);
+            let text = text.map_err(|error| Error::invalid("ref", json_problem::words(&error)))?;
+            return name("ref", text).map(Self::Text);
+        }
+        match serde_json::from_str::<Number>(text) {
+            // As a floating-point number, the answer would have another value.
+            Ok(number) if number.is_f64() && !text.contains(['.', 'e', 'E']) && text != "-0" => {
+                invalid("is a number of more than 64 bits; write it as a text")
+            }
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+                invalid("is a number out of the range of 64 bits; write it as a text")
+            }
+            Err(_) => invalid("is neither a text nor a number"),
+        }
+    }
+}
+
+/// Returns a name, if it is neither empty nor too long.
+///
+/// # Errors
+///
+/// [`Error::Invalid`], [`Error::OverLimit`].
+pub(super) fn name(field: &'static str, text: String) -> Result<String> {
+    match text.len() {
+        1..=MAX_NAME_BYTES => Ok(text),
+        0 => Err(Error::invalid(field, "is empty")),
+        size_bytes => Err(Error::over(format!("{field} bytes"), size_bytes, MAX_NAME_BYTES)),
+    }
+}

@@ -1,0 +1,457 @@
+//! What is kept of webhooks: the records in their topic and in memory, and each change of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
+
+use super::client::WebhookClient;
+use super::config::WebhooksConfig;
+use super::hosts::HostLimits;
+use super::info::{MadeWebhook, WebhookInfo};
+use super::settings::{PutWebhook, RotateWebhook, WebhookName, WebhookSettings};
+use super::signing::{SignatureKind, WebhookKey};
+use super::state::HookState;
+use super::stored::{EVENT_TYPE, PauseReason, TOPIC, WebhookPause, WebhookRecord};
+use super::telling::{self, Happening};
+use crate::broker::{Broker, Delivery, EventRef, Publish};
+use crate::consumers::{
+    ConsumerId, ConsumerName, ConsumerSettings, Consumers, WorkQueue, WorkSettings,
+};
+use crate::cursor::{OnGap, StartPoint};
+use crate::error::{Error, Result};
+use crate::event::{NewEvent, Timestamp};
+use crate::own_topics;
+use crate::polls;
+use crate::secret::Secret;
+use crate::topic::TopicName;
+
+/// How long the key before a new one still signs, if nobody says otherwise, and the longest.
+const KEEP_OLD_KEY: Duration = Duration::from_secs(24 * 3_600);
+const MAX_KEEP_OLD_KEY: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// What the webhooks and their tasks share.
+pub(super) struct WebhooksParts {
+    pub(super) broker: Broker,
+    pub(super) config: WebhooksConfig,
+    pub(super) client: WebhookClient,
+    pub(super) hosts: HostLimits,
+    consumers: Consumers,
+    topic: TopicName,
+    status_topic: TopicName,
+    /// Held while a change is decided and stored.
+    writing: tokio::sync::Mutex<()>,
+    hooks: RwLock<BTreeMap<WebhookName, Hook>>,
+    start: StartTask,
+}
+
+/// Starts the task of a webhook; `None` if the webhooks are gone.
+pub(super) type StartTask = Box<dyn Fn(HookParts) -> Option<AbortOnDropHandle<()>> + Send + Sync>;
+
+/// What the task of a webhook has of it.
+pub(super) struct HookParts {
+    pub(super) name: WebhookName,
+    pub(super) record: watch::Receiver<Arc<WebhookRecord>>,
+    pub(super) state: Arc<HookState>,
+}
+
+/// One webhook, with its task.
+pub(super) struct Hook {
+    pub(super) record: watch::Sender<Arc<WebhookRecord>>,
+    pub(super) state: Arc<HookState>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Returns the webhooks that are stored.
+async fn load(broker: &Broker, topic: &TopicName) -> Result<BTreeMap<WebhookName, WebhookRecord>> {
+    let mut records = BTreeMap::new();
+    let mut reader = broker.subscribe(topic, StartPoint::Earliest, OnGap::Resume).await?;
+    loop {
+        match reader.next().await? {
+            Some(Delivery::CaughtUp) => return Ok(records),
+            Some(Delivery::Events(run)) => {
+                for event in run.events() {
+                    load_one(&event, &mut records)?;
+                    polls::rest().await;
+                }
+            }
+            Some(_) => {}
+            None => return Err(Error::ShuttingDown),
+        }
+    }
+}
+
+fn load_one(
+    event: &EventRef<'_>,
+    records: &mut BTreeMap<WebhookName, WebhookRecord>,
+) -> Result<()> {
+    let name: WebhookName = event.key.parse()?;
+    if event.payload.is_empty() {
+        records.remove(&name);
+        return Ok(());
+    }
+    let record = serde_json::from_slice(event.payload).map_err(|error| {
+        let problem = format!("{name} at sequence {} cannot be read: {error}", event.sequence);
+        Error::invalid(TOPIC, problem)
+    })?;
+    records.insert(name, record);
+    Ok(())
+}
+
+impl WebhooksParts {
+    /// Opens what is stored. No task begins before [`Self::begin`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: a file of the settings is wrong, or a stored webhook. As
+    /// [`Broker::set_topic`] and [`Broker::subscribe`].
+    pub(super) async fn open(
+        broker: &Broker,
+        consumers: &Consumers,
+        config: &WebhooksConfig,
+        start: StartTask,
+    ) -> Result<(Self, BTreeMap<WebhookName, WebhookRecord>)> {
+        let client = WebhookClient::new(config)?;
+        let topic = own_topics::open(broker, TOPIC, own_topics::keyed()).await?;
+        let status_topic = telling::open(broker).await?;
+        let records = load(broker, &topic).await?;
+        let parts = Self {
+            broker: broker.clone(),
+            config: config.clone(),
+            client,
+            hosts: HostLimits::default(),
+            consumers: consumers.clone(),
+            topic,
+            status_topic,
+            writing: tokio::sync::Mutex::default(),
+            hooks: RwLock::default(),
+            start,
+        };
+        Ok((parts, records))
+    }
+
+    /// Begins with webhooks that are stored.
+    pub(super) fn begin(&self, records: BTreeMap<WebhookName, WebhookRecord>) {
+        for (name, record) in records {
+            self.apply(&name, Some(Arc::new(record)));
+        }
+    }
+
+    /// Ends all tasks.
+    pub(super) fn end(&self) {
+        self.hooks.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Returns all webhooks.
+    pub(super) fn hooks(&self) -> RwLockReadGuard<'_, BTreeMap<WebhookName, Hook>> {
+        self.hooks.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a webhook's record and state.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownWebhook`].
+    pub(super) fn hook(&self, name: &WebhookName) -> Result<(Arc<WebhookRecord>, Arc<HookState>)> {
+        let hooks = self.hooks();
+        let hook = hooks.get(name).ok_or_else(|| Error::UnknownWebhook(name.to_string()))?;
+        Ok((hook.record.borrow().clone(), hook.state.clone()))
+    }
+
+    /// Returns a webhook as it is shown.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownWebhook`].
+    pub(super) fn info(&self, name: &WebhookName) -> Result<WebhookInfo> {
+        let (record, state) = self.hook(name)?;
+        let queue = self.consumers.work(&consumer_of(name, &record.settings)?);
+        Ok(WebhookInfo::of(name, &record, state.counts(), queue.status().ok()))
+    }
+
+    /// Returns the queue of a webhook. Its consumer is given the settings of the webhook first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Consumers::put`] and [`Consumers::work`].
+    pub(super) async fn queue(
+        &self,
+        name: &WebhookName,
+        settings: &WebhookSettings,
+    ) -> Result<WorkQueue> {
+        let id = consumer_of(name, settings)?;
+        self.consumers.put(id.clone(), self.consumer_settings(name, settings)?, None).await?;
+        Ok(self.consumers.work(&id))
+    }
+
+    fn consumer_settings(
+        &self,
+        name: &WebhookName,
+        settings: &WebhookSettings,
+    ) -> Result<ConsumerSettings> {
+        let dead_letter = match &settings.dead_letter {
+            Some(topic) => topic.clone(),
+            None => format!("webhooks.{name}.dead").parse()?,
+        };
+        let max_tries = settings.max_tries.map_or(self.config.max_tries, u64::from);
+        // With batches, up to as many are taken besides those that are sent.
+        let events = settings.max_batch_events.saturating_mul(settings.max_in_flight + 1);
+        let shared = WorkSettings {
+            lease_ms: self.config.lease_ms,
+            max_tries: max_tries as u32,
+            dead_letter: Some(dead_letter).filter(|_| max_tries > 0),
+            max_in_flight: events.min(100_000),
+            max_in_flight_per_worker: events.min(100_000),
+            ..WorkSettings::default()
+        };
+        shared.validate(&settings.topic)?;
+        let filter = settings.filter.clone();
+        Ok(ConsumerSettings { filter, shared: Some(shared), ..ConsumerSettings::default() })
+    }
+
+    /// Makes a webhook, or gives it other settings.
+    ///
+    /// # Errors
+    ///
+    /// As [`Webhooks::put`](super::Webhooks::put).
+    pub(super) async fn put(&self, name: &WebhookName, wanted: PutWebhook) -> Result<MadeWebhook> {
+        let PutWebhook { settings, from, signature, secret } = wanted;
+        settings.check(&self.config, &self.client)?;
+        let consumer = self.consumer_settings(name, &settings)?;
+        let given = secret.map(|secret| WebhookKey::parse(secret.expose())).transpose()?;
+        if let (Some(given), Some(kind)) = (&given, signature)
+            && given.kind() != kind
+        {
+            return Err(Error::invalid("signature", "is not that of the secret"));
+        }
+        let _alone = self.writing.lock().await;
+        let now = self.broker.now();
+        if let Ok((record, _)) = self.hook(name) {
+            let has = |key: &WebhookKey| record.keys.first().is_some_and(|it| it.key == *key);
+            let kind = record.keys.first().map(|it| it.key.kind());
+            if given.as_ref().is_some_and(|given| !has(given))
+                || signature.is_some_and(|wanted| Some(wanted) != kind)
+            {
+                let problem = "is that of a webhook that exists; give it another by rotating it";
+                return Err(Error::invalid("secret", problem));
+            }
+            self.give(name, &record, settings, now).await?;
+            return Ok(MadeWebhook { info: self.info(name)?, secret: None });
+        }
+        if self.hooks().len() as u64 >= self.config.max_webhooks {
+            return Err(Error::full("webhooks", self.config.max_webhooks));
+        }
+        let key = given.unwrap_or_else(|| WebhookKey::random(signature.unwrap_or_default()));
+        // One of an earlier webhook of that name may be left, if the broker was killed.
+        let id = consumer_of(name, &settings)?;
+        match self.consumers.delete(&id).await {
+            Ok(()) | Err(Error::UnknownConsumer(_)) => {}
+            Err(error) => return Err(error),
+        }
+        self.consumers.put(id, consumer, Some(from.unwrap_or(StartPoint::Latest))).await?;
+        let record = WebhookRecord::new(settings, key.clone(), now);
+        self.write(name, Some(record), Happening::Created).await?;
+        info!(webhook = %name, "a webhook is made");
+        Ok(MadeWebhook { info: self.info(name)?, secret: told(&key) })
+    }
+
+    /// Changes the named settings of a webhook.
+    ///
+    /// # Errors
+    ///
+    /// As [`Webhooks::update`](super::Webhooks::update).
+    pub(super) async fn update(
+        &self,
+        name: &WebhookName,
+        change: Map<String, Value>,
+    ) -> Result<WebhookInfo> {
+        let _alone = self.writing.lock().await;
+        let (record, _) = self.hook(name)?;
+        let invalid = |error: serde_json::Error| Error::invalid("body", error.to_string());
+        let mut settings = serde_json::to_value(&record.settings).map_err(invalid)?;
+        for (field, value) in change {
+            match value {
+                Value::Null => drop(settings.as_object_mut().and_then(|it| it.remove(&field))),
+                value => settings[field] = value,
+            }
+        }
+        let settings: WebhookSettings = serde_json::from_value(settings).map_err(invalid)?;
+        settings.check(&self.config, &self.client)?;
+        self.consumer_settings(name, &settings)?;
+        self.give(name, &record, settings, self.broker.now()).await?;
+        self.info(name)
+    }
+
+    /// Gives a webhook other settings.
+    async fn give(
+        &self,
+        name: &WebhookName,
+        record: &WebhookRecord,
+        settings: WebhookSettings,
+        now: Timestamp,
+    ) -> Result<()> {
+        if settings.topic != record.settings.topic {
+            let problem = format!(
+                "is {:?} and cannot be changed; make another webhook, and delete this one",
+                record.settings.topic.as_str()
+            );
+            return Err(Error::invalid("topic", problem));
+        }
+        if settings == record.settings {
+            return Ok(());
+        }
+        let record = WebhookRecord { settings, updated: now, ..record.clone() };
+        self.write(name, Some(record), Happening::Updated).await
+    }
+
+    /// Deletes a webhook with its consumer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Webhooks::delete`](super::Webhooks::delete).
+    pub(super) async fn delete(&self, name: &WebhookName) -> Result<()> {
+        let _alone = self.writing.lock().await;
+        let (record, _) = self.hook(name)?;
+        self.write(name, None, Happening::Deleted).await?;
+        info!(webhook = %name, "a webhook is deleted");
+        match self.consumers.delete(&consumer_of(name, &record.settings)?).await {
+            Err(Error::UnknownConsumer(_)) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Pauses a webhook, unless it is paused.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownWebhook`]; as [`Broker::publish`].
+    pub(super) async fn pause(
+        &self,
+        name: &WebhookName,
+        reason: PauseReason,
+        problem: String,
+    ) -> Result<()> {
+        let _alone = self.writing.lock().await;
+        let (record, _) = self.hook(name)?;
+        // Whoever asks for a pause does not want that it ends by itself.
+        let is_kept = |pause: &WebhookPause| {
+            reason != PauseReason::Asked || pause.reason == PauseReason::Asked
+        };
+        if record.paused.as_ref().is_some_and(is_kept) {
+            return Ok(());
+        }
+        let pause = WebhookPause { reason, since: self.broker.now(), problem };
+        info!(webhook = %name, reason = reason.as_str(), problem = pause.problem, "paused");
+        let record = WebhookRecord { paused: Some(pause.clone()), ..(*record).clone() };
+        self.write(name, Some(record), Happening::Paused(pause)).await
+    }
+
+    /// Ends the pause of a webhook, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::pause`].
+    pub(super) async fn resume(&self, name: &WebhookName, by_itself: bool) -> Result<()> {
+        let _alone = self.writing.lock().await;
+        let (record, state) = self.hook(name)?;
+        state.forgive(Instant::now());
+        match &record.paused {
+            None => return Ok(()),
+            Some(pause) if by_itself && pause.reason != PauseReason::Failing => return Ok(()),
+            Some(_) => {}
+        }
+        info!(webhook = %name, by_itself, "resumed");
+        let record = WebhookRecord { paused: None, ..(*record).clone() };
+        self.write(name, Some(record), Happening::Resumed { by_itself }).await
+    }
+
+    /// Gives a webhook another key.
+    ///
+    /// # Errors
+    ///
+    /// As [`Webhooks::rotate`](super::Webhooks::rotate).
+    pub(super) async fn rotate(
+        &self,
+        name: &WebhookName,
+        wanted: RotateWebhook,
+    ) -> Result<MadeWebhook> {
+        let RotateWebhook { signature, secret, keep_old } = wanted;
+        let keep_old = keep_old.unwrap_or(KEEP_OLD_KEY);
+        if keep_old > MAX_KEEP_OLD_KEY {
+            let problem = format!(
+                "{} is over the most, {}",
+                keep_old.as_millis(),
+                MAX_KEEP_OLD_KEY.as_millis()
+            );
+            return Err(Error::invalid("keep_old_ms", problem));
+        }
+        let given = secret.map(|secret| WebhookKey::parse(secret.expose())).transpose()?;
+        let _alone = self.writing.lock().await;
+        let (record, _) = self.hook(name)?;
+        let kind = record.keys.first().map(|it| it.key.kind());
+        let kind = signature.or(kind).unwrap_or_default();
+        let key = given.unwrap_or_else(|| WebhookKey::random(kind));
+        if key.kind() != kind && signature.is_some() {
+            return Err(Error::invalid("signature", "is not that of the secret"));
+        }
+        let now = self.broker.now();
+        let until = now.plus_ms(keep_old.as_millis() as u64);
+        let rotated = record.rotated(key.clone(), now, until)?;
+        self.write(name, Some(rotated), Happening::Rotated).await?;
+        Ok(MadeWebhook { info: self.info(name)?, secret: told(&key) })
+    }
+
+    /// Stores a webhook, or its end, with the event that tells of it; then applies it. The caller
+    /// holds the lock.
+    async fn write(
+        &self,
+        name: &WebhookName,
+        record: Option<WebhookRecord>,
+        happening: Happening,
+    ) -> Result<()> {
+        let event = match &record {
+            Some(record) => NewEvent::json(record)?.with_key(name.as_str()).with_type(EVENT_TYPE),
+            None => NewEvent::tombstone(name.as_str()),
+        };
+        let told = Publish::one(self.status_topic.clone(), happening.event(name)?);
+        let stored = Publish::one(self.topic.clone(), event);
+        self.broker.publish_own(vec![stored, told]).await?;
+        self.apply(name, record.map(Arc::new));
+        Ok(())
+    }
+
+    /// Makes a webhook what is stored of it.
+    fn apply(&self, name: &WebhookName, record: Option<Arc<WebhookRecord>>) {
+        let mut hooks = self.hooks.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(record) = record else {
+            hooks.remove(name); // Its task ends.
+            return;
+        };
+        if let Some(hook) = hooks.get(name) {
+            hook.record.send_replace(record);
+            return;
+        }
+        let (record, changes) = watch::channel(record);
+        let state = Arc::new(HookState::new(Instant::now()));
+        let parts = HookParts { name: name.clone(), record: changes, state: state.clone() };
+        if let Some(task) = (self.start)(parts) {
+            hooks.insert(name.clone(), Hook { record, state, _task: task });
+        }
+    }
+}
+
+/// Returns the consumer of a webhook.
+fn consumer_of(name: &WebhookName, settings: &WebhookSettings) -> Result<ConsumerId> {
+    let name = ConsumerName::new(&format!("webhook:{name}"))?;
+    Ok(ConsumerId::new(settings.topic.clone(), name))
+}
+
+/// Returns the key that is told: the secret that the receiver needs, too.
+fn told(key: &WebhookKey) -> Option<Secret> {
+    (key.kind() == SignatureKind::Hmac).then(|| Secret::from(key.to_text()))
+}
