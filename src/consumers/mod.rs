@@ -38,8 +38,6 @@ mod ranges;
 mod records;
 mod requests;
 mod resolving;
-#[cfg(test)]
-mod tests;
 mod view;
 pub(crate) mod work;
 
@@ -149,16 +147,8 @@ impl Consumers {
         let (broker, config) = (broker.clone(), config.clone());
         let space = Arc::new(Semaphore::new(config.max_queue_bytes));
         let expiries = KnownExpiries::new(config.max_kept_expiries);
-        let parts = ConsumersParts {
-            broker,
-            config,
-            view,
-            followers,
-            commands,
-            space,
-            work,
-            expiries,
-        };
+        let parts =
+            ConsumersParts { broker, config, view, followers, commands, space, work, expiries };
         Ok(Self(Arc::new(parts)))
     }
 

@@ -14,8 +14,6 @@
 //! watermarks and exceptions, so events with equal marks lie in ranges; the events of a range are
 //! counted by the sequences, or by the headers of blocks. Where events must be decoded, the number
 //! of them is bounded, and the answer says when the bound was reached.
-//!
-//! Measured (2 cores, release, one task at a time): see `benches/inbox.rs`.
 
 mod classes;
 mod lost;

@@ -3,6 +3,8 @@
 //!
 //! The file is long, because the model and what it is compared with are one whole.
 
+mod bounds;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;

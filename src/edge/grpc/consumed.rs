@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::work_settings;
 use crate::consumers::{
     ChangedEvents, CheckpointAck, ConsumerInfo, ConsumerState, EventMarks, Mark, MarkAck,
     MarkFilter, MarkLine, Marks, MarksChange, StateChange,

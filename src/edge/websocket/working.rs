@@ -24,7 +24,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::keeping::Keeping;
+use super::keeping::KeepAnswer;
 use super::reference::{Reference, name};
 use super::subscription::message;
 use crate::consumers::{LeaseId, Leased};
@@ -216,7 +216,7 @@ impl Workers {
         work: String,
         heard: HeardWork,
         limit: usize,
-    ) -> Result<Keeping> {
+    ) -> Result<KeepAnswer> {
         let told = |kind: &str, work: &str| {
             let mut message = message(kind);
             message.insert("work".to_owned(), json!(work));

@@ -1,7 +1,7 @@
 //! The queue of shared work that a client names, and whether the client may work for it.
 
 use crate::consumers::WorkQueue;
-use crate::edge::consumers::asking::{Found, Named, ConsumerUse};
+use crate::edge::consumers::asking::{ConsumerUse, Found, Named};
 use crate::edge::mounting::EdgeConsumers;
 use crate::edge::permit::Permit;
 use crate::error::{Error, Result};
