@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 use tonic::Code;
 
-use crate::common::{Answer, Process, Server, Sse, get, run, send, soon, text, to};
+use crate::common::{Answer, Process, Server, Sse, run, send, soon, text, to};
 use crate::websocket::Client;
 
 /// Sends JSON.
@@ -99,6 +99,7 @@ async fn what_is_wrong_with_a_request_is_said_and_nothing_is_written() {
     let epoch = published(&server, "a", 3).await;
     let long = "x".repeat(129);
     let many = vec![json!({"consumer": "c", "topic": "a"}); 101];
+    let large = json!({"mark": ["read"], "events": [{"id": "x".repeat(1 << 20)}]});
     let filters = json!([{"consumer": "c", "topic": "a", "filters": vec![json!({}); 31]}]);
     let cases = [
         ("GET", "/v1/consumers/c".to_owned(), Value::Null, 400, "topic: is missing"),
@@ -151,6 +152,7 @@ async fn what_is_wrong_with_a_request_is_said_and_nothing_is_written() {
             "consumers: 101 is over the limit of 100",
         ),
         ("POST", "/v1/counts".to_owned(), filters, 413, "filters: 31 is over the limit of 30"),
+        ("POST", "/v1/consumers/c/marks?topic=a".to_owned(), large, 413, "limit of 1048576"),
         ("GET", "/v1/consumers?after=x".to_owned(), Value::Null, 400, "TOPIC/CONSUMER"),
     ];
     for (method, path, body, status, problem) in cases {
@@ -382,6 +384,101 @@ async fn checkpoints_and_marks_are_pipelined_on_a_web_socket_and_over_grpc() {
     };
     assert!(ack.changed);
     assert!(soon(answers.message()).await.unwrap().is_none());
+    server.stop().await;
+}
+
+/// Goal: each call of the service over gRPC does what its route over HTTP does.
+#[tokio::test]
+async fn the_service_over_grpc_does_what_the_routes_do() {
+    let server = Server::start().await;
+    let at = server.address;
+    let epoch = published(&server, "a", 4).await;
+    let mut grpc = server.grpc().await;
+    let consumer = || {
+        let (topic, consumer) = ("a".to_owned(), "c".to_owned());
+        Some(proto::ConsumerRef { topic, consumer, ..Default::default() })
+    };
+    let put = proto::PutConsumerRequest { consumer: consumer(), ..Default::default() };
+    let created = grpc.put_consumer(put).await.unwrap().into_inner().consumer.unwrap();
+    assert_eq!((&*created.topic, &*created.consumer, &*created.checkpoint), ("a", "c", ""));
+    let filter = proto::Filter { types: vec!["even".to_owned()], ..Default::default() };
+    let update =
+        proto::UpdateConsumerRequest { consumer: consumer(), filter: Some(filter.clone()) };
+    let updated = grpc.update_consumer(update).await.unwrap().into_inner().consumer.unwrap();
+    assert_eq!(updated.filter, Some(filter));
+    let set = |cursor: &str, expected: Option<&str>| proto::SetCheckpointRequest {
+        consumer: consumer(),
+        cursor: cursor.to_owned(),
+        force: false,
+        expected: expected.map(str::to_owned),
+    };
+    let ack = grpc.set_checkpoint(set("1", Some(""))).await.unwrap().into_inner();
+    assert_eq!((ack.checkpoint, ack.moved), (format!("1-{epoch}"), true));
+    let conflict = grpc.set_checkpoint(set("2", Some("3"))).await.unwrap_err();
+    assert_eq!(conflict.code(), Code::FailedPrecondition, "{conflict:?}");
+    let mark = proto::MarkEventsRequest {
+        consumer: consumer(),
+        mark: vec!["read".to_owned()],
+        events: vec![proto::EventRef { id: "a-0".to_owned(), ..Default::default() }],
+        ..Default::default()
+    };
+    assert!(grpc.mark_events(mark).await.unwrap().into_inner().changed);
+    let marks = grpc.get_marks(proto::GetMarksRequest { consumer: consumer() }).await.unwrap();
+    let read = marks.into_inner().marks.unwrap().read.unwrap();
+    assert_eq!(read.marked.get("a").map(String::as_str), Some("1"));
+    let wanted = proto::ConsumerCounts { consumer: consumer(), filters: Vec::new() };
+    let count = proto::CountEventsRequest { consumers: vec![wanted] };
+    let counted = grpc.count_events(count).await.unwrap().into_inner();
+    let counts = &counted.consumers[0].counts[0];
+    let numbers = [counts.total, counts.unfinished, counts.unread];
+    assert_eq!(numbers, [2, 1, 1], "{counts:?}");
+    let inbox = proto::ReadInboxRequest {
+        consumer: consumer(),
+        marks: Some(proto::MarkFilter { read: Some(true), ..Default::default() }),
+        ..Default::default()
+    };
+    let page = grpc.read_inbox(inbox).await.unwrap().into_inner();
+    let shown: Vec<_> = page.events.iter().map(|it| it.event.as_ref().unwrap().sequence).collect();
+    assert_eq!((shown, page.next_page_token), (vec![1], String::new()));
+    assert!(page.events[0].marks.unwrap().seen);
+    let groups = proto::ReadGroupsRequest {
+        consumer: consumer(),
+        group_by: "key".to_owned(),
+        ..Default::default()
+    };
+    let page = grpc.read_groups(groups).await.unwrap().into_inner();
+    let groups: Vec<_> = page.groups.iter().map(|it| (it.group.as_deref(), it.count)).collect();
+    assert_eq!(groups, [(Some("k2"), 1), (Some("k0"), 1)]);
+    let listed = grpc.list_consumers(proto::ListConsumersRequest::default()).await.unwrap();
+    let told = done(at, "GET", "/v1/consumers/c?topic=a", Value::Null).await;
+    assert_eq!(json!(listed.into_inner().consumers[0].revision), told["revision"]);
+    let delete = proto::DeleteConsumerRequest { consumer: consumer() };
+    grpc.delete_consumer(delete).await.unwrap();
+    let gone = grpc.get_consumer(proto::GetConsumerRequest { consumer: consumer() }).await;
+    assert_eq!(gone.unwrap().into_inner().consumer.unwrap().checkpoint, "");
+    server.stop().await;
+}
+
+/// Goal: the command line lists, shows, counts, sets and deletes consumers.
+#[tokio::test]
+async fn the_command_line_shows_and_changes_consumers() {
+    let server = Server::start().await;
+    let epoch = published(&server, "a", 3).await;
+    let url = format!("http://{}", server.address);
+    let told = async |arguments: &[&str]| {
+        let output = run(&[&["consumer"], arguments, &["--server", &url]].concat()).await;
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        let lines = text(&output.stdout);
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let set = told(&["checkpoint", "a", "c", "--cursor", "2"]).await;
+    assert_eq!(set[0]["checkpoint"], json!(format!("2-{epoch}")));
+    assert_eq!(told(&["get", "a", "c"]).await[0]["checkpoint"], set[0]["checkpoint"]);
+    assert_eq!(told(&["counts", "a", "c"]).await[0]["unfinished"], json!(1));
+    assert_eq!(told(&["list"]).await[0]["consumer"], json!("c"));
+    assert_eq!(told(&["list", "--topic", "b"]).await.len(), 0);
+    told(&["delete", "a", "c"]).await;
+    assert_eq!(told(&["list"]).await.len(), 0);
     server.stop().await;
 }
 

@@ -239,6 +239,52 @@ async fn all_devices_are_in_step_within_a_tenth_of_a_second_of_an_acknowledgemen
     server.stop().await;
 }
 
+/// Goal: a client that takes nothing holds a bounded number of changes: when it reads again, it is
+/// told all marks in the place of those that were too many, and ends with the right ones.
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_told_all_marks_when_it_reads_again() {
+    const MARKS: u64 = 1_200;
+    let server = Server::start().await;
+    published(&server, "a", 2).await;
+    let mut stream = Sse::follow(server.address, "a", "?consumer=inbox").await;
+    let whole = stream.find(|frame| frame.is_control("leftoff.marked")).await.json();
+    assert_eq!(whole["whole"], json!(true));
+    let mut socket = Client::connect(server.address).await;
+    for number in 0..MARKS {
+        let kind = if number % 2 == 0 { "mark" } else { "unmark" };
+        let mut message = json!({"type": "mark", "ref": number, "topic": "a",
+            "consumer": "inbox", "events": [1]});
+        message[kind] = json!(["archived"]);
+        socket.say(message).await;
+        if number % 50 == 49 {
+            for _ in 0..50 {
+                socket.find("ack").await;
+            }
+        }
+    }
+    let last = json!({"type": "mark", "ref": "last", "topic": "a", "consumer": "inbox",
+        "mark": ["archived"], "events": [1, 2]});
+    socket.say(last).await;
+    let revision = socket.find("ack").await["revision"].clone();
+    let (mut told, mut archived) = (0, Value::Null);
+    loop {
+        let frame = stream.find(|frame| frame.is_control("leftoff.marked")).await.json();
+        told += 1;
+        if frame["whole"] == json!(true) {
+            archived = frame["marks"]["archived"]["marked"]["a"].clone();
+        } else if frame["mark"] == json!(["archived"]) {
+            archived = frame["events"]["a"].clone();
+        }
+        if frame["revision"] == revision {
+            break;
+        }
+    }
+    assert!(told <= MARKS + 1, "{told}");
+    assert_eq!(archived, json!("1-2"));
+    drop((stream, socket));
+    server.stop().await;
+}
+
 /// Goal: events change the counts of a stream, too, and many changes are told together.
 #[tokio::test]
 async fn counts_are_told_when_they_change_and_at_most_ten_times_a_second() {
