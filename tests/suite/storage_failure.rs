@@ -17,7 +17,7 @@ const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Starts a broker whose files cannot grow beyond [`MAX_FILE_BLOCKS`]. Returns it with the lines of
 /// its log, and the time of each.
-async fn serve(directory: &Path) -> (Process, mpsc::Receiver<(Instant, String)>) {
+pub(crate) async fn serve(directory: &Path) -> (Process, mpsc::Receiver<(Instant, String)>) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let broker = leftoff();
     let script = format!("trap '' XFSZ; ulimit -f {MAX_FILE_BLOCKS}; exec \"$0\" \"$@\"");
