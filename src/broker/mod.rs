@@ -233,9 +233,10 @@ impl Broker {
         (now, started.map_or(now.as_ms(), |ms| u64::try_from(ms).unwrap_or(u64::MAX)))
     }
 
-    /// Returns the id of a topic in the log; `None` if no event was ever published to it.
+    /// Returns the id of a topic in the log, also of a deleted one; `None` if no event was ever
+    /// published to it.
     pub(crate) fn topic_id(&self, name: &TopicName) -> Option<TopicId> {
-        self.0.topics.existing(name).ok().and_then(|topic| topic.state().id)
+        self.0.topics.known(name).and_then(|topic| topic.state().id)
     }
 
     /// Returns the time by the broker's clock.

@@ -4,7 +4,7 @@
 //! where from. It has no id, because a publish that repeats an id is stored once, and no time to
 //! live.
 
-use super::window::WindowEntry;
+use super::window_entry::WindowEntry;
 use crate::event::{Event, NewEvent};
 
 /// The header with the reason that the last worker gave, or that its lease ran out.

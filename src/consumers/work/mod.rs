@@ -3,9 +3,13 @@
 //!
 //! ```text
 //! queues.rs      the way of pulls and settlements to the dispatcher of their consumer
-//! dispatcher.rs  the task of one shared consumer: decides, stores, answers
+//! dispatcher.rs  the task of one shared consumer: takes commands, answers them
+//! leasing.rs     its decisions on pulls
+//! storing.rs     its writes: the records of a step, and dead letters
 //! source.rs      the reader that goes on from the floor, and what was stored of its events
-//! window.rs      the events between floor and reader, and the state of each
+//! window.rs      the events between floor and reader, by position, place, key and time;
+//!                window_entry.rs has one event, window_settling.rs what workers say of it, and
+//!                window_record.rs the record of a bucket
 //! records.rs     the stored form of that state
 //! ```
 //!
@@ -24,6 +28,7 @@ mod dead_letter;
 mod dispatcher;
 mod fetching;
 mod lease_id;
+mod leasing;
 mod places;
 mod queues;
 mod records;
@@ -31,10 +36,15 @@ mod requests;
 mod settings;
 mod shared;
 mod source;
+mod storing;
 #[cfg(test)]
 mod tests;
 mod totals;
 mod window;
+mod window_entry;
+mod window_record;
+mod window_settling;
+mod work_commands;
 
 pub use config::WorkConfig;
 pub use dead_letter::{

@@ -9,11 +9,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::WorkConfig;
-use super::dispatcher::{Command, Dispatcher, DispatcherParts, lock};
+use super::dispatcher::{Dispatcher, DispatcherParts, lock};
 use super::records::WorkRecords;
 use super::requests::{Leased, PullRequest, Settled, Settlement, WorkStatus};
 use super::settings::WorkSettings;
 use super::shared::SharedConsumer;
+use super::work_commands::Command;
 use crate::broker::Broker;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};

@@ -12,10 +12,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::places::{Bucket, WorkPlace};
 use super::records::{BucketRecord, ConsumerRecords};
 use super::shared::SharedConsumer;
-use super::window::{EntryState, Span, Window, WindowEntry, WorkTime};
+use super::window::Window;
+use super::window_entry::{EntryState, Span, WindowEntry, WorkTime};
 use crate::broker::{Broker, Delivery, Reader};
 use crate::cursor::{Cursor, Gap, OnGap, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
@@ -24,6 +27,14 @@ use crate::topic::{TopicId, TopicName};
 
 /// The longest step of a search for events that the filter picks, while commands may wait.
 const MAX_STEP: Duration = Duration::from_millis(5);
+
+/// The longest wait for a reader of many topics to be told of what was published before, and the
+/// longest while stored leases wait for their events.
+const MAX_BEHIND: Duration = Duration::from_millis(20);
+const MAX_LOADING: Duration = Duration::from_secs(5);
+
+/// The time between two looks at what the reader was told.
+const TOLD_STEP: Duration = Duration::from_millis(1);
 
 /// How much of the source is wanted in the window.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +45,8 @@ pub(super) struct WantedWork {
     pub(super) max_ahead: usize,
     /// The most bytes of events that the window holds.
     pub(super) max_held_bytes: usize,
+    /// Whether somebody waits no longer, so that it must be known that nothing more is there.
+    pub(super) is_exact: bool,
 }
 
 /// The source of a shared consumer's events.
@@ -122,6 +135,8 @@ impl WorkSource {
         window: &mut Window,
         wanted: WantedWork,
     ) -> Result<()> {
+        let (last, started) = (broker.last_position(), Instant::now());
+        let patience = if self.is_loading() { MAX_LOADING } else { MAX_BEHIND };
         loop {
             self.take_unread(window, wanted);
             let is_full = window.len() >= wanted.max_ahead || !self.unread.is_empty();
@@ -137,7 +152,12 @@ impl WorkSource {
                 return Ok(()); // The search goes on from here.
             };
             if !self.took(next, broker, consumer, window).await? {
-                self.is_at_tail = true;
+                let needs_all = wanted.is_exact || self.is_loading();
+                if needs_all && self.is_behind(last) && started.elapsed() < patience {
+                    tokio::time::sleep(TOLD_STEP).await;
+                    continue;
+                }
+                self.is_at_tail = !self.is_behind(last);
                 self.pass_stored(u64::MAX, window);
                 self.pass_finished(None, window);
                 return Ok(());
@@ -145,7 +165,13 @@ impl WorkSource {
         }
     }
 
-    /// Waits for the next delivery, and takes it.
+    /// Returns whether the reader is still to be told of events up to `last`. A reader of many topics
+    /// is told of new events a moment later than their publishers.
+    fn is_behind(&self, last: Position) -> bool {
+        self.reader.is_of_many() && self.reader.cursor().after.number() < last.get()
+    }
+
+    /// Waits for the next delivery.
     ///
     /// # Errors
     ///

@@ -20,82 +20,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::places::{Bucket, WorkPlace, base36};
-use super::records::{BucketRecord, FailedRecord, LeasedRecord, ranges};
+use super::places::{Bucket, WorkPlace};
 use super::requests::SettleOutcome;
 use super::totals::WorkTotals;
+use super::window_entry::{End, EntryState, LeaseBounds, Span, WindowEntry, WorkTime};
 use crate::cursor::Sequence;
 use crate::event::{Event, Timestamp};
-use crate::topic::{TopicId, TopicName};
-
-/// One moment by both clocks, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WorkTime {
-    /// Since 1970, by the broker's clock.
-    pub(super) wall_ms: u64,
-    /// By a clock that never jumps; its beginning means nothing.
-    pub(super) steady_ms: u64,
-}
-
-/// The state of an event in the window.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum EntryState {
-    /// It can be leased, once it is the first of its key.
-    Waiting,
-    /// A worker has it.
-    Leased(Span, Arc<str>),
-    /// It failed, and is not leased before the end of the span.
-    Delayed(Span),
-    /// It becomes a dead letter: at once, or at this time of the steady clock.
-    Dead(Option<u64>),
-    /// It came to an end, and goes when the floor passes it.
-    Finished,
-}
-
-/// A time that ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    /// The end by the wall clock, in milliseconds since 1970.
-    pub(super) until_ms: u64,
-    /// The end by the steady clock.
-    pub(super) due_ms: u64,
-    pub(super) length_ms: u64,
-}
-
-impl Span {
-    pub(super) fn from(time: WorkTime, length_ms: u64) -> Self {
-        let due_ms = time.steady_ms.saturating_add(length_ms);
-        Self { until_ms: time.wall_ms.saturating_add(length_ms), due_ms, length_ms }
-    }
-
-    /// Returns a span that was stored, as it is at `time`. What is left of it is never longer than
-    /// the whole of it, wherever the wall clock is.
-    pub(super) fn stored(until_ms: u64, length_ms: u64, time: WorkTime) -> Self {
-        let left_ms = until_ms.saturating_sub(time.wall_ms).min(length_ms);
-        Self { length_ms, ..Self::from(time, left_ms) }
-    }
-}
-
-/// An event in the window.
-#[derive(Debug, Clone)]
-pub(super) struct WindowEntry {
-    pub(super) place: WorkPlace,
-    /// The event's topic; `None` if the event is gone.
-    pub(super) topic: Option<TopicName>,
-    /// The hash of the event's topic and key; 0 for an event without a key.
-    pub(super) key: u64,
-    /// The event's bytes, about as stored.
-    pub(super) size_bytes: usize,
-    /// The deliveries so far.
-    pub(super) tries: u32,
-    pub(super) state: EntryState,
-    /// Whether the last lease ran out, so that its worker may still finish the event.
-    pub(super) ran_out: bool,
-    /// The reason of the last worker that did not finish the event.
-    pub(super) reason: Box<str>,
-    /// The event, as long as there is room for it in memory.
-    pub(super) held: Option<Arc<Event>>,
-}
+use crate::topic::TopicId;
 
 /// The unfinished events of one key.
 #[derive(Debug, Default)]
@@ -106,27 +37,12 @@ struct KeyLine {
     ready: Option<u64>,
 }
 
-/// How an event came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    Finished,
-    Dead,
-    Lost,
-}
-
-/// The bounds on leases at the same time.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LeaseBounds {
-    pub(super) in_all: u32,
-    pub(super) per_worker: u32,
-}
-
 /// The events between floor and reader.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     /// By position.
-    entries: BTreeMap<u64, WindowEntry>,
-    places: BTreeMap<WorkPlace, u64>,
+    pub(super) entries: BTreeMap<u64, WindowEntry>,
+    pub(super) places: BTreeMap<WorkPlace, u64>,
     keys: HashMap<u64, KeyLine>,
     /// The positions of events that can be leased.
     ready: BTreeSet<u64>,
@@ -138,7 +54,7 @@ pub(super) struct Window {
     delayed: u32,
     held_bytes: usize,
     /// The last sequence of each topic that was added.
-    newest: HashMap<TopicId, Sequence>,
+    pub(super) newest: HashMap<TopicId, Sequence>,
     /// The buckets whose records have to be written.
     pub(super) touched: BTreeSet<Bucket>,
     pub(super) totals: WorkTotals,
@@ -274,119 +190,6 @@ impl Window {
         Some(held)
     }
 
-    /// Takes a lease back that no worker has heard of: as if it had never been.
-    pub(super) fn take_back(&mut self, place: WorkPlace, tries: u32) {
-        let Some(position) = self.leased_at(place, tries) else { return };
-        if let Some(entry) = self.entries.get_mut(&position) {
-            entry.tries = tries.saturating_sub(1);
-        }
-        self.set(position, EntryState::Waiting);
-    }
-
-    /// Finishes an event for the worker that has this lease of it, or had it last.
-    pub(super) fn ack(&mut self, place: WorkPlace, tries: u32) -> SettleOutcome {
-        let Some(position) = self.places.get(&place).copied() else {
-            return self.outcome_beyond(place);
-        };
-        let Some(entry) = self.entries.get(&position) else { return SettleOutcome::Over };
-        match entry.state {
-            EntryState::Finished => SettleOutcome::Done,
-            _ if entry.tries != tries => SettleOutcome::Over,
-            EntryState::Leased(..) => self.finish(position, End::Finished),
-            // Nobody else had it since, so its work is not done twice.
-            _ if entry.ran_out => self.finish(position, End::Finished),
-            _ => SettleOutcome::Over,
-        }
-    }
-
-    /// Returns the outcome of an acknowledgement of an event that is not in the window. A leased
-    /// event leaves the window only when it is finished.
-    fn outcome_beyond(&self, place: WorkPlace) -> SettleOutcome {
-        match self.newest.get(&place.topic) {
-            Some(newest) if place.sequence > *newest => SettleOutcome::Over,
-            _ => SettleOutcome::Done,
-        }
-    }
-
-    /// Notes that a worker did not finish an event.
-    pub(super) fn nack(
-        &mut self,
-        (place, tries): (WorkPlace, u32),
-        (delay_ms, reason): (u64, &str),
-        max_tries: u32,
-        time: WorkTime,
-    ) -> SettleOutcome {
-        let Some(position) = self.places.get(&place).copied() else { return SettleOutcome::Over };
-        let Some(entry) = self.entries.get_mut(&position) else { return SettleOutcome::Over };
-        let is_leased = matches!(entry.state, EntryState::Leased(..));
-        if entry.tries != tries || entry.state == EntryState::Finished {
-            return SettleOutcome::Over;
-        }
-        if !is_leased && !entry.ran_out {
-            return SettleOutcome::Done; // It was said before.
-        }
-        if entry.topic.is_none() {
-            return self.finish(position, End::Lost);
-        }
-        entry.ran_out = false;
-        entry.reason = reason.into();
-        let state = if max_tries > 0 && tries >= max_tries {
-            EntryState::Dead(None)
-        } else if delay_ms > 0 {
-            EntryState::Delayed(Span::from(time, delay_ms))
-        } else {
-            EntryState::Waiting
-        };
-        self.set(position, state);
-        SettleOutcome::Done
-    }
-
-    /// Gives a lease back unused.
-    pub(super) fn release(&mut self, place: WorkPlace, tries: u32) -> SettleOutcome {
-        let Some(position) = self.places.get(&place).copied() else { return SettleOutcome::Over };
-        let Some(entry) = self.entries.get(&position) else { return SettleOutcome::Over };
-        match entry.state {
-            EntryState::Leased(..) if entry.tries == tries => {
-                if entry.topic.is_none() {
-                    return self.finish(position, End::Lost);
-                }
-                self.set(position, EntryState::Waiting);
-                SettleOutcome::Done
-            }
-            EntryState::Waiting if entry.tries == tries => SettleOutcome::Done,
-            _ => SettleOutcome::Over,
-        }
-    }
-
-    /// Has a lease hold for `length_ms` from now on.
-    pub(super) fn extend(
-        &mut self,
-        place: WorkPlace,
-        tries: u32,
-        length_ms: u64,
-        time: WorkTime,
-    ) -> SettleOutcome {
-        let Some(position) = self.leased_at(place, tries) else { return SettleOutcome::Over };
-        let Some(EntryState::Leased(_, worker)) = self.state(position) else {
-            return SettleOutcome::Over;
-        };
-        let span = Span::from(time, length_ms);
-        self.set(position, EntryState::Leased(span, worker));
-        SettleOutcome::Extended(Timestamp::from_ms(span.until_ms))
-    }
-
-    fn state(&self, position: u64) -> Option<EntryState> {
-        self.entries.get(&position).map(|entry| entry.state.clone())
-    }
-
-    /// Returns the position of an event that is leased for the given try.
-    fn leased_at(&self, place: WorkPlace, tries: u32) -> Option<u64> {
-        let position = *self.places.get(&place)?;
-        let entry = self.entries.get(&position)?;
-        let is_leased = matches!(entry.state, EntryState::Leased(..)) && entry.tries == tries;
-        is_leased.then_some(position)
-    }
-
     /// Ends the leases and the delays whose time is over.
     pub(super) fn run_due(&mut self, time: WorkTime, max_tries: u32) {
         while let Some((due_ms, position)) = self.due.first().copied() {
@@ -472,57 +275,8 @@ impl Window {
         }
     }
 
-    /// Returns the record of a bucket as it is now.
-    pub(super) fn record(&self, bucket: Bucket) -> BucketRecord {
-        let (first, last) = bucket.places();
-        let of_bucket = self.places.range(first..=last);
-        let entries: Vec<_> = of_bucket
-            .filter_map(|(_, position)| Some((*position, self.entries.get(position)?)))
-            .collect();
-        let is_finished = |(_, entry): &&(u64, &WindowEntry)| entry.state == EntryState::Finished;
-        let finished = entries.iter().filter(is_finished);
-        let mut record = BucketRecord {
-            finished: ranges(finished.map(|(_, entry)| entry.place.sequence.get())),
-            ..BucketRecord::default()
-        };
-        for (position, entry) in entries {
-            let key = if entry.key == 0 { String::new() } else { base36(entry.key) };
-            let (from, length, dead) = match &entry.state {
-                EntryState::Finished => continue,
-                EntryState::Leased(span, worker) => {
-                    record.leased.push(LeasedRecord {
-                        sequence: entry.place.sequence.get(),
-                        position,
-                        tries: entry.tries,
-                        until: span.until_ms,
-                        length: span.length_ms,
-                        worker: worker.to_string(),
-                        key,
-                    });
-                    continue;
-                }
-                EntryState::Waiting if entry.tries == 0 => continue,
-                EntryState::Waiting => (0, 0, false),
-                EntryState::Delayed(span) => (span.until_ms, span.length_ms, false),
-                EntryState::Dead(_) => (0, 0, true),
-            };
-            record.failed.push(FailedRecord {
-                sequence: entry.place.sequence.get(),
-                position,
-                tries: entry.tries,
-                from,
-                length,
-                key,
-                reason: entry.reason.to_string(),
-                ran_out: entry.ran_out,
-                dead,
-            });
-        }
-        record
-    }
-
     /// Gives an event a new state, and notes that its record has to be written.
-    fn set(&mut self, position: u64, state: EntryState) {
+    pub(super) fn set(&mut self, position: u64, state: EntryState) {
         self.leave(position);
         self.put(position, state);
         if let Some(entry) = self.entries.get(&position) {

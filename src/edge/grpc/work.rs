@@ -7,14 +7,11 @@ use super::super::clients::Peer;
 use super::super::rates::{CallerRates, Rate};
 use super::super::served::work_service_server::WorkService;
 use super::call::{Responses, holding, permit, share, until, within};
-use super::working::{Working, lease_messages, settled_message, settlement};
+use super::working::{Working, lease_messages, queue, settled_message, settlement};
 use super::{messages, paths};
-use crate::consumers::WorkQueue;
-use crate::edge::permit::Permit;
-use crate::edge::work::{asking, requests};
+use crate::edge::work::requests;
 use crate::edge::{Edge, proto};
-use crate::error::{Error, Result};
-use crate::topic::TopicPattern;
+use crate::error::Result;
 
 /// The bytes of a pull that names no bound.
 const DEFAULT_BYTES: u32 = 1 << 20;
@@ -23,19 +20,6 @@ const DEFAULT_BYTES: u32 = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct GrpcWork {
     pub(super) edge: Edge,
-}
-
-/// Returns the queue that a request names, with its selection, if the caller may work for it.
-pub(super) async fn queue(
-    of: Option<proto::WorkRef>,
-    permit: &Permit,
-    edge: &Edge,
-) -> Result<(WorkQueue, TopicPattern)> {
-    let of = of.ok_or_else(|| Error::invalid("of", "is missing; name the consumer"))?;
-    let selection = TopicPattern::new(&of.topic)?;
-    let consumers = edge.consumers_if_any();
-    let queue = asking::queue(&of.consumer, selection.clone(), permit, consumers).await?;
-    Ok((queue, selection))
 }
 
 #[tonic::async_trait]

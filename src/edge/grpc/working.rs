@@ -15,17 +15,19 @@ use prost::Message as _;
 use tonic::{Status, Streaming};
 
 use super::super::rates::{CallerRates, Rate, Temper};
-use super::{codec, messages, work};
-use crate::consumers::{LeaseId, Leased, Nack, SettleOutcome, Settled, Settlement};
+use super::{codec, messages};
+use crate::consumers::{LeaseId, Leased, Nack, SettleOutcome, Settled, Settlement, WorkQueue};
 use crate::edge::grpc::status::details;
 use crate::edge::permit::Permit;
 use crate::edge::proto::settle_outcome::Kind;
 use crate::edge::proto::work_request::Request as Asked;
 use crate::edge::proto::work_response::Response as Told;
+use crate::edge::work::asking;
 use crate::edge::work::worker::{StreamWorker, WorkerWish};
 use crate::edge::{Edge, proto};
 use crate::error::{Error, Result};
 use crate::polls;
+use crate::topic::TopicPattern;
 
 /// A settlement in flight, with its outcome once that is durable.
 type SettlementInFlight = Pin<Box<dyn Future<Output = Result<Settled>> + Send>>;
@@ -152,7 +154,7 @@ impl Working {
             (Some(Asked::Start(start)), None) => {
                 let proto::WorkStart { of, worker, credit, release_at_end } = start;
                 let wish = WorkerWish { worker, credit, releases: release_at_end };
-                let (queue, selection) = work::queue(of, &self.permit, &self.edge).await?;
+                let (queue, selection) = queue(of, &self.permit, &self.edge).await?;
                 let permit = self.permit.clone();
                 self.worker = Some(StreamWorker::new(queue, selection, permit, wish)?);
                 Ok(())
@@ -265,4 +267,17 @@ pub(super) fn settled_message(settled: &Settled) -> proto::SettleResponse {
         extend: list(extend),
         release: list(release),
     }
+}
+
+/// Returns the queue that a request names, with its selection, if the caller may work for it.
+pub(super) async fn queue(
+    of: Option<proto::WorkRef>,
+    permit: &Permit,
+    edge: &Edge,
+) -> Result<(WorkQueue, TopicPattern)> {
+    let of = of.ok_or_else(|| Error::invalid("of", "is missing; name the consumer"))?;
+    let selection = TopicPattern::new(&of.topic)?;
+    let consumers = edge.consumers_if_any();
+    let queue = asking::queue(&of.consumer, selection.clone(), permit, consumers).await?;
+    Ok((queue, selection))
 }
