@@ -88,11 +88,6 @@ impl Followers {
         all.insert(text, Arc::downgrade(&followed));
         followed
     }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.followed.lock().unwrap().len()
-    }
 }
 
 impl Followed {

@@ -67,11 +67,6 @@ impl View {
         self.by_owner.get(text).map(|ByOwner(entry)| entry)
     }
 
-    /// Returns the consumer with this number.
-    pub(super) fn of_number(&self, number: u64) -> Option<&Arc<Entry>> {
-        self.by_number.get(&number)
-    }
-
     /// Adds a consumer, or puts it in the place of the one with its number.
     pub(super) fn put(&mut self, entry: Arc<Entry>) {
         self.last_number = self.last_number.max(entry.number);

@@ -402,8 +402,11 @@ async fn the_service_over_grpc_does_what_the_routes_do() {
     let created = grpc.put_consumer(put).await.unwrap().into_inner().consumer.unwrap();
     assert_eq!((&*created.topic, &*created.consumer, &*created.checkpoint), ("a", "c", ""));
     let filter = proto::Filter { types: vec!["even".to_owned()], ..Default::default() };
-    let update =
-        proto::UpdateConsumerRequest { consumer: consumer(), filter: Some(filter.clone()) };
+    let update = proto::UpdateConsumerRequest {
+        consumer: consumer(),
+        filter: Some(filter.clone()),
+        ..Default::default()
+    };
     let updated = grpc.update_consumer(update).await.unwrap().into_inner().consumer.unwrap();
     assert_eq!(updated.filter, Some(filter));
     let set = |cursor: &str, expected: Option<&str>| proto::SetCheckpointRequest {

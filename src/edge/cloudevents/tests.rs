@@ -15,7 +15,7 @@ use super::protobuf::v1;
 use super::protobuf::v1::cloud_event::cloud_event_attribute_value::Attr;
 use super::protobuf::v1::cloud_event::{CloudEventAttributeValue, Data};
 use super::read::{binary, structured};
-use super::write::{EventPlace, Stored};
+use super::write::Stored;
 use super::{Mode, append};
 use crate::broker::LimitsConfig;
 use crate::cursor::{Epoch, Position, Sequence};

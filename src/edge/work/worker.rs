@@ -220,7 +220,9 @@ impl WorkerHandle {
             let held = &mut parts.holding().held;
             let ended = settlement.ack.iter().chain(&settlement.release);
             let ended = ended.chain(settlement.nack.iter().map(|nack| &nack.lease));
-            ended.for_each(|lease| drop(held.remove(lease)));
+            for lease in ended {
+                held.remove(lease);
+            }
             for (lease, length) in &settlement.extend {
                 if let Some(end) = held.get_mut(lease) {
                     *end = Instant::now() + *length;

@@ -2,7 +2,7 @@
 //! has its own stamp and its own say of the interceptor.
 
 use leftoff::TopicConfig;
-use leftoff::edge::hooks::{Grant, PUBLISHER_HEADER};
+use leftoff::edge::hooks::PUBLISHER_HEADER;
 use leftoff::edge::proto::{NewEvent, PublishRequest};
 use leftoff::permission::Action;
 use serde_json::json;

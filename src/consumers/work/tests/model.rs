@@ -420,7 +420,7 @@ fn run(case: Case, log: AnyLog, faults: Option<Arc<FaultyLog>>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, ..ProptestConfig::with_cases(96) })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::with_cases(96) })]
 
     /// Goal: each event comes to one end, and is with one worker at a time until then.
     /// Method: random acts, over a log in memory that refuses some appends, against a model.
@@ -432,7 +432,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 50, ..ProptestConfig::with_cases(8) })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 50, failure_persistence: None, ..ProptestConfig::with_cases(8) })]
 
     /// As [`random_work_does_what_a_model_says`], on disk.
     #[test]
