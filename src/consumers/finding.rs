@@ -1,5 +1,5 @@
-//! Finding the events of a change of marks: those that it names, and those of a list up to a cursor.
-//! The log is read here, before the command is queued.
+//! Finding the events of a change of marks: those that it names, and those of a list up to a
+//! cursor. The log is read here, before the command is queued.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use super::settings::{PutWebhook, RotateWebhook, WebhookName, WebhookSettings};
 use super::signing::{SignatureKind, WebhookKey};
 use super::state::HookState;
 use super::stored::{EVENT_TYPE, PauseReason, TOPIC, WebhookPause, WebhookRecord};
-use super::telling::{self, Happening};
+use super::telling::{self, Happening, STATUS_TOPIC};
 use crate::broker::{Broker, Delivery, EventRef, Publish};
 use crate::consumers::{
     ConsumerId, ConsumerName, ConsumerSettings, Consumers, WorkQueue, WorkSettings,
@@ -109,7 +109,7 @@ impl WebhooksParts {
     /// # Errors
     ///
     /// [`Error::Invalid`]: a file of the settings is wrong, or a stored webhook. As
-    /// [`Broker::set_topic`] and [`Broker::subscribe`].
+    /// [`Broker::subscribe`].
     pub(super) async fn open(
         broker: &Broker,
         consumers: &Consumers,
@@ -117,9 +117,11 @@ impl WebhooksParts {
         start: StartTask,
     ) -> Result<(Self, BTreeMap<WebhookName, WebhookRecord>)> {
         let client = WebhookClient::new(config)?;
-        let topic = own_topics::open(broker, TOPIC, own_topics::keyed()).await?;
-        let status_topic = telling::open(broker).await?;
-        let records = load(broker, &topic).await?;
+        let (topic, status_topic) = (TopicName::new(TOPIC)?, TopicName::new(STATUS_TOPIC)?);
+        let records = match broker.topic(&topic) {
+            Ok(_) => load(broker, &topic).await?,
+            Err(_no_webhook_was_made) => BTreeMap::new(),
+        };
         let parts = Self {
             broker: broker.clone(),
             config: config.clone(),
@@ -418,6 +420,9 @@ impl WebhooksParts {
             Some(record) => NewEvent::json(record)?.with_key(name.as_str()).with_type(EVENT_TYPE),
             None => NewEvent::tombstone(name.as_str()),
         };
+        // A broker without webhooks has none of these topics.
+        own_topics::open(&self.broker, TOPIC, own_topics::keyed()).await?;
+        telling::open(&self.broker).await?;
         let told = Publish::one(self.status_topic.clone(), happening.event(name)?);
         let stored = Publish::one(self.topic.clone(), event);
         self.broker.publish_own(vec![stored, told]).await?;

@@ -48,11 +48,11 @@ impl Webhooks {
     /// # Errors
     ///
     /// [`Error::Invalid`]: a setting is wrong, a file of them, or a stored webhook. As
-    /// [`Broker::set_topic`] and [`Broker::subscribe`].
+    /// [`Broker::subscribe`].
     ///
     /// # Cancel safety
     ///
-    /// The topics of webhooks may exist afterwards.
+    /// Nothing is left behind.
     pub async fn open(
         broker: &Broker,
         consumers: &Consumers,

@@ -77,12 +77,12 @@ impl Happening {
     }
 }
 
-/// Makes the topic.
+/// Makes the topic, unless it is there.
 ///
 /// # Errors
 ///
 /// As [`Broker::set_topic`].
-pub(super) async fn open(broker: &Broker) -> Result<TopicName> {
+pub(super) async fn open(broker: &Broker) -> Result<()> {
     let name = TopicName::new(STATUS_TOPIC)?;
     let configured = broker.default_config(&name);
     let has_limit = configured.max_age_ms.or(configured.max_bytes).is_some();
@@ -91,5 +91,5 @@ pub(super) async fn open(broker: &Broker) -> Result<TopicName> {
         max_bytes: (!has_limit).then_some(MAX_BYTES),
         ..TopicConfig::default()
     };
-    own_topics::open(broker, STATUS_TOPIC, settings).await
+    own_topics::open(broker, STATUS_TOPIC, settings).await.map(drop)
 }

@@ -252,7 +252,9 @@ fn every_test_bench_and_script_that_a_page_names_is_there() {
         let is_test = |name: &&str| {
             name.matches('_').count() > 3 && name.chars().all(|c| c == '_' || c.is_alphanumeric())
         };
+        let is_setting = |name: &&str| code.contains(&format!("pub {name}: "));
         let names = text.split('`').filter(is_test).filter(|name| !name.starts_with("leftoff_"));
+        let names = names.filter(|name| !is_setting(name));
         for name in names {
             assert!(code.contains(&format!("fn {name}(")), "{page}: there is no test {name}");
             named += 1;
