@@ -296,7 +296,10 @@ impl Dispatcher {
         if source.is_none() {
             let records = lock(&parts.records).of(consumer.number).cloned().unwrap_or_default();
             *window = Window::default();
-            window.totals = records.floor.map(|floor| floor.totals).unwrap_or_default();
+            if let Some(floor) = &records.floor {
+                window.totals = floor.totals;
+                window.counted = floor.counted.iter().copied().collect();
+            }
             *source = Some(WorkSource::open(&parts.broker, consumer, &records, time).await?);
         }
         let Some(source) = source else { return Ok(()) };

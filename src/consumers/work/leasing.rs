@@ -88,8 +88,9 @@ impl Dispatcher {
             kept.append(&mut self.waiting);
             self.waiting = kept;
             if !lost {
-                break; // Where events were gone, there may be others.
+                break;
             }
+            self.window.pass_finished(); // Where events were gone, there may be room for others.
         }
         self.end_waits();
         Ok(())

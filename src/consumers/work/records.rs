@@ -141,13 +141,17 @@ pub(super) fn ranges(sequences: impl Iterator<Item = u64>) -> String {
 }
 
 /// The record of a floor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FloorRecord {
     /// The cursor of the floor: every event up to it is finished.
     pub(super) cursor: Cursor,
     /// The totals of the consumer.
     #[serde(flatten)]
     pub(super) totals: WorkTotals,
+    /// The ids of topics that lost events above the floor, each with the sequence below which all
+    /// of them are counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) counted: Vec<(u32, u64)>,
 }
 
 /// The stored records of one consumer.
@@ -169,7 +173,7 @@ impl ConsumerRecords {
             delayed += waits;
             dying += dead;
         }
-        let floor = self.floor;
+        let floor = self.floor.as_ref();
         WorkStatus {
             checkpoint: floor.map(|floor| floor.cursor),
             totals: floor.map(|floor| floor.totals).unwrap_or_default(),
@@ -226,7 +230,7 @@ impl WorkRecords {
     /// Returns the cursor up to which all events of a shared consumer are finished; `None` if no
     /// event of it was leased yet.
     pub(crate) fn floor(&self, consumer: u64) -> Option<Cursor> {
-        self.0.get(&consumer)?.floor.map(|floor| floor.cursor)
+        self.0.get(&consumer)?.floor.as_ref().map(|floor| floor.cursor)
     }
 
     /// Returns the keys of a consumer's records.
@@ -327,8 +331,9 @@ mod tests {
         assert_eq!(records.floor(35).unwrap().to_string(), "41-0000000a");
         let of = records.of(35).unwrap();
         let totals = WorkTotals { finished: 40, dead: 1, lost: 0 };
-        assert_eq!(of.floor.unwrap().totals, totals);
-        assert_eq!(serde_json::to_string(&of.floor.unwrap()).unwrap(), floor);
+        let stored = of.floor.as_ref().unwrap();
+        assert_eq!(stored.totals, totals);
+        assert_eq!(serde_json::to_string(stored).unwrap(), floor);
         let bucket = Bucket { topic: topic(7), number: 0 };
         assert_eq!(of.read()[&bucket].finished, "50-51");
         let mut keys = records.keys_of(35);

@@ -20,7 +20,7 @@ use super::shared::SharedConsumer;
 use super::window::Window;
 use super::window_entry::{EntryState, Span, WindowEntry, WorkTime};
 use crate::broker::{Broker, Delivery, Reader};
-use crate::cursor::{Cursor, Gap, OnGap, Position, Sequence, StartPoint};
+use crate::cursor::{Cursor, Gap, OnGap, Place, Position, Requested, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::topic::{TopicId, TopicName};
@@ -71,7 +71,7 @@ impl WorkSource {
         records: &ConsumerRecords,
         time: WorkTime,
     ) -> Result<Self> {
-        let start = match (records.floor, consumer.start) {
+        let start = match (&records.floor, consumer.start) {
             // The floor was stored after the events that it covers, so it holds in each epoch of
             // the log that has it.
             (Some(floor), _) => StartPoint::After(Cursor { epoch: None, ..floor.cursor }),
@@ -221,15 +221,24 @@ impl WorkSource {
     /// Counts the events of a gap, without those that were finished before.
     fn lose(&mut self, gap: &Gap, broker: &Broker, window: &mut Window) {
         let topic = gap.topic.as_ref().and_then(|topic| broker.topic_id(topic));
-        let resume = Sequence::new(gap.earliest.number());
-        let is_in = |place: &WorkPlace| Some(place.topic) == topic && place.sequence < resume;
+        let (Some(topic), Place::Sequence(resume)) = (topic, gap.earliest) else { return };
+        // What was counted before a restart is not counted again.
+        let counted = window.counted.get(&topic.get()).copied();
+        let known_to = window.newest(topic).map(|newest| newest.next().get());
+        let from = match gap.requested {
+            Requested::Place(Place::Sequence(requested)) => Some(requested.get()),
+            // A reader of many topics tells no number for a topic that it has read nothing of.
+            _ => known_to,
+        };
+        let Some(from) = from.max(counted) else { return };
+        let is_in = |place: &WorkPlace| {
+            place.topic == topic && (from..resume.get()).contains(&place.sequence.get())
+        };
         let known = self.finished.iter().filter(|place| is_in(place)).count();
         let stored = self.stored.values().filter(|entry| is_in(&entry.place)).count();
-        // A reader of many topics tells no number for a topic that it has read nothing of.
-        let newest = topic.and_then(|topic| window.newest(topic));
-        let since_newest = newest.map(|newest| resume.get().saturating_sub(newest.next().get()));
-        let lost = gap.lost.or(since_newest).unwrap_or(0).saturating_sub((known + stored) as u64);
-        window.totals.lost += lost;
+        let gone = resume.get().saturating_sub(from);
+        window.totals.lost += gone.saturating_sub((known + stored) as u64);
+        window.counted.insert(topic.get(), resume.get());
     }
 
     /// Puts the events that were read into the window, as far as there is room.

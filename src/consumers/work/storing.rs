@@ -6,6 +6,8 @@ use tracing::warn;
 use super::dead_letter::dead_letter;
 use super::dispatcher::{Dispatcher, WorkAnswers, lock};
 use super::records::{EVENT_TYPE, FloorRecord, floor_key};
+use super::source::WorkSource;
+use super::window::Window;
 use super::window_entry::{End, WorkTime};
 use super::work_commands::GrantedLeases;
 use crate::broker::Publish;
@@ -38,12 +40,11 @@ impl Dispatcher {
                     events.push(event.with_type(EVENT_TYPE));
                 }
             }
-            let floor =
-                FloorRecord { cursor: source.floor(&self.window), totals: self.window.totals };
-            let before = stored.and_then(|stored| stored.floor);
+            let floor = floor_of(source, &self.window);
+            let before = stored.and_then(|stored| stored.floor.as_ref());
             // The first floor is stored at once: from then on it is known what is lost.
             let is_needed = before.is_none() || !events.is_empty() || !dead.is_empty();
-            if before != Some(floor) && is_needed {
+            if before != Some(&floor) && is_needed {
                 let event = NewEvent::json(&floor)?.with_key(floor_key(number));
                 events.push(event.with_type(EVENT_TYPE));
             }
@@ -139,8 +140,9 @@ impl Dispatcher {
     /// Stores the floor, if it has moved past events that the filter does not pick.
     pub(super) async fn remember_floor(&mut self) {
         let Some(source) = &self.source else { return };
-        let floor = FloorRecord { cursor: source.floor(&self.window), totals: self.window.totals };
-        let stored = lock(&self.parts.records).of(self.consumer.number).and_then(|it| it.floor);
+        let floor = floor_of(source, &self.window);
+        let stored = lock(&self.parts.records).of(self.consumer.number).cloned();
+        let stored = stored.and_then(|stored| stored.floor);
         if stored.is_none_or(|stored| stored == floor) {
             return;
         }
@@ -150,4 +152,10 @@ impl Dispatcher {
             warn!(consumer = %self.consumer.name, %error, "the floor is not stored; reading repeats");
         }
     }
+}
+
+/// Returns the record of the floor as it is now.
+fn floor_of(source: &WorkSource, window: &Window) -> FloorRecord {
+    let counted = window.counted.iter().map(|(topic, below)| (*topic, *below)).collect();
+    FloorRecord { cursor: source.floor(window), totals: window.totals, counted }
 }

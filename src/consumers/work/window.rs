@@ -58,6 +58,9 @@ pub(super) struct Window {
     /// The buckets whose records have to be written.
     pub(super) touched: BTreeSet<Bucket>,
     pub(super) totals: WorkTotals,
+    /// By the ids of topics that lost events above the floor: the sequence below which all of them
+    /// are counted.
+    pub(super) counted: BTreeMap<u32, u64>,
 }
 
 impl Window {
@@ -260,6 +263,9 @@ impl Window {
             if self.places.range(first..=last).next().is_none() {
                 self.touched.insert(bucket); // Its record, if there is one, goes.
             }
+        }
+        if self.entries.is_empty() {
+            self.counted.clear(); // The floor is past all of them.
         }
     }
 

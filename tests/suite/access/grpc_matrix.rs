@@ -104,7 +104,15 @@ fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
             let message = message!(SettleRequest { of: work(), ack: vec!["1-1-1-1".to_owned()] });
             (Needs(Subscribe), message)
         }
-        "Work" => (Inside, message!(WorkRequest {})),
+        "Work" => {
+            let start = proto::WorkStart {
+                of: work(),
+                worker: "w".to_owned(),
+                ..proto::WorkStart::default()
+            };
+            let start = Some(proto::work_request::Request::Start(start));
+            (Needs(Subscribe), message!(WorkRequest { request: start }))
+        }
         "GetWork" => (Needs(Subscribe), message!(GetWorkRequest { of: work() })),
         "CreateTicket" => (Inside, message!(CreateTicketRequest { kind: 1 })),
         "Revoke" => (Administers, message!(RevokeRequest { sub: "somebody-else".to_owned() })),
@@ -133,9 +141,8 @@ fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
     };
     let success = match call {
         "Subscribe" => DEADLINE_EXCEEDED,
-        "CreateTopic" => 6,                 // The topic exists.
-        "Pull" | "Settle" | "GetWork" => 5, // There is no such consumer.
-        "Work" => 3,                        // The message is empty.
+        "CreateTopic" => 6,                          // The topic exists.
+        "Pull" | "Settle" | "Work" | "GetWork" => 5, // There is no such consumer.
         _ => 0,
     };
     (rule, message, success)

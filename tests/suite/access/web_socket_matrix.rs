@@ -71,6 +71,29 @@ fn spoken(kind: &str, sent: &Sent) -> Vec<Spoken> {
             "ack",
             "error",
         )],
+        // There is no such consumer, which is told to those who may know.
+        "work" => vec![of(
+            Needs(Subscribe),
+            json!({"type": "work", "ref": 1, "work": "w", "topic": SECRET, "consumer": "c",
+                "worker": "w", "credit": 1}),
+            "error",
+            "error",
+        )],
+        "settle" => vec![of(
+            Inside,
+            json!({"type": "settle", "ref": 1, "work": "w", "ack": ["1-1-1-1"]}),
+            "error",
+            "error",
+        )],
+        "credit" => vec![of(
+            Inside,
+            json!({"type": "credit", "ref": 1, "work": "w", "credit": 1}),
+            "error",
+            "error",
+        )],
+        "stop" => {
+            vec![of(Inside, json!({"type": "stop", "ref": 1, "work": "w"}), "error", "error")]
+        }
         "unsubscribe" => vec![of(
             Inside,
             json!({"type": "unsubscribe", "subscription": "none"}),
