@@ -224,7 +224,7 @@ mod tests {
     use super::super::config::{IssuerConfig, RoleConfig};
     use super::super::minting::{SECRET, hs256};
     use super::*;
-    use crate::permission::{Action, Permission, Permitted, Verdict};
+    use crate::permission::{Action, Permission, Verdict};
     use crate::topic::TopicName;
 
     fn config() -> AccessConfig {
@@ -306,7 +306,10 @@ mod tests {
         assert_eq!(nothing.permission, Permission::default());
         let admin = proved(&config(), json!({"leftoff": {"admin": true}})).await.unwrap();
         assert!(admin.permission.administers() && may(&admin, Action::Manage, "any.topic"));
-        assert_eq!(admin.permission.of(Action::Subscribe), &Permitted::None);
+        assert!(may(&admin, Action::Subscribe, "$consumers"), "what is kept for readers");
+        for topic in ["any", "any.topic", "$audit", "$revocations"] {
+            assert!(!may(&admin, Action::Subscribe, topic), "{topic}");
+        }
     }
 
     #[tokio::test]

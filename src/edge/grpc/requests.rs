@@ -25,7 +25,15 @@ const CREATE_TOPIC: &[Field] = &[message(2, &[])];
 const UPDATE_TOPIC: &[Field] = &[message(2, &[]), message(3, &[list(1, "update_mask")])];
 
 const OF_CONSUMER: &[Field] = &[message(1, &[])];
-const PUT_CONSUMER: &[Field] = &[message(1, &[]), message(2, FILTER)];
+const PUT_CONSUMER: &[Field] = &[message(1, &[]), message(2, FILTER), message(4, &[])];
+const UPDATE_CONSUMER: &[Field] = &[message(1, &[]), message(2, FILTER), message(3, &[])];
+const SETTLE: &[Field] =
+    &[message(1, &[]), list(2, "ack"), map(3, "nack"), map(4, "extend"), list(5, "release")];
+const WORK: &[Field] = &[message(1, OF_CONSUMER), message(2, SETTLE)];
+const WEBHOOK_SETTINGS: &[Field] = &[message(2, FILTER)];
+const PUT_WEBHOOK: &[Field] = &[message(2, WEBHOOK_SETTINGS)];
+const UPDATE_WEBHOOK: &[Field] =
+    &[message(2, WEBHOOK_SETTINGS), message(3, &[list(1, "update_mask")])];
 const MARK_EVENTS: &[Field] = &[
     message(1, &[]),
     list(2, "mark"),
@@ -50,7 +58,7 @@ pub(super) fn lists_of<T: 'static>() -> &'static [Field] {
         (TypeId::of::<proto::CreateTopicRequest>(), CREATE_TOPIC),
         (TypeId::of::<proto::UpdateTopicRequest>(), UPDATE_TOPIC),
         (TypeId::of::<proto::PutConsumerRequest>(), PUT_CONSUMER),
-        (TypeId::of::<proto::UpdateConsumerRequest>(), PUT_CONSUMER),
+        (TypeId::of::<proto::UpdateConsumerRequest>(), UPDATE_CONSUMER),
         (TypeId::of::<proto::GetConsumerRequest>(), OF_CONSUMER),
         (TypeId::of::<proto::DeleteConsumerRequest>(), OF_CONSUMER),
         (TypeId::of::<proto::SetCheckpointRequest>(), OF_CONSUMER),
@@ -60,6 +68,12 @@ pub(super) fn lists_of<T: 'static>() -> &'static [Field] {
         (TypeId::of::<proto::CountEventsRequest>(), COUNT_EVENTS),
         (TypeId::of::<proto::ReadInboxRequest>(), READ_INBOX),
         (TypeId::of::<proto::ReadGroupsRequest>(), READ_GROUPS),
+        (TypeId::of::<proto::PullRequest>(), OF_CONSUMER),
+        (TypeId::of::<proto::SettleRequest>(), SETTLE),
+        (TypeId::of::<proto::WorkRequest>(), WORK),
+        (TypeId::of::<proto::GetWorkRequest>(), OF_CONSUMER),
+        (TypeId::of::<proto::PutWebhookRequest>(), PUT_WEBHOOK),
+        (TypeId::of::<proto::UpdateWebhookRequest>(), UPDATE_WEBHOOK),
     ];
     let found = lists.into_iter().find(|(message, _)| *message == TypeId::of::<T>());
     found.map_or(&[], |(_, lists)| lists)
@@ -165,6 +179,12 @@ mod tests {
                 "CountEventsRequest" => lists_of::<proto::CountEventsRequest>(),
                 "ReadInboxRequest" => lists_of::<proto::ReadInboxRequest>(),
                 "ReadGroupsRequest" => lists_of::<proto::ReadGroupsRequest>(),
+                "PullRequest" => lists_of::<proto::PullRequest>(),
+                "SettleRequest" => lists_of::<proto::SettleRequest>(),
+                "WorkRequest" => lists_of::<proto::WorkRequest>(),
+                "GetWorkRequest" => lists_of::<proto::GetWorkRequest>(),
+                "PutWebhookRequest" => lists_of::<proto::PutWebhookRequest>(),
+                "UpdateWebhookRequest" => lists_of::<proto::UpdateWebhookRequest>(),
                 _ => &[],
             };
             let (mut declares, mut counts) = (Vec::new(), Vec::new());
@@ -174,7 +194,7 @@ mod tests {
             assert_eq!(declares, counts, "{name}");
             count += usize::from(!declares.is_empty());
         }
-        assert_eq!(count, 6, "requests with lists or messages");
+        assert_eq!(count, 21, "requests with lists or messages");
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Consumers of callers that hooks know: each has its own.
 
-use leftoff::edge::hooks::Grant;
+use leftoff::edge::hooks::{Grant, Revoker};
 use leftoff::permission::{Action, Permission};
 use serde_json::{Value, json};
 
 use super::{Host, Way, by};
-use crate::common::send;
+use crate::common::{Sse, send};
 
 /// Goal: consumers of one caller are invisible to another, who has its own of the same name; an
 /// owner is named by administrators alone; a part of a selection is not enough.
@@ -58,4 +58,36 @@ async fn each_caller_has_its_own_consumers_and_sees_nothing_of_others() {
         assert_eq!(list("ann", "").await, (200, Some(0)));
         host.stop().await;
     }
+}
+
+/// Goal: a stream of a consumer ends when its caller may not name it any more, and goes on while it
+/// may: with the same rights after a renewal, the marks go on without a gap.
+#[tokio::test]
+async fn a_stream_of_a_consumer_lives_as_long_as_its_caller_may_name_it() {
+    let host = Host::by(Way::Served).await;
+    host.publish("u.one", "x").await;
+    let reads = || Permission::default().with(Action::Subscribe, ["u.>"]).unwrap();
+    let granted = |permission: Permission| {
+        let revoker = Revoker::default();
+        host.decisions.grant(Grant::new("boss", permission).revoked_by(revoker.clone()));
+        revoker
+    };
+    host.decisions.grant(Grant::new("ann", reads()));
+    let first = granted(reads().administering());
+    let path = "/v1/events?topic=u.%3E&consumer=inbox&owner=ann";
+    let mut stream = Sse::open(by("boss", &host, "GET", path)).await.unwrap();
+    stream.find(|frame| frame.is_control("leftoff.caught-up")).await;
+    let second = granted(reads().administering());
+    first.revoke();
+    let marks = by("ann", &host, "POST", "/v1/consumers/inbox/marks?topic=u.%3E");
+    let body = json!({"mark": ["read"], "events": [{"topic": "u.one", "sequence": 1}]});
+    assert_eq!(send(marks, body.to_string()).await.status, 200);
+    let marked = stream.find(|frame| frame.is_control("leftoff.marked")).await.json();
+    assert_eq!((&marked["by"], &marked["events"]["u.one"]), (&json!("ann"), &json!("1")));
+    granted(reads()); // It reads the topics as before, and administers no more.
+    second.revoke();
+    let end = stream.find(|frame| frame.is_control("leftoff.error")).await.json();
+    assert_eq!(end["status"], json!(403), "{end}");
+    assert!(stream.next().await.is_none());
+    host.stop().await;
 }
