@@ -86,7 +86,7 @@ pub use read::state::page::{StatePage, StateRequest};
 pub(crate) use read::walk::count::{EventCounter, SeekAfter};
 pub(crate) use read::walk::ends::TopicEnd;
 pub use read::walk::event_order::EventOrder;
-pub(crate) use read::walk::merge::{Taking, WalkEnd, WalkVisitor, WalkedEvent};
+pub(crate) use read::walk::merge::{WalkAnswer, WalkEnd, WalkVisitor, WalkedEvent};
 pub(crate) use read::walk::newest::WalkRoom;
 pub use read::walk::newest::{NewestPage, NewestRequest, TopicEvent};
 pub(crate) use read::walk::selected::{Selected, SelectedTopic};

@@ -13,7 +13,7 @@ use crate::topic::TopicName;
 
 /// The longest list of events in one change, in bytes. Whoever is told of a larger change reads the
 /// whole state.
-const MAX_CHANGE_BYTES: usize = 4 << 10;
+pub(super) const MAX_CHANGE_BYTES: usize = 4 << 10;
 
 /// One change of a consumer's state.
 #[derive(Debug, Clone, PartialEq)]

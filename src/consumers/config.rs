@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::work::WorkConfig;
-use crate::error::{Error, Result};
+use crate::broker::all_within;
+use crate::error::Result;
 use crate::section;
 
 /// The settings of consumers: how many there may be, and what each may hold.
@@ -21,10 +22,11 @@ pub struct ConsumersConfig {
     /// The most consumers of one owner. The consumers without an owner are bounded by
     /// `max_consumers` alone. 1 or more. Default: 1,000.
     pub max_consumers_per_owner: u64,
-    /// The most bytes of the marks of one consumer, as they are stored. 1,024 or more. Default:
-    /// 131,072.
+    /// The most bytes of the marks of one consumer, as they are stored. 1,024 to 8 MiB.
+    /// Default: 128 KiB.
     pub max_marks_bytes: usize,
-    /// The most events that one request may name to mark them. 1 or more. Default: 1,000.
+    /// The most events that one request may name to mark them. 1 to 1,000,000. Default:
+    /// 1,000.
     pub max_marked_events: usize,
     /// The most events that one request may look at, to find the events of ids or of a filter. 1 or
     /// more. Default: 100,000.
@@ -37,14 +39,14 @@ pub struct ConsumersConfig {
     /// others it is looked for again when a stamp of counts is asked for. 2 or more. Default:
     /// 65,536.
     pub max_kept_expiries: usize,
-    /// The most bytes of commands that wait to be stored. 65,536 or more. Default: 16 MiB.
+    /// The most bytes of commands that wait to be stored. 64 KiB to 1 GiB. Default: 16 MiB.
     pub max_queue_bytes: usize,
-    /// The most commands that wait to be stored. 1 or more. Default: 8,192.
+    /// The most commands that wait to be stored. 1 to 1,000,000. Default: 8,192.
     pub max_queue_commands: usize,
-    /// The longest wait for room in that queue, in milliseconds. 1 or more. Default: 1,000.
+    /// The longest wait for room in that queue, in milliseconds. 1 to 600,000. Default: 1,000.
     pub max_queue_wait_ms: u64,
     /// The newest changes of each followed consumer that are kept for followers who are behind. 1
-    /// or more. Default: 256.
+    /// to 1,000,000. Default: 256.
     pub max_kept_changes: usize,
     /// How much the consumers that share their events may take.
     #[serde(deserialize_with = "section::one")]
@@ -89,27 +91,21 @@ impl ConsumersConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] with the key, the value and the bound.
+    /// [`Error::Invalid`](crate::Error::Invalid) with the key, the value and the bound.
     pub fn validate(&self) -> Result<()> {
-        let least = [
-            ("max_consumers", self.max_consumers, 1),
-            ("max_consumers_per_owner", self.max_consumers_per_owner, 1),
-            ("max_marks_bytes", self.max_marks_bytes as u64, 1_024),
-            ("max_marked_events", self.max_marked_events as u64, 1),
-            ("max_searched_events", self.max_searched_events, 1),
-            ("max_counted", self.max_counted, 1),
-            ("max_kept_expiries", self.max_kept_expiries as u64, 2),
-            ("max_queue_bytes", self.max_queue_bytes as u64, 65_536),
-            ("max_queue_commands", self.max_queue_commands as u64, 1),
-            ("max_queue_wait_ms", self.max_queue_wait_ms, 1),
-            ("max_kept_changes", self.max_kept_changes as u64, 1),
-        ];
-        for (name, value, least) in least {
-            if value < least {
-                let problem = format!("{value} is under the least, {least}");
-                return Err(Error::invalid(format!("consumers.{name}"), problem));
-            }
-        }
+        all_within(&[
+            ("consumers.max_consumers", self.max_consumers, 1, 1 << 40),
+            ("consumers.max_consumers_per_owner", self.max_consumers_per_owner, 1, 1 << 40),
+            ("consumers.max_marks_bytes", self.max_marks_bytes as u64, 1_024, 8 << 20),
+            ("consumers.max_marked_events", self.max_marked_events as u64, 1, 1_000_000),
+            ("consumers.max_searched_events", self.max_searched_events, 1, 1 << 40),
+            ("consumers.max_counted", self.max_counted, 1, 1 << 40),
+            ("consumers.max_kept_expiries", self.max_kept_expiries as u64, 2, 1 << 30),
+            ("consumers.max_queue_bytes", self.max_queue_bytes as u64, 65_536, 1 << 30),
+            ("consumers.max_queue_commands", self.max_queue_commands as u64, 1, 1_000_000),
+            ("consumers.max_queue_wait_ms", self.max_queue_wait_ms, 1, 600_000),
+            ("consumers.max_kept_changes", self.max_kept_changes as u64, 1, 1_000_000),
+        ])?;
         self.work.validate()
     }
 }

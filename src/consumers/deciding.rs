@@ -174,7 +174,7 @@ fn mark(
         return Ok(Decided::Nothing); // Pruning alone is no reason to write.
     }
     marks.prune(around.now, around.earliest);
-    let Marking { mark, unmark, snooze_until, by, events } = marking;
+    let Marking { mark, unmark, snooze_until, by, events, .. } = marking;
     let (mark, unmark, snooze_until) = (mark.clone(), unmark.clone(), *snooze_until);
     let events = match events {
         MarkedPlaces::These(events) => ChangedEvents::of(events),

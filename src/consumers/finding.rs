@@ -10,7 +10,7 @@ use super::marking::MarkedPlaces;
 use super::marks::{Exceptions, Mark, MarkFilter, MarkLine, Marked, Marks};
 use super::requests::{ConsumerState, EventName, MarkRequest, MarkedEvents};
 use super::resolving::check_cursor;
-use crate::broker::{EventOrder, Filter, Taking, WalkVisitor, WalkedEvent};
+use crate::broker::{EventOrder, Filter, WalkAnswer, WalkVisitor, WalkedEvent};
 use crate::cursor::{Cursor, Place, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -135,12 +135,24 @@ impl Consumers {
                 vec![(TopicName::new(id.selection.as_str())?, sequence.get())]
             }
             Place::Position(position) => {
-                let topics = self.state(id).marks.topics_with_exceptions();
+                let topics = self.state(id).marks.exceptions().into_keys();
                 let ends = self.0.broker.ends_of(topics, position).await?.into_iter();
                 ends.map(|(topic, sequence)| (topic, sequence.get())).collect()
             }
         };
         Ok(MarkedPlaces::UpTo { cursor, ends })
+    }
+
+    /// Returns the events that have exceptions and are gone, such as those that compaction dropped,
+    /// if all events that are kept can be looked at.
+    pub(super) async fn gone(&self, id: &ConsumerId) -> Result<Exceptions> {
+        let (exceptions, order) = (self.state(id).marks.exceptions(), (EventOrder::Newest, None));
+        let most = self.0.config.max_searched_events;
+        let not_met = NotMet(exceptions);
+        let (not_met, end) = self.0.broker.walk(&id.selection, order, [], most, not_met).await?;
+        let mut gone = if end.next.is_none() { not_met.0 } else { Exceptions::new() };
+        gone.retain(|_, set| !set.is_empty());
+        Ok(gone)
     }
 
     /// Returns the events up to a cursor that the filters pick: those that a list showed.
@@ -179,6 +191,18 @@ impl Consumers {
             return Err(Error::over("events to look at", looked.max(limit + 1), limit));
         }
         Ok(MarkedPlaces::These(listed.found))
+    }
+}
+
+/// The events with exceptions that a walk did not come to.
+struct NotMet(Exceptions);
+
+impl WalkVisitor for NotMet {
+    fn take(&mut self, walked: &WalkedEvent<'_>) -> WalkAnswer {
+        if let Some(set) = self.0.get_mut(walked.topic) {
+            set.remove(walked.event.sequence.get());
+        }
+        WalkAnswer::GoOn
     }
 }
 
@@ -222,13 +246,13 @@ struct WantedIds {
 }
 
 impl WalkVisitor for WantedIds {
-    fn take(&mut self, walked: &WalkedEvent<'_>) -> Taking {
+    fn take(&mut self, walked: &WalkedEvent<'_>) -> WalkAnswer {
         if !self.ids.remove(walked.event.id) {
-            return Taking::GoOn;
+            return WalkAnswer::GoOn;
         }
         let set = self.found.entry(walked.topic.clone()).or_default();
         set.insert(walked.event.sequence.get());
-        if self.ids.is_empty() { Taking::EndAfter } else { Taking::GoOn }
+        if self.ids.is_empty() { WalkAnswer::EndAfter } else { WalkAnswer::GoOn }
     }
 }
 
@@ -243,17 +267,17 @@ struct Listed {
 }
 
 impl WalkVisitor for Listed {
-    fn take(&mut self, walked: &WalkedEvent<'_>) -> Taking {
+    fn take(&mut self, walked: &WalkedEvent<'_>) -> WalkAnswer {
         let (topic, event) = (walked.topic, &walked.event);
         let (sequence, position) = (event.sequence, event.position);
         let place = if self.has_positions { position.get() } else { sequence.get() };
         if place <= self.floor {
-            return Taking::EndBefore;
+            return WalkAnswer::EndBefore;
         }
         let marks = self.marks.of(&Marked { topic, sequence, position }, self.now);
         if self.of_marks.picks(&marks) {
             self.found.entry(topic.clone()).or_default().insert(sequence.get());
         }
-        Taking::GoOn
+        WalkAnswer::GoOn
     }
 }

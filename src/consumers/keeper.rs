@@ -44,6 +44,9 @@ const MAX_BATCH_BYTES: usize = 1 << 20;
 /// The most entries that are applied under one lock of the view.
 const MAX_APPLIED: usize = 64;
 
+/// The name of the bound on the marks of one consumer.
+pub(super) const MARKS_BYTES: &str = "bytes of a consumer's marks";
+
 /// A command that waits for its decision.
 #[derive(Debug)]
 pub(super) struct Queued {
@@ -208,11 +211,12 @@ impl Keeper {
         batch: &mut Batch,
     ) -> Result<()> {
         let marks = match &what {
-            Changed::Marks(_) => {
-                let event = marks_event(entry.number, &entry.marks(), &by, entry.updated())?;
-                let (bytes, limit) = (event.payload.len(), self.config.max_marks_bytes);
+            Changed::Marks(change) => {
+                let is_one = batch.drafts.get(text).is_none_or(|draft| draft.marks.is_none());
+                let (event, bytes) = marks_event(&entry, &by, is_one.then_some(change))?;
+                let limit = self.config.max_marks_bytes;
                 if bytes > limit {
-                    return Err(Error::over("bytes of a consumer's marks", bytes, limit));
+                    return Err(Error::over(MARKS_BYTES, bytes, limit));
                 }
                 Some(event)
             }

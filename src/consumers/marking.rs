@@ -21,6 +21,8 @@ pub(super) struct Marking {
     pub(super) snooze_until: Option<Timestamp>,
     pub(super) by: Arc<str>,
     pub(super) events: MarkedPlaces,
+    /// Events that are gone, whose marks are forgotten.
+    pub(super) gone: Exceptions,
 }
 
 /// The events of a change of marks.
@@ -100,7 +102,8 @@ pub(super) fn check(request: &MarkRequest, now: Timestamp) -> Result<()> {
 impl Marks {
     /// Changes the marks of events.
     pub(super) fn apply(&mut self, marking: &Marking, now: Timestamp) {
-        let Marking { mark, unmark, snooze_until, events, .. } = marking;
+        let Marking { mark, unmark, snooze_until, events, gone, .. } = marking;
+        self.forget(gone);
         match events {
             MarkedPlaces::These(events) => {
                 if let Some(until) = snooze_until {
@@ -166,6 +169,31 @@ impl Marks {
         }
     }
 
+    /// Forgets the exceptions and the snoozes of events that are gone.
+    fn forget(&mut self, gone: &Exceptions) {
+        for line in [&mut self.seen, &mut self.read, &mut self.archived] {
+            for (topic, set) in gone {
+                take_from(&mut line.marked, topic, set);
+                take_from(&mut line.unmarked, topic, set);
+            }
+        }
+        self.wake(gone);
+    }
+
+    /// Returns all events that have exceptions or snoozes.
+    pub(super) fn exceptions(&self) -> Exceptions {
+        let mut all = Exceptions::new();
+        for line in [&self.seen, &self.read, &self.archived] {
+            for (topic, set) in line.marked.iter().chain(&line.unmarked) {
+                add_to(&mut all, topic, set.clone());
+            }
+        }
+        for (topic, times) in &self.snoozed {
+            add_to(&mut all, topic, times.keys().copied().collect());
+        }
+        all
+    }
+
     /// Ends the snoozes of events.
     fn wake(&mut self, events: &Exceptions) {
         for (topic, set) in events {
@@ -204,13 +232,6 @@ impl Marks {
             times.retain(|sequence, until| *sequence >= earliest && *until > now.as_ms());
             !times.is_empty()
         });
-    }
-
-    /// Returns the topics that have exceptions.
-    pub(super) fn topics_with_exceptions(&self) -> BTreeSet<TopicName> {
-        let lines = [&self.seen, &self.read, &self.archived];
-        let sets = lines.into_iter().flat_map(|line| [&line.marked, &line.unmarked]);
-        sets.flat_map(Exceptions::keys).chain(self.snoozed.keys()).cloned().collect()
     }
 }
 

@@ -13,7 +13,8 @@
 //! `records.rs` has the records in the log, `loading.rs` builds the view from them, `view.rs` holds
 //! all consumers and `entry.rs` one. `keeper.rs` is the one writer, which decides by `deciding.rs`
 //! and `marking.rs`. `following.rs` tells followers what changed.
-//! `counting/` counts a consumer's events, and `inbox/` lists them with their marks. Nothing here knows a protocol.
+//! `counting/` counts a consumer's events, and `inbox/` lists them with their marks. Nothing here
+//! knows a protocol.
 //!
 //! # Why
 //!
@@ -38,6 +39,8 @@ mod ranges;
 mod records;
 mod requests;
 mod resolving;
+#[cfg(test)]
+mod tests;
 mod view;
 pub(crate) mod work;
 
@@ -48,17 +51,19 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use self::changes::{Changed, ChangedEvents, MarksChange, StateChange};
 pub use self::config::{ConsumerScope, ConsumersConfig};
-use self::counting::KnownExpiries;
-pub use self::counting::{Count, CountFilter, Counts, CountsTag, MAX_COUNT_FILTERS};
+pub use self::counting::count::{CountFilter, EventCounts, MAX_COUNT_FILTERS, PlacedCounts};
+pub use self::counting::tag::CountsTag;
+use self::counting::tag::KnownExpiries;
 use self::deciding::Act;
 use self::entry::Entry;
 use self::following::Followers;
 pub use self::following::{StateChanges, StateFollower};
 pub use self::id::{ConsumerChange, ConsumerId, ConsumerSettings, MAX_OWNER_BYTES};
-pub use self::inbox::groups::{EventGroup, GroupBy, GroupCursor, GroupPage, GroupRequest};
-pub use self::inbox::{InboxEvent, InboxPage, InboxRequest};
-use self::keeper::{COMMAND_BYTES, Keeper, NOWHERE, Outcome, Queued};
+pub use self::inbox::group_page::{EventGroup, GroupBy, GroupCursor, GroupPage, GroupRequest};
+pub use self::inbox::page::{InboxEvent, InboxPage, InboxRequest};
+use self::keeper::{COMMAND_BYTES, Keeper, MARKS_BYTES, NOWHERE, Outcome, Queued};
 use self::marking::Marking;
+use self::marks::Exceptions;
 pub(crate) use self::marks::MarkLine;
 pub use self::marks::{EventMarks, Mark, MarkFilter, Marked, Marks};
 pub use self::name::{ConsumerName, MAX_CONSUMER_NAME_BYTES};
@@ -314,11 +319,26 @@ impl Consumers {
         marking::check(&request, self.0.broker.now())?;
         let (events, gone) = self.found(id, &request).await?;
         let MarkRequest { mark, unmark, snooze_until, .. } = request;
-        let marking = Marking { mark, unmark, snooze_until, by: by.into(), events };
-        let bytes = marking.size_bytes();
-        let Outcome { entry, changed } = self.ask(id, Act::Mark(Box::new(marking)), bytes).await?;
+        let dropped = Exceptions::new();
+        let marking = Marking { mark, unmark, snooze_until, by: by.into(), events, gone: dropped };
+        let Outcome { entry, changed } = match self.ask_mark(id, marking.clone()).await {
+            // The marks of events that compaction dropped may take the room.
+            Err(Error::OverLimit { name, value, limit }) if name == MARKS_BYTES => {
+                let marking = Marking { gone: self.gone(id).await?, ..marking };
+                if marking.gone.is_empty() {
+                    return Err(Error::OverLimit { name, value, limit });
+                }
+                self.ask_mark(id, marking).await?
+            }
+            outcome => outcome?,
+        };
         let revision = entry.map_or(NOWHERE, |entry| Position::new(entry.revision));
         Ok(MarkAck { revision, changed, gone })
+    }
+
+    async fn ask_mark(&self, id: &ConsumerId, marking: Marking) -> Result<Outcome> {
+        let bytes = marking.size_bytes();
+        self.ask(id, Act::Mark(Box::new(marking)), bytes).await
     }
 
     /// Returns a consumer with its marks, as it is now. One that does not exist is told as it would

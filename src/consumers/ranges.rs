@@ -6,9 +6,6 @@ use roaring::RoaringTreemap;
 
 use crate::error::{Error, Result};
 
-/// The longest text of ranges that is read, in bytes: as many as a record of marks may have.
-const MAX_TEXT_BYTES: usize = 64 << 20;
-
 /// Returns the runs of neighbours in the set, each as its first and its last number.
 pub(crate) fn ranges(set: &RoaringTreemap) -> impl Iterator<Item = (u64, u64)> + '_ {
     let mut numbers = set.iter().peekable();
@@ -46,9 +43,6 @@ pub(super) fn set_of(text: &str) -> Result<RoaringTreemap> {
         let shown: String = part.chars().take(64).collect();
         Error::invalid("ranges", format!("{shown:?} is no range; write 7 or 3-9"))
     };
-    if text.len() > MAX_TEXT_BYTES {
-        return Err(Error::over("ranges bytes", text.len(), MAX_TEXT_BYTES));
-    }
     let mut set = RoaringTreemap::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -7,7 +7,7 @@
 //!           "updated":"2026-…Z"}
 //! m1z      {"seen":{"up_to":900,"marked":{"users.42.a":"17-19,23"},"unmarked":{…}},"read":{…},
 //!           "archived":{…},"snoozed":{"users.42.a":{"21":"2026-…Z"}},"by":"u42",
-//!           "updated":"2026-…Z"}
+//!           "change":{"mark":["read"],"events":{"named":{"users.42.a":"23"}}},"updated":"2026-…Z"}
 //! c1z      empty: the consumer was deleted
 //! ```
 //!
@@ -22,7 +22,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
+use super::changes::MarksChange;
 use super::entry::Entry;
 use super::id::{ConsumerId, ConsumerSettings};
 use super::marks::{Exceptions, MarkLine, Marks};
@@ -133,6 +135,10 @@ struct MarksRecord {
     /// The caller who changed the marks last.
     #[serde(skip_serializing_if = "String::is_empty")]
     by: String,
+    /// The change with which the record was written, for who reads the records as they come;
+    /// absent if there were several.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    change: Option<Box<RawValue>>,
     updated: Timestamp,
 }
 
@@ -189,17 +195,20 @@ pub(super) fn consumer_event(entry: &Entry) -> Result<NewEvent> {
     Ok(NewEvent::json(&record)?.with_key(key).with_type(CONSUMER_TYPE))
 }
 
-/// Returns the event with the marks of a consumer.
+/// Returns the event with the marks of a consumer, and the bytes that the marks take in it.
+/// `change` is what changed, if it is one change.
 ///
 /// # Errors
 ///
 /// As [`NewEvent::json`].
 pub(super) fn marks_event(
-    number: u64,
-    marks: &Marks,
+    entry: &Entry,
     by: &str,
-    updated: Timestamp,
-) -> Result<NewEvent> {
+    change: Option<&MarksChange>,
+) -> Result<(NewEvent, usize)> {
+    let marks = entry.marks();
+    let change = change.map(serde_json::value::to_raw_value).transpose().map_err(unreadable)?;
+    let change_bytes = change.as_ref().map_or(0, |change| change.get().len());
     let times = |times: &BTreeMap<u64, u64>| {
         times.iter().map(|(sequence, until)| (*sequence, Timestamp::from_ms(*until))).collect()
     };
@@ -210,10 +219,13 @@ pub(super) fn marks_event(
         archived: LineRecord::of(&marks.archived),
         snoozed: snoozed.map(|(topic, of_topic)| (topic.clone(), times(of_topic))).collect(),
         by: by.to_owned(),
-        updated,
+        change,
+        updated: entry.updated(),
     };
-    let key = Piece::Marks(number).key();
-    Ok(NewEvent::json(&record)?.with_key(key).with_type(MARKS_TYPE))
+    let event = NewEvent::json(&record)?;
+    let bytes = event.payload.len() - change_bytes;
+    let key = Piece::Marks(entry.number).key();
+    Ok((event.with_key(key).with_type(MARKS_TYPE), bytes))
 }
 
 /// Returns the consumer of a `c` record, without marks.

@@ -35,7 +35,7 @@ pub(super) struct Classes {
 }
 
 /// The bit of a mark, the last sequence up to which all events have it, and the exceptions.
-type Line<'a> = (Class, u64, Option<&'a MarkLine>);
+type ClassLine<'a> = (Class, u64, Option<&'a MarkLine>);
 
 impl Classes {
     /// Returns the classes of a topic's events for a consumer; `None` if `seek` has nothing for a
@@ -50,7 +50,7 @@ impl Classes {
         now: Timestamp,
         seek: &mut SeekAfter<'_>,
     ) -> Result<Option<Self>> {
-        let mut lines: Vec<Line<'_>> = Vec::new();
+        let mut lines: Vec<ClassLine<'_>> = Vec::new();
         let marks = [(SEEN, Mark::Seen), (READ, Mark::Read), (ARCHIVED, Mark::Archived)];
         let marks = marks.map(|(class, mark)| {
             let place = state.marks.watermark(mark);
@@ -74,7 +74,7 @@ impl Classes {
 
     fn of_lines(
         topic: &SelectedTopic,
-        lines: &[Line<'_>],
+        lines: &[ClassLine<'_>],
         state: &ConsumerState,
         now: Timestamp,
     ) -> Self {
@@ -105,7 +105,7 @@ impl Classes {
         starts.sort_unstable();
         starts.dedup();
         let class = |sequence: u64| {
-            let of_line = |(class, up_to, line): &Line<'_>| {
+            let of_line = |(class, up_to, line): &ClassLine<'_>| {
                 let is_below = sequence <= *up_to;
                 // Any place at or below the watermark says the same, and so does any above it.
                 let place = if is_below { 0 } else { u64::MAX };

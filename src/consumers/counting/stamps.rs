@@ -10,14 +10,14 @@
 //! the next such change. The ends of snoozes are in memory. The next expiry is found by a count,
 //! and kept with the hash of what it depends on.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
+use super::tag::CountsTag;
 use crate::broker::{EventCounter, EventRef, Extent, SeekAfter, Selected, SelectedTopic};
 use crate::consumers::Consumers;
+use crate::consumers::entry;
 use crate::consumers::id::ConsumerId;
 use crate::cursor::Sequence;
 use crate::error::Result;
@@ -26,57 +26,6 @@ use crate::event::Timestamp;
 /// The time after which a stamp changes in any case, if the next expiry is not known, because too
 /// many events would have to be looked at.
 const UNKNOWN_MS: u64 = 1_000;
-
-/// A stamp of a consumer's counts: while it is the same, so are the counts, for each filter. Its
-/// text is 32 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CountsTag(u128);
-
-impl fmt::Display for CountsTag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-/// The times of the next expiries, by the stamps of what they depend on. Those that were used least
-/// recently go first.
-#[derive(Debug)]
-pub(in crate::consumers) struct KnownExpiries {
-    max_kept: usize,
-    kept: Mutex<TwoGenerations>,
-}
-
-/// Times that were used lately, and those that were used before them.
-#[derive(Debug, Default)]
-struct TwoGenerations {
-    newer: HashMap<u128, Timestamp>,
-    older: HashMap<u128, Timestamp>,
-}
-
-impl KnownExpiries {
-    /// Returns a value that keeps `max_kept` times at the most.
-    pub(in crate::consumers) fn new(max_kept: usize) -> Self {
-        Self { max_kept, kept: Mutex::default() }
-    }
-
-    /// Returns the time that is kept for `stamp`, if it is after `now`.
-    fn get(&self, stamp: u128, now: Timestamp) -> Option<Timestamp> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.newer.get(&stamp).or_else(|| kept.older.get(&stamp)).copied();
-        drop(kept);
-        let found = found.filter(|until| *until > now)?;
-        self.put(stamp, found);
-        Some(found)
-    }
-
-    fn put(&self, stamp: u128, until: Timestamp) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.newer.len() >= (self.max_kept / 2).max(1) && !kept.newer.contains_key(&stamp) {
-            kept.older = std::mem::take(&mut kept.newer);
-        }
-        kept.newer.insert(stamp, until);
-    }
-}
 
 /// Finds the first expiry of the events of a selection.
 #[derive(Debug, Default)]
@@ -121,7 +70,7 @@ impl Consumers {
         let mut until = state.marks.next_return(now);
         let mut hashers = [0_u8, 1].map(|seed| {
             let mut hasher = DefaultHasher::new();
-            (seed, self.0.broker.epoch(), super::text_of(id)).hash(&mut hasher);
+            (seed, self.0.broker.epoch(), text_of(id)).hash(&mut hasher);
             state.info.revision.hash(&mut hasher);
             hasher
         });
@@ -136,7 +85,7 @@ impl Consumers {
             until = until.into_iter().chain([expiry]).min();
         }
         hashers.iter_mut().for_each(|hasher| until.hash(hasher));
-        Ok(CountsTag(finish(&hashers)))
+        Ok(CountsTag::new(finish(&hashers)))
     }
 
     /// Finds the time at which the first of the selected events expires, and keeps it. It is the
@@ -168,27 +117,12 @@ fn hash(selected: &Selected, hasher: &mut DefaultHasher) {
     }
 }
 
+/// The text of an identity for a hash.
+fn text_of(id: &ConsumerId) -> Arc<str> {
+    entry::text_of(&id.owner, id.selection.as_str(), id.name.as_str())
+}
+
 fn finish(hashers: &[DefaultHasher; 2]) -> u128 {
     let [high, low] = hashers.each_ref().map(|hasher| u128::from(hasher.finish()));
     high << 64 | low
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_times_that_are_kept_are_bounded_and_those_that_are_used_stay() {
-        let kept = KnownExpiries::new(10);
-        let at = Timestamp::from_ms;
-        for stamp in 0..100 {
-            kept.put(stamp, at(50));
-            assert_eq!(kept.get(0, at(7)), Some(at(50)), "it is used all the time");
-        }
-        let held = kept.kept.lock().unwrap();
-        assert!(held.newer.len() + held.older.len() <= 10);
-        drop(held);
-        assert_eq!(kept.get(1, at(7)), None, "it was not used");
-        assert_eq!(kept.get(0, at(50)), None, "its time is over");
-    }
 }

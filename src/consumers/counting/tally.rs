@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::classes::{ARCHIVED, Class, Classes, FINISHED, READ, SEEN, SNOOZED};
-use super::{Count, CountFilter};
+use super::count::{CountFilter, EventCounts};
 use crate::broker::{EventCounter, EventRef, SeekAfter, SelectedTopic};
 use crate::consumers::requests::ConsumerState;
 use crate::cursor::Sequence;
@@ -14,7 +14,7 @@ use crate::event::Timestamp;
 pub(super) const CLASSES: usize = 32;
 
 /// The numbers of events, by their classes.
-pub(super) type Events = [u64; CLASSES];
+pub(super) type ClassCounts = [u64; CLASSES];
 
 /// The counter of one consumer.
 #[derive(Debug)]
@@ -25,9 +25,9 @@ pub(super) struct MarkTally {
     filters: Vec<CountFilter>,
     /// The classes of the topic that is counted, and what was counted of it.
     classes: Classes,
-    current: Vec<Events>,
+    current: Vec<ClassCounts>,
     current_until: Option<Timestamp>,
-    counted: Vec<Events>,
+    counted: Vec<ClassCounts>,
     until: Option<Timestamp>,
 }
 
@@ -40,7 +40,7 @@ impl MarkTally {
     }
 
     /// Returns the numbers for each filter.
-    pub(super) fn counted(&self) -> &[Events] {
+    pub(super) fn counted(&self) -> &[ClassCounts] {
         &self.counted
     }
 
@@ -107,14 +107,14 @@ impl EventCounter for MarkTally {
 }
 
 /// Returns the count of events of these classes, without what is lost.
-pub(super) fn count_of(events: &Events) -> Count {
+pub(super) fn count_of(events: &ClassCounts) -> EventCounts {
     let classes = (0..).zip(events);
     let sum = |is_of: &dyn Fn(Class) -> bool| -> u64 {
         classes.clone().filter(|(class, _)| is_of(*class)).map(|(_, events)| events).sum()
     };
     let has = |class: Class, bits: Class| class & bits != 0;
     let in_inbox = |class: Class| !has(class, ARCHIVED | SNOOZED);
-    Count {
+    EventCounts {
         total: sum(&|_| true),
         unfinished: sum(&|class| !has(class, FINISHED)),
         inbox: sum(&in_inbox),
@@ -122,6 +122,6 @@ pub(super) fn count_of(events: &Events) -> Count {
         unread: sum(&|class| in_inbox(class) && !has(class, READ)),
         archived: sum(&|class| has(class, ARCHIVED)),
         snoozed: sum(&|class| has(class, SNOOZED) && !has(class, ARCHIVED)),
-        ..Count::default()
+        ..EventCounts::default()
     }
 }

@@ -1,5 +1,5 @@
-//! Counts, pages and groups are those of a model, whatever was published, marked, finished, trimmed,
-//! compacted, deleted, and over restarts.
+//! Counts, pages and groups are those of a model, whatever was published, marked, finished,
+//! trimmed, compacted, deleted, and over restarts.
 //!
 //! The file is long, because the model and what it is compared with are one whole.
 
@@ -16,8 +16,7 @@ use crate::broker::{Broker, EventOrder, Filter, OpenConfig, PageRequest, Publish
 use crate::consumers::*;
 use crate::cursor::{Cursor, Place, Sequence, StartPoint};
 use crate::event::{NewEvent, Timestamp};
-use crate::log::{Log, MemoryLog, SledLog};
-use crate::testing::{self, Clock};
+use crate::testing::{self, AnyLog, Clock, FaultyLog, sled_log};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 
@@ -128,21 +127,19 @@ struct World {
     published: Vec<Known>,
     model: Vec<ModelConsumer>,
     /// The last stamp of each consumer, with the counts that it had.
-    stamps: Vec<Option<(CountsTag, Vec<Count>)>>,
+    stamps: Vec<Option<(CountsTag, Vec<EventCounts>)>>,
 }
 
 enum WorldLog {
-    Memory(Arc<MemoryLog>),
+    Memory(AnyLog),
     Sled(tempfile::TempDir),
 }
 
 impl WorldLog {
-    fn open(&self) -> Arc<dyn Log> {
+    fn open(&self) -> AnyLog {
         match self {
             Self::Memory(log) => log.clone(),
-            Self::Sled(directory) => {
-                Arc::new(SledLog::open(directory.path(), &Default::default()).unwrap())
-            }
+            Self::Sled(directory) => sled_log(directory.path()),
         }
     }
 }
@@ -332,9 +329,9 @@ impl World {
     }
 
     /// Returns the counts that the model has for a filter.
-    fn count(&self, of: usize, events: &[Known], filter: &Filter) -> Count {
+    fn count(&self, of: usize, events: &[Known], filter: &Filter) -> EventCounts {
         let (model, now) = (&self.model[of], self.clock.now());
-        let mut count = Count::default();
+        let mut count = EventCounts::default();
         for event in events.iter().filter(|event| picks(filter, event)) {
             let marks = model.of(event, now);
             let in_inbox = marks.in_inbox();
@@ -532,7 +529,7 @@ fn compare_with_a_model(cases: u32, steps: usize, log: fn() -> WorldLog) {
 
 #[test]
 fn counts_pages_and_groups_are_those_of_a_model() {
-    compare_with_a_model(48, 80, || WorldLog::Memory(Arc::default()));
+    compare_with_a_model(48, 80, || WorldLog::Memory(Arc::<FaultyLog>::default()));
 }
 
 #[test]

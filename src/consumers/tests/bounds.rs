@@ -57,6 +57,34 @@ async fn the_marks_of_a_consumer_take_so_many_bytes() {
     world.broker.close().await;
 }
 
+/// Goal: the marks of events that compaction dropped give their room to others.
+#[tokio::test]
+async fn the_marks_of_what_compaction_dropped_take_no_room() {
+    let config = ConsumersConfig { max_marks_bytes: 1_024, ..Default::default() };
+    let world = World::with(config).await;
+    let compact = crate::topic_config::TopicConfig { compact: Some(true), ..Default::default() };
+    world.broker.set_topic(&name("a"), compact).await.unwrap();
+    let publish = async |prefix: &str| {
+        let event = |number| NewEvent::new("x").with_key(format!("{prefix}{number}"));
+        let publish = Publish::new(name("a"), (0..300).map(event).collect());
+        world.broker.publish(publish).await.unwrap();
+    };
+    let mark = async |request: MarkRequest| world.consumers.mark(&id("a"), request, "me").await;
+    let odd = |from: u64| (0..150).map(|number| from + 2 * number).collect::<Vec<u64>>();
+    publish("one").await;
+    publish("two").await;
+    mark(named(&odd(1)).mark(Mark::Read)).await.unwrap_err(); // It is seen, too: twice the room.
+    mark(named(&odd(1)).mark(Mark::Archived)).await.unwrap();
+    mark(named(&odd(301)).mark(Mark::Archived)).await.unwrap_err();
+    publish("one").await;
+    world.broker.maintain(Some(&name("a"))).await.unwrap();
+    mark(named(&odd(301)).mark(Mark::Archived)).await.unwrap();
+    assert_eq!(world.marks(&id("a"), "a", 303), "a");
+    let marks = world.consumers.state(&id("a")).marks;
+    assert_eq!(marks.archived.marked[&name("a")].len(), 150);
+    world.broker.close().await;
+}
+
 #[tokio::test]
 async fn a_request_names_and_looks_at_so_many_events() {
     let config =
@@ -131,14 +159,56 @@ async fn a_full_queue_refuses_after_a_bounded_wait() {
     }
 }
 
+/// Goal: however many commands come at once, and however large they are, each is stored and
+/// answered.
+#[tokio::test]
+async fn more_commands_than_a_batch_takes_are_all_stored() {
+    let world = World::new().await;
+    let large = crate::broker::Filter {
+        keys: (0..1_000).map(|n| n.to_string()).collect(),
+        ..Default::default()
+    };
+    for (count, filter) in [(3_000, Default::default()), (400, large)] {
+        let callers = (0..count).map(|number| {
+            let settings = ConsumerSettings::default().filter(filter.clone());
+            world.consumers.put(id("a").of_owner(format!("u{number}")), settings, None)
+        });
+        let answers = futures_util::future::join_all(callers).await;
+        for (number, answer) in answers.into_iter().enumerate() {
+            let info = answer.unwrap();
+            assert_eq!(
+                (info.id.owner, info.settings.filter),
+                (format!("u{number}"), filter.clone())
+            );
+        }
+    }
+    assert_eq!((world.consumers.count(), world.records()), (3_000, 3_400));
+    world.broker.close().await;
+}
+
+#[tokio::test]
+async fn the_id_of_an_owner_has_a_bound() {
+    let world = World::new().await;
+    let get = |owner: &str| {
+        let got = world.consumers.get(&id("a").of_owner(owner));
+        got.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(get(&"x".repeat(MAX_OWNER_BYTES)), Ok(()));
+    let told = "owner bytes: 513 is over the limit of 512";
+    assert_eq!(get(&"x".repeat(MAX_OWNER_BYTES + 1)).unwrap_err(), told);
+    let told = "owner: \"a\\0b\" holds the control character '\\0'";
+    assert_eq!(get("a\0b").unwrap_err(), told);
+    world.broker.close().await;
+}
+
 #[test]
 fn a_setting_beyond_its_bounds_is_refused_by_name() {
     ConsumersConfig::default().validate().unwrap();
     let wrong = ConsumersConfig { max_marks_bytes: 1_023, ..Default::default() };
-    let told = "consumers.max_marks_bytes: 1023 is under the least, 1024";
+    let told = "consumers.max_marks_bytes: 1023 is not within 1024 and 8388608";
     assert_eq!(wrong.validate().unwrap_err().to_string(), told);
     let wrong = ConsumersConfig { max_kept_changes: 0, ..Default::default() };
-    let told = "consumers.max_kept_changes: 0 is under the least, 1";
+    let told = "consumers.max_kept_changes: 0 is not within 1 and 1000000";
     assert_eq!(wrong.validate().unwrap_err().to_string(), told);
 }
 

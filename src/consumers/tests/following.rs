@@ -1,6 +1,7 @@
 //! Promises of those who follow the state of a consumer.
 
 use super::*;
+use crate::consumers::changes::MAX_CHANGE_BYTES;
 use crate::consumers::following::Followers;
 
 /// Returns what a follower is told, as a text: each change with its caller, or `whole`.
@@ -94,6 +95,24 @@ async fn who_comes_back_is_told_what_it_missed_or_the_whole() {
     let present = world.consumers.state(&id).info.revision;
     assert!(back(&world, present).is_empty(), "a revision outlives a restart");
     assert_eq!(back(&world, four), ["whole"]);
+    world.broker.close().await;
+}
+
+#[tokio::test]
+async fn a_large_change_is_told_as_the_whole() {
+    let world = World::new().await;
+    let ids: Vec<String> = (0..2_000).map(|number| number.to_string()).collect();
+    world.publish("a", &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut follower = world.consumers.follow(&id("a"));
+    follower.changed().await.unwrap();
+    world.consumers.changes(&id("a"), &mut follower);
+    let odd: Vec<u64> = (0..1_000).map(|number| 1 + 2 * number).collect();
+    let even: Vec<u64> = (1..800).map(|number| 2 * number).collect();
+    world.consumers.mark(&id("a"), named(&odd).mark(Mark::Seen), "tab").await.unwrap();
+    assert_eq!(told(world.consumers.changes(&id("a"), &mut follower)), ["tab: seen not  of many"]);
+    world.consumers.mark(&id("a"), named(&even).mark(Mark::Seen), "tab").await.unwrap();
+    let [one] = &told(world.consumers.changes(&id("a"), &mut follower))[..] else { panic!() };
+    assert!(one.len() < MAX_CHANGE_BYTES + 100 && one.contains("2,4,6"), "{one}");
     world.broker.close().await;
 }
 

@@ -14,7 +14,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::super::finding::is_whole;
 use super::super::*;
-use crate::broker::{EventOrder, Filter, Publish, Taking, WalkVisitor, WalkedEvent};
+use crate::broker::{EventOrder, Filter, Publish, WalkAnswer, WalkVisitor, WalkedEvent};
 use crate::cursor::{Place, Position, Sequence};
 use crate::event::{NewEvent, Timestamp};
 use crate::log::{Fault, FaultyLog, Log, SledLog};
@@ -106,10 +106,10 @@ fn ids() -> Vec<ConsumerId> {
 struct All(Vec<(TopicName, u64, u64)>);
 
 impl WalkVisitor for All {
-    fn take(&mut self, walked: &WalkedEvent<'_>) -> Taking {
+    fn take(&mut self, walked: &WalkedEvent<'_>) -> WalkAnswer {
         let (sequence, position) = (walked.event.sequence.get(), walked.event.position.get());
         self.0.push((walked.topic.clone(), sequence, position));
-        Taking::GoOn
+        WalkAnswer::GoOn
     }
 }
 
@@ -309,7 +309,13 @@ impl Run {
                 }
             }
             Call::Mark(request) => {
-                let before = self.model.get(id).cloned().unwrap_or_default();
+                let mut before = self.model.get(id).cloned().unwrap_or_default();
+                let now = self.now();
+                for marks in before.marks.values_mut() {
+                    // A snooze whose time is over is as if it were not there.
+                    marks.snoozed_until = marks.snoozed_until.filter(|until| *until > now);
+                }
+                before.marks.retain(|_, marks| *marks != EventMarks::default());
                 let mut after = before.clone();
                 for event in self.asked(id, &before, request, kept) {
                     let key = (event.topic.clone(), event.sequence);

@@ -2,7 +2,7 @@
 
 use super::asking::Found;
 use crate::broker::Filter;
-use crate::consumers::{Count, CountFilter, Counts};
+use crate::consumers::{CountFilter, EventCounts, PlacedCounts};
 use crate::cursor::Position;
 use crate::error::Result;
 
@@ -12,15 +12,15 @@ pub(in crate::edge) const MAX_COUNTED_CONSUMERS: usize = 100;
 /// One count, with the places at which it is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::edge) struct PlacedCount {
-    pub(in crate::edge) count: Count,
+    pub(in crate::edge) count: EventCounts,
     pub(in crate::edge) position: Position,
     pub(in crate::edge) revision: Position,
 }
 
 impl PlacedCount {
     /// Returns the counts of one answer, each with its places.
-    pub(super) fn each(counts: &Counts) -> impl Iterator<Item = Self> + '_ {
-        let Counts { position, revision, .. } = *counts;
+    pub(super) fn each(counts: &PlacedCounts) -> impl Iterator<Item = Self> + '_ {
+        let PlacedCounts { position, revision, .. } = *counts;
         counts.counts.iter().map(move |count| Self { count: *count, position, revision })
     }
 }

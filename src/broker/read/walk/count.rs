@@ -179,7 +179,7 @@ impl<C: EventCounter> EventCount<C> {
             CountStage::Begin => current.begin(log, counter, *position, self.filter.is_empty()),
             CountStage::Blocks { .. } => {
                 let (looked, is_cut) = (&mut self.looked, &mut self.is_cut);
-                let mut look = Look { counter, looked, max_looked: self.max_looked, is_cut };
+                let mut look = CountLook { counter, looked, max_looked: self.max_looked, is_cut };
                 current.blocks(log, &mut look)
             }
             CountStage::Events(source) => match log {
@@ -225,7 +225,7 @@ impl<C: EventCounter> EventCount<C> {
 }
 
 /// The counter, and what it may still look at.
-struct Look<'a, C> {
+struct CountLook<'a, C> {
     counter: &'a mut C,
     looked: &'a mut u64,
     max_looked: u64,
@@ -316,7 +316,7 @@ impl TopicCount {
     fn blocks(
         &mut self,
         log: Option<&dyn Log>,
-        look: &mut Look<'_, impl EventCounter>,
+        look: &mut CountLook<'_, impl EventCounter>,
     ) -> Result<CountStep> {
         let (&CountStage::Blocks { mut next, mut from }, Some(tail)) = (&self.stage, self.tail)
         else {
@@ -366,7 +366,7 @@ impl TopicCount {
         &self,
         header: &StoredBlock,
         sequences: Range<Sequence>,
-        look: &mut Look<'_, impl EventCounter>,
+        look: &mut CountLook<'_, impl EventCounter>,
         read: impl FnOnce() -> Result<Option<Block>>,
     ) -> Result<Sequence> {
         let counted = header.first.max(sequences.start)..header.end.min(sequences.end);

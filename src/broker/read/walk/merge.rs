@@ -58,7 +58,7 @@ impl WalkedEvent<'_> {
 
 /// The answer of a visitor to an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Taking {
+pub(crate) enum WalkAnswer {
     /// The walk goes on.
     GoOn,
     /// The walk ends after this event.
@@ -70,7 +70,7 @@ pub(crate) enum Taking {
 /// A visitor of the events of a walk.
 pub(crate) trait WalkVisitor: Send + 'static {
     /// Takes the next event.
-    fn take(&mut self, event: &WalkedEvent<'_>) -> Taking;
+    fn take(&mut self, event: &WalkedEvent<'_>) -> WalkAnswer;
 }
 
 /// How far a walk got.
@@ -196,11 +196,11 @@ impl EventWalk {
                 };
             }
             let taking = self.give(index, visitor);
-            if taking == Taking::EndBefore {
+            if taking == WalkAnswer::EndBefore {
                 return Ok(ControlFlow::Break(self.end(Some((bound, index)))));
             }
             self.pass(index);
-            if taking == Taking::EndAfter {
+            if taking == WalkAnswer::EndAfter {
                 let next = self.queue.pop();
                 return Ok(ControlFlow::Break(self.end(next)));
             }
@@ -225,14 +225,14 @@ impl EventWalk {
         Ok(())
     }
 
-    fn give(&mut self, index: usize, visitor: &mut impl WalkVisitor) -> Taking {
+    fn give(&mut self, index: usize, visitor: &mut impl WalkVisitor) -> WalkAnswer {
         let source = &self.sources[index];
-        let Some((stored, block)) = source.next() else { return Taking::GoOn };
+        let Some((stored, block)) = source.next() else { return WalkAnswer::GoOn };
         let (topic, rank) = (&source.topic, rank(self.order, stored.position));
         let read = as_read(stored, topic.ages, topic.deletes_keys);
-        let Some((event, _is_expired)) = read else { return Taking::GoOn };
+        let Some((event, _is_expired)) = read else { return WalkAnswer::GoOn };
         let taking = visitor.take(&WalkedEvent { topic: topic.name(), event, block });
-        if taking != Taking::EndBefore {
+        if taking != WalkAnswer::EndBefore {
             self.given = Some(rank);
         }
         taking

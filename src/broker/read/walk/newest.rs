@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::event_order::EventOrder;
-use super::merge::{EventWalk, Taking, WalkBounds, WalkVisitor, WalkedEvent};
+use super::merge::{EventWalk, WalkAnswer, WalkBounds, WalkVisitor, WalkedEvent};
 use super::selected::Selected;
 use super::source::WalkTerms;
 use crate::broker::filter::{Conditions, Filter};
@@ -115,15 +115,15 @@ impl WalkRoom {
 
     /// Takes room for an event. Says whether the page goes on after it, or ends after or before it.
     /// The first event has room, however large it is.
-    pub(crate) fn take(&mut self, topic: &TopicName, event: &Event) -> Taking {
+    pub(crate) fn take(&mut self, topic: &TopicName, event: &Event) -> WalkAnswer {
         let size_bytes = topic.as_str().len() + size_of(event);
         if size_bytes > self.bytes && !self.is_empty {
-            return Taking::EndBefore;
+            return WalkAnswer::EndBefore;
         }
         self.is_empty = false;
         self.events -= 1;
         self.bytes = self.bytes.saturating_sub(size_bytes);
-        if self.events == 0 { Taking::EndAfter } else { Taking::GoOn }
+        if self.events == 0 { WalkAnswer::EndAfter } else { WalkAnswer::GoOn }
     }
 }
 
@@ -134,10 +134,10 @@ struct NewestEvents {
 }
 
 impl WalkVisitor for NewestEvents {
-    fn take(&mut self, walked: &WalkedEvent<'_>) -> Taking {
+    fn take(&mut self, walked: &WalkedEvent<'_>) -> WalkAnswer {
         let (topic, event) = (walked.topic.clone(), walked.own());
         let taking = self.room.take(&topic, &event);
-        if taking != Taking::EndBefore {
+        if taking != WalkAnswer::EndBefore {
             self.events.push(TopicEvent { topic, event });
         }
         taking
