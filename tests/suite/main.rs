@@ -22,6 +22,8 @@ mod coding;
 mod common;
 mod compaction;
 mod conditions;
+mod consumer_failures;
+mod consumer_kills;
 mod consumers;
 mod crashes;
 mod damage;

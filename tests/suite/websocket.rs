@@ -36,6 +36,16 @@ impl Client {
         Self(socket)
     }
 
+    /// Connects, unless the broker is gone.
+    pub(crate) async fn connect_if_up(address: SocketAddr) -> Option<Self> {
+        let mut request = format!("ws://{address}/v1/ws").into_client_request().unwrap();
+        let spoken = http::HeaderValue::from_static("leftoff.v1.json");
+        request.headers_mut().insert("sec-websocket-protocol", spoken);
+        let stream = TcpStream::connect(address).await.ok()?;
+        let (socket, _) = soon(tokio_tungstenite::client_async(request, stream)).await.ok()?;
+        Some(Self(socket))
+    }
+
     /// Connects at `path` with a header, or returns the status of the refusal.
     pub(crate) async fn try_connect(
         address: SocketAddr,
@@ -82,6 +92,15 @@ impl Client {
             }
         })
         .await
+    }
+
+    /// Returns the next message, or `None` when the connection has ended.
+    pub(crate) async fn try_hear(&mut self) -> Option<Value> {
+        loop {
+            if let Message::Text(text) = soon(self.0.next()).await?.ok()? {
+                return Some(serde_json::from_str(&text).unwrap());
+            }
+        }
     }
 
     /// Returns the next message, or the code with which the broker closes.
