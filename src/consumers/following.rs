@@ -88,6 +88,11 @@ impl Followers {
         all.insert(text, Arc::downgrade(&followed));
         followed
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.followed.lock().unwrap().len()
+    }
 }
 
 impl Followed {
