@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::changes::{Changed, ChangedEvents, MarksChange};
-use super::entry::{Entry, Reach};
+use super::entry::{ConsumerEntry, Reach};
 use super::id::{ConsumerChange, ConsumerSettings};
 use super::marking::{MarkedPlaces, Marking};
 use super::requests::Checkpoint;
@@ -33,7 +33,7 @@ pub(super) enum Decided {
     Nothing,
     /// The consumer is this now.
     Now {
-        entry: Entry,
+        entry: ConsumerEntry,
         /// Whether the record of identity, settings and checkpoint changed; otherwise, that of the
         /// marks did.
         is_consumer: bool,
@@ -60,8 +60,8 @@ pub(super) struct Circumstances<'a> {
 /// [`Error::UnknownConsumer`], [`Error::UnexpectedCheckpoint`], and those of `create`.
 pub(super) fn decide(
     act: &Act,
-    current: Option<&Entry>,
-    create: impl Fn() -> Result<Entry>,
+    current: Option<&ConsumerEntry>,
+    create: impl Fn() -> Result<ConsumerEntry>,
     around: &Circumstances<'_>,
     shown: impl Fn() -> String,
 ) -> Result<Decided> {
@@ -84,7 +84,7 @@ pub(super) fn decide(
                 let problem = "shares its events: its checkpoint moves as workers finish them";
                 return Err(Error::invalid("consumer", problem));
             }
-            let present = current.and_then(Entry::checkpoint);
+            let present = current.and_then(ConsumerEntry::checkpoint);
             check_expected(to, present, &shown)?;
             if !moves(to, present) {
                 return current.map_or_else(|| created().map(|_| Decided::Nothing), nothing);
@@ -99,15 +99,15 @@ pub(super) fn decide(
     }
 }
 
-fn nothing(_entry: &Entry) -> Result<Decided> {
+fn nothing(_entry: &ConsumerEntry) -> Result<Decided> {
     Ok(Decided::Nothing)
 }
 
 fn put(
-    current: Option<&Entry>,
+    current: Option<&ConsumerEntry>,
     settings: &ConsumerSettings,
     from: Option<Cursor>,
-    create: impl Fn() -> Result<Entry>,
+    create: impl Fn() -> Result<ConsumerEntry>,
     around: &Circumstances<'_>,
 ) -> Result<Decided> {
     if let Some(entry) = current {
@@ -121,7 +121,7 @@ fn put(
 }
 
 fn settled(
-    entry: Entry,
+    entry: ConsumerEntry,
     settings: ConsumerSettings,
     around: &Circumstances<'_>,
 ) -> Result<Decided> {
@@ -162,7 +162,7 @@ fn moves(to: &Checkpoint, present: Option<Cursor>) -> bool {
 }
 
 fn mark(
-    entry: Entry,
+    entry: ConsumerEntry,
     is_new: bool,
     marking: &Marking,
     around: &Circumstances<'_>,
@@ -186,7 +186,7 @@ fn mark(
 }
 
 /// Returns the entry with its last change at `now`, and its creation, too, if it is new.
-fn touched(entry: Entry, now: Timestamp) -> Entry {
+fn touched(entry: ConsumerEntry, now: Timestamp) -> ConsumerEntry {
     let created = if entry.created() == Timestamp::default() { now } else { entry.created() };
     entry.with_times(created, now)
 }

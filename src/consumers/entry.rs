@@ -16,7 +16,7 @@ const PART: char = '\0';
 
 /// One consumer.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct ConsumerEntry {
     /// Owner, selection and name, with a [`PART`] between them: one text, because there may be a
     /// million.
     text: Arc<str>,
@@ -32,12 +32,12 @@ pub(super) struct Entry {
     created_ms: u64,
     updated_ms: u64,
     /// What most consumers do not have.
-    rest: Option<Box<Rest>>,
+    rest: Option<Box<EntryRest>>,
 }
 
 /// What most consumers do not have.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rest {
+pub(super) struct EntryRest {
     pub(super) settings: Arc<ConsumerSettings>,
     /// The number of a drop in the checkpoint: see [`Cursor::since`].
     pub(super) since: Option<u64>,
@@ -50,7 +50,7 @@ pub(super) type Reach = Arc<[(TopicName, Sequence)]>;
 
 static DEFAULT_SETTINGS: LazyLock<Arc<ConsumerSettings>> = LazyLock::new(Arc::default);
 
-impl Entry {
+impl ConsumerEntry {
     /// Returns a consumer with nothing finished and nothing marked.
     pub(super) fn new(id: &ConsumerId, number: u64) -> Self {
         let ConsumerId { owner, selection, name } = id;
@@ -159,7 +159,7 @@ impl Entry {
     }
 
     /// Changes the rest, and drops it where it is as most consumers have it.
-    fn with_rest(self, change: impl FnOnce(&mut Rest)) -> Self {
+    fn with_rest(self, change: impl FnOnce(&mut EntryRest)) -> Self {
         let mut rest = self.rest.unwrap_or_default();
         change(&mut rest);
         let is_needed = !rest.settings.is_default()

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Consumers;
+use super::cursors::check_cursor;
 use super::id::ConsumerId;
 use super::marking::MarkedPlaces;
 use super::marks::{Exceptions, Mark, MarkFilter, MarkLine, Marked, Marks};
 use super::requests::{ConsumerState, EventName, MarkRequest, MarkedEvents};
-use super::resolving::check_cursor;
 use crate::broker::{EventOrder, Filter, WalkAnswer, WalkVisitor, WalkedEvent};
 use crate::cursor::{Cursor, Place, Sequence};
 use crate::error::{Error, Result};
@@ -171,7 +171,7 @@ impl Consumers {
             }
             _ => marks,
         };
-        let listed = Listed {
+        let listed = ListedEvents {
             marks: present,
             of_marks,
             now: self.0.broker.now(),
@@ -257,7 +257,7 @@ impl WalkVisitor for WantedIds {
 }
 
 /// The events of a list.
-struct Listed {
+struct ListedEvents {
     marks: Arc<Marks>,
     of_marks: MarkFilter,
     now: Timestamp,
@@ -266,7 +266,7 @@ struct Listed {
     found: Exceptions,
 }
 
-impl WalkVisitor for Listed {
+impl WalkVisitor for ListedEvents {
     fn take(&mut self, walked: &WalkedEvent<'_>) -> WalkAnswer {
         let (topic, event) = (walked.topic, &walked.event);
         let (sequence, position) = (event.sequence, event.position);

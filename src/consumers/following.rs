@@ -18,25 +18,25 @@ use crate::error::{Error, Result};
 
 /// The consumers that are followed, by the texts of their identities.
 #[derive(Debug)]
-pub(super) struct Followers {
-    followed: Mutex<HashMap<Arc<str>, Weak<Followed>>>,
+pub(super) struct StateFollowers {
+    followed: Mutex<HashMap<Arc<str>, Weak<FollowedConsumer>>>,
     /// The most changes that are kept of each.
     max_kept: usize,
 }
 
 /// One consumer that is followed.
 #[derive(Debug)]
-struct Followed {
+struct FollowedConsumer {
     text: Arc<str>,
-    followers: Weak<Followers>,
-    newest: Mutex<Newest>,
+    followers: Weak<StateFollowers>,
+    newest: Mutex<NewestChanges>,
     /// The revision of the newest change.
     signal: watch::Sender<u64>,
 }
 
 /// The newest changes of a consumer.
 #[derive(Debug, Default)]
-struct Newest {
+struct NewestChanges {
     /// The changes after this revision are kept, all of them.
     complete_after: u64,
     changes: VecDeque<Arc<StateChange>>,
@@ -44,13 +44,13 @@ struct Newest {
 
 /// What changed since a revision.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Since {
+pub(super) enum ChangesSince {
     These(Vec<Arc<StateChange>>),
     /// More than is kept.
     More,
 }
 
-impl Followers {
+impl StateFollowers {
     pub(super) fn new(max_kept: usize) -> Arc<Self> {
         Arc::new(Self { followed: Mutex::default(), max_kept })
     }
@@ -70,7 +70,11 @@ impl Followers {
 
     /// Returns the consumer with this identity as one that is followed. `revision` returns its
     /// present revision.
-    fn follow(self: &Arc<Self>, text: Arc<str>, revision: impl FnOnce() -> u64) -> Arc<Followed> {
+    fn follow(
+        self: &Arc<Self>,
+        text: Arc<str>,
+        revision: impl FnOnce() -> u64,
+    ) -> Arc<FollowedConsumer> {
         let mut all = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(followed) = all.get(&text).and_then(Weak::upgrade) {
             return followed;
@@ -78,8 +82,8 @@ impl Followers {
         // A change comes into the view before its followers are looked for, under this lock. So each
         // change is in the revision, or is told, or both.
         let complete_after = revision();
-        let newest = Newest { complete_after, changes: VecDeque::new() };
-        let followed = Arc::new(Followed {
+        let newest = NewestChanges { complete_after, changes: VecDeque::new() };
+        let followed = Arc::new(FollowedConsumer {
             text: text.clone(),
             followers: Arc::downgrade(self),
             newest: Mutex::new(newest),
@@ -95,13 +99,13 @@ impl Followers {
     }
 }
 
-impl Followed {
-    fn newest(&self) -> std::sync::MutexGuard<'_, Newest> {
+impl FollowedConsumer {
+    fn newest(&self) -> std::sync::MutexGuard<'_, NewestChanges> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Followed {
+impl Drop for FollowedConsumer {
     fn drop(&mut self) {
         let Some(followers) = self.followers.upgrade() else { return };
         let mut all = followers.followed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +116,7 @@ impl Drop for Followed {
     }
 }
 
-impl Newest {
+impl NewestChanges {
     fn push(&mut self, change: Arc<StateChange>, max_kept: usize) {
         if self.changes.len() >= max_kept
             && let Some(dropped) = self.changes.pop_front()
@@ -122,12 +126,12 @@ impl Newest {
         self.changes.push_back(change);
     }
 
-    fn since(&self, revision: u64, present: u64) -> Since {
+    fn since(&self, revision: u64, present: u64) -> ChangesSince {
         if revision < self.complete_after || revision > present {
-            return Since::More;
+            return ChangesSince::More;
         }
         let is_newer = |change: &&Arc<StateChange>| change.revision.get() > revision;
-        Since::These(self.changes.iter().filter(is_newer).cloned().collect())
+        ChangesSince::These(self.changes.iter().filter(is_newer).cloned().collect())
     }
 }
 
@@ -144,7 +148,7 @@ pub enum StateChanges {
 /// A follower of the state of one consumer.
 #[derive(Debug)]
 pub struct StateFollower {
-    followed: Arc<Followed>,
+    followed: Arc<FollowedConsumer>,
     signal: watch::Receiver<u64>,
     /// The revision up to which the follower was told; `None` if it was told nothing.
     told: Option<u64>,
@@ -152,7 +156,7 @@ pub struct StateFollower {
 
 impl StateFollower {
     pub(super) fn new(
-        followers: &Arc<Followers>,
+        followers: &Arc<StateFollowers>,
         text: Arc<str>,
         revision: impl FnOnce() -> u64,
     ) -> Self {
@@ -189,7 +193,7 @@ impl StateFollower {
     pub(super) fn take(&mut self, state: impl FnOnce() -> ConsumerState) -> StateChanges {
         let present = *self.signal.borrow_and_update();
         if let Some(told) = self.told
-            && let Since::These(changes) = self.followed.newest().since(told, present)
+            && let ChangesSince::These(changes) = self.followed.newest().since(told, present)
         {
             self.told = changes.last().map_or(self.told, |last| Some(last.revision.get()));
             return StateChanges::These(changes);

@@ -21,10 +21,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::changes::{Changed, StateChange};
 use super::config::ConsumersConfig;
 use super::deciding::{Act, Circumstances, Decided, decide};
-use super::entry::{Entry, text_of};
-use super::following::Followers;
+use super::entry::{ConsumerEntry, text_of};
+use super::following::StateFollowers;
 use super::id::ConsumerId;
-use super::records::{Piece, consumer_event, marks_event};
+use super::records::{RecordPiece, TOPIC, consumer_event, marks_event};
 use super::requests::shown;
 use super::view::View;
 use super::work::WorkQueues;
@@ -32,8 +32,14 @@ use crate::broker::{Ack, Broker, Publish};
 use crate::cursor::{Cursor, Position};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
+use crate::own_topics;
 use crate::polls;
 use crate::topic::TopicName;
+use crate::topic_config::TopicConfig;
+
+/// The time for which the end of a record is kept, in milliseconds. Nobody follows the records by
+/// a cursor, and work sharing ends many.
+const TOMBSTONE_GRACE_MS: u64 = 60_000;
 
 /// The most commands of one batch.
 const MAX_BATCH_COMMANDS: usize = 1_024;
@@ -49,19 +55,19 @@ pub(super) const MARKS_BYTES: &str = "bytes of a consumer's marks";
 
 /// A command that waits for its decision.
 #[derive(Debug)]
-pub(super) struct Queued {
+pub(super) struct KeeperCommand {
     pub(super) id: ConsumerId,
     pub(super) act: Act,
-    pub(super) answer: oneshot::Sender<Result<Outcome>>,
+    pub(super) answer: oneshot::Sender<Result<KeeperOutcome>>,
     /// The room that the command takes in the queue.
     pub(super) _space: OwnedSemaphorePermit,
 }
 
 /// What became of a command: durable.
 #[derive(Debug, Clone)]
-pub(super) struct Outcome {
+pub(super) struct KeeperOutcome {
     /// The consumer after the command; `None` if it does not exist.
-    pub(super) entry: Option<Arc<Entry>>,
+    pub(super) entry: Option<Arc<ConsumerEntry>>,
     /// Whether the command changed something.
     pub(super) changed: bool,
 }
@@ -72,16 +78,16 @@ pub(super) struct Keeper {
     pub(super) topic: TopicName,
     pub(super) config: ConsumersConfig,
     pub(super) view: Arc<RwLock<View>>,
-    pub(super) followers: Arc<Followers>,
+    pub(super) followers: Arc<StateFollowers>,
     pub(super) work: WorkQueues,
-    pub(super) commands: mpsc::Receiver<Queued>,
+    pub(super) commands: mpsc::Receiver<KeeperCommand>,
 }
 
 /// What a batch changes, before it is stored.
 #[derive(Default)]
-struct Batch {
+struct KeptBatch {
     /// The consumers that the batch changes, by the texts of their identities.
-    drafts: HashMap<Arc<str>, Draft>,
+    drafts: HashMap<Arc<str>, ConsumerDraft>,
     /// The texts in the order in which they were changed first.
     order: Vec<Arc<str>>,
     /// The highest number that the batch has given to a new consumer.
@@ -89,12 +95,12 @@ struct Batch {
     /// The consumers that the batch adds.
     added: usize,
     bytes: usize,
-    answers: Vec<Waiting>,
+    answers: Vec<WaitingAnswer>,
 }
 
 /// A command that was decided on, and waits until the batch is durable.
-struct Waiting {
-    answer: oneshot::Sender<Result<Outcome>>,
+struct WaitingAnswer {
+    answer: oneshot::Sender<Result<KeeperOutcome>>,
     /// The text of the consumer's identity.
     text: Arc<str>,
     /// Whether the command changes something.
@@ -104,9 +110,9 @@ struct Waiting {
 }
 
 /// One consumer as it will be.
-struct Draft {
+struct ConsumerDraft {
     /// The consumer; `None` if it is deleted.
-    entry: Option<Entry>,
+    entry: Option<ConsumerEntry>,
     consumer: Option<NewEvent>,
     marks: Option<NewEvent>,
     /// The keys of the consumers that are deleted.
@@ -121,7 +127,7 @@ impl Keeper {
         while self.commands.recv_many(&mut queued, MAX_BATCH_COMMANDS).await > 0 {
             let mut waiting = queued.drain(..).peekable();
             while waiting.peek().is_some() {
-                let mut batch = Batch::default();
+                let mut batch = KeptBatch::default();
                 while batch.bytes < MAX_BATCH_BYTES
                     && let Some(queued) = waiting.next()
                 {
@@ -134,19 +140,19 @@ impl Keeper {
     }
 
     /// Decides on a command, and adds what it changes to the batch.
-    fn take(&self, queued: Queued, batch: &mut Batch) {
-        let Queued { id, act, answer, _space } = queued;
+    fn take(&self, queued: KeeperCommand, batch: &mut KeptBatch) {
+        let KeeperCommand { id, act, answer, _space } = queued;
         if answer.is_closed() {
             return; // Nobody waits for it any more.
         }
         let text = text_of(&id.owner, id.selection.as_str(), id.name.as_str());
         let outcome = self.decide(&id, &act, &text, batch);
         if batch.drafts.contains_key(&text) {
-            return batch.answers.push(Waiting { answer, text, outcome, _space });
+            return batch.answers.push(WaitingAnswer { answer, text, outcome, _space });
         }
         // It rests on what is durable.
         let entry = self.read().of_text(&text).cloned();
-        let _gone = answer.send(outcome.map(|changed| Outcome { entry, changed }));
+        let _gone = answer.send(outcome.map(|changed| KeeperOutcome { entry, changed }));
     }
 
     /// Returns whether the command changes something.
@@ -155,7 +161,7 @@ impl Keeper {
         id: &ConsumerId,
         act: &Act,
         text: &Arc<str>,
-        batch: &mut Batch,
+        batch: &mut KeptBatch,
     ) -> Result<bool> {
         let stored = self.read().of_text(text).cloned();
         let draft = batch.drafts.get(text);
@@ -185,7 +191,7 @@ impl Keeper {
     }
 
     /// Returns a new consumer, if there may be one more.
-    fn created(&self, id: &ConsumerId, batch: &Batch) -> Result<Entry> {
+    fn created(&self, id: &ConsumerId, batch: &KeptBatch) -> Result<ConsumerEntry> {
         let view = self.read();
         let most = self.config.max_consumers;
         if (view.len() + batch.added) as u64 >= most {
@@ -199,16 +205,16 @@ impl Keeper {
                 return Err(Error::full("consumers of this owner", most));
             }
         }
-        Ok(Entry::new(id, view.last_number().max(batch.last_number) + 1))
+        Ok(ConsumerEntry::new(id, view.last_number().max(batch.last_number) + 1))
     }
 
     /// Adds a changed consumer to the batch.
     fn change(
         &self,
         text: &Arc<str>,
-        entry: Entry,
+        entry: ConsumerEntry,
         (is_consumer, by, what): (bool, Arc<str>, Changed),
-        batch: &mut Batch,
+        batch: &mut KeptBatch,
     ) -> Result<()> {
         let marks = match &what {
             Changed::Marks(change) => {
@@ -237,7 +243,7 @@ impl Keeper {
     }
 
     /// Stores a batch, applies it to the view, and answers its commands.
-    async fn store(&self, mut batch: Batch) {
+    async fn store(&self, mut batch: KeptBatch) {
         let mut events = Vec::new();
         let mut last_of = Vec::with_capacity(batch.order.len());
         for text in &batch.order {
@@ -247,23 +253,30 @@ impl Keeper {
             last_of.push(events.len().checked_sub(1));
         }
         if !events.is_empty() {
-            let publish = Publish::new(self.topic.clone(), events);
-            let stored = self.broker.publish_own(vec![publish]).await;
+            let stored = self.publish(events).await;
             match stored.map(|acks| acks.into_iter().next()) {
                 Ok(Some(ack)) => self.apply(&mut batch, &last_of, &ack).await,
                 Ok(None) => unreachable!("a publish has an acknowledgement"),
                 Err(error) => return batch.refuse(&error),
             }
         }
-        let Batch { answers, .. } = batch;
-        for Waiting { answer, text, outcome, _space } in answers {
+        let KeptBatch { answers, .. } = batch;
+        for WaitingAnswer { answer, text, outcome, _space } in answers {
             let entry = self.read().of_text(&text).cloned();
-            let _gone = answer.send(outcome.map(|changed| Outcome { entry, changed }));
+            let _gone = answer.send(outcome.map(|changed| KeeperOutcome { entry, changed }));
         }
     }
 
+    /// Publishes records, to a topic that is made with the first of them.
+    async fn publish(&self, records: Vec<NewEvent>) -> Result<Vec<Ack>> {
+        let config =
+            TopicConfig { tombstone_grace_ms: Some(TOMBSTONE_GRACE_MS), ..own_topics::keyed() };
+        own_topics::open(&self.broker, TOPIC, config).await?;
+        self.broker.publish_own(vec![Publish::new(self.topic.clone(), records)]).await
+    }
+
     /// Applies a stored batch to the view, and tells followers.
-    async fn apply(&self, batch: &mut Batch, last_of: &[Option<usize>], ack: &Ack) {
+    async fn apply(&self, batch: &mut KeptBatch, last_of: &[Option<usize>], ack: &Ack) {
         let epoch = self.broker.epoch();
         let stored: Vec<_> = batch.order.iter().zip(last_of).collect();
         for some in stored.chunks(MAX_APPLIED) {
@@ -301,11 +314,11 @@ impl Keeper {
     }
 }
 
-impl Batch {
-    fn draft(&mut self, text: &Arc<str>) -> &mut Draft {
+impl KeptBatch {
+    fn draft(&mut self, text: &Arc<str>) -> &mut ConsumerDraft {
         self.drafts.entry(text.clone()).or_insert_with(|| {
             self.order.push(text.clone());
-            Draft {
+            ConsumerDraft {
                 entry: None,
                 consumer: None,
                 marks: None,
@@ -319,8 +332,8 @@ impl Batch {
     fn delete(&mut self, text: &Arc<str>, number: u64, work: Vec<String>) {
         let draft = self.draft(text);
         (draft.entry, draft.consumer, draft.marks) = (None, None, None);
-        let pieces = [Piece::Consumer(number), Piece::Marks(number)];
-        draft.tombstones.extend(pieces.map(Piece::key).into_iter().chain(work));
+        let pieces = [RecordPiece::Consumer(number), RecordPiece::Marks(number)];
+        draft.tombstones.extend(pieces.map(RecordPiece::key).into_iter().chain(work));
         draft.changes.push((Arc::default(), Changed::Deleted));
     }
 
@@ -332,7 +345,7 @@ impl Batch {
     }
 }
 
-impl Draft {
+impl ConsumerDraft {
     fn is_new_of(&self, owner: &str) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.revision == 0 && entry.owner() == owner)
     }

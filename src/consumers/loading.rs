@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use super::entry::Entry;
+use super::entry::ConsumerEntry;
 use super::marks::Marks;
-use super::records::{Piece, consumer_of, marks_of};
+use super::records::{RecordPiece, consumer_of, marks_of};
 use super::view::View;
 use super::work::WorkRecords;
 use crate::broker::{Broker, Delivery, EventRef};
@@ -22,7 +22,7 @@ use crate::topic::TopicName;
 /// and the pieces of a consumer may come in any order.
 #[derive(Default)]
 struct Loading {
-    consumers: HashMap<u64, Entry>,
+    consumers: HashMap<u64, ConsumerEntry>,
     marks: HashMap<u64, (Marks, Timestamp, Position)>,
     work: WorkRecords,
     last_number: u64,
@@ -63,24 +63,24 @@ pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<(View, Wo
 
 impl Loading {
     fn apply(&mut self, event: &EventRef<'_>) -> Result<()> {
-        let Some(piece) = Piece::of(event.key) else {
+        let Some(piece) = RecordPiece::of(event.key) else {
             warn!(sequence = %event.sequence, "a record of no consumer is passed over");
             return Ok(());
         };
         self.last_number = self.last_number.max(piece.number());
         let (number, is_gone) = (piece.number(), event.payload.is_empty());
         match piece {
-            Piece::Consumer(_) if is_gone => drop(self.consumers.remove(&number)),
-            Piece::Consumer(_) => {
+            RecordPiece::Consumer(_) if is_gone => drop(self.consumers.remove(&number)),
+            RecordPiece::Consumer(_) => {
                 let entry = consumer_of(number, event.payload, event.position)?;
                 self.consumers.insert(number, entry);
             }
-            Piece::Marks(_) if is_gone => drop(self.marks.remove(&number)),
-            Piece::Marks(_) => {
+            RecordPiece::Marks(_) if is_gone => drop(self.marks.remove(&number)),
+            RecordPiece::Marks(_) => {
                 let (marks, updated) = marks_of(event.payload)?;
                 self.marks.insert(number, (marks, updated, event.position));
             }
-            Piece::Work(_) => {
+            RecordPiece::Work(_) => {
                 let payload = Bytes::copy_from_slice(event.payload);
                 if !self.work.apply(event.key, &payload) {
                     warn!(key = event.key, "a record of no shared work is passed over");
@@ -92,7 +92,7 @@ impl Loading {
 
     /// Returns the view. Marks without their consumer are of one that was deleted.
     fn view(mut self) -> View {
-        let mut entries: Vec<Entry> = self.consumers.into_values().collect();
+        let mut entries: Vec<ConsumerEntry> = self.consumers.into_values().collect();
         for entry in &mut entries {
             let Some((marks, updated, position)) = self.marks.remove(&entry.number) else {
                 continue;

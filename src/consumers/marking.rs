@@ -40,7 +40,7 @@ pub(super) enum MarkedPlaces {
 }
 
 /// All events up to a place.
-struct UpTo<'a> {
+struct Raise<'a> {
     place: u64,
     ends: &'a [(TopicName, u64)],
     /// The events that stay as they are.
@@ -115,7 +115,7 @@ impl Marks {
             MarkedPlaces::UpTo { cursor, ends } => {
                 let snoozed = self.snoozed_events(now);
                 let (place, has_positions) = (cursor.after.number(), self.has_positions);
-                let up_to = UpTo { place, ends, snoozed: &snoozed, has_positions };
+                let up_to = Raise { place, ends, snoozed: &snoozed, has_positions };
                 let (is_read, is_seen) = (mark.contains(&Mark::Read), mark.contains(&Mark::Seen));
                 if is_read || is_seen {
                     self.seen.raise(&up_to);
@@ -263,8 +263,8 @@ impl MarkLine {
     }
 
     /// Marks all events up to `place` but those that are snoozed.
-    fn raise(&mut self, up_to: &UpTo<'_>) {
-        let &UpTo { place, ends, snoozed, has_positions } = up_to;
+    fn raise(&mut self, up_to: &Raise<'_>) {
+        let &Raise { place, ends, snoozed, has_positions } = up_to;
         let still = self.not_marked(snoozed, has_positions);
         for (topic, end) in ends {
             // Those beyond the end stay, and those up to it are on the watermark's other side.

@@ -24,6 +24,7 @@
 mod changes;
 mod config;
 mod counting;
+mod cursors;
 mod deciding;
 mod entry;
 mod finding;
@@ -55,13 +56,13 @@ pub use self::counting::count::{CountFilter, EventCounts, MAX_COUNT_FILTERS, Pla
 pub use self::counting::tag::CountsTag;
 use self::counting::tag::KnownExpiries;
 use self::deciding::Act;
-use self::entry::Entry;
-use self::following::Followers;
+use self::entry::ConsumerEntry;
+use self::following::StateFollowers;
 pub use self::following::{StateChanges, StateFollower};
 pub use self::id::{ConsumerChange, ConsumerId, ConsumerSettings, MAX_OWNER_BYTES};
 pub use self::inbox::group_page::{EventGroup, GroupBy, GroupCursor, GroupPage, GroupRequest};
 pub use self::inbox::page::{InboxEvent, InboxPage, InboxRequest};
-use self::keeper::{COMMAND_BYTES, Keeper, MARKS_BYTES, NOWHERE, Outcome, Queued};
+use self::keeper::{COMMAND_BYTES, Keeper, KeeperCommand, KeeperOutcome, MARKS_BYTES, NOWHERE};
 use self::marking::Marking;
 use self::marks::Exceptions;
 pub(crate) use self::marks::MarkLine;
@@ -84,13 +85,8 @@ use self::work::{SharedConsumer, WorkQueues};
 use crate::broker::Broker;
 use crate::cursor::{Cursor, Position, StartPoint};
 use crate::error::{Error, Result};
-use crate::own_topics;
 use crate::polls;
-use crate::topic_config::TopicConfig;
-
-/// The time for which the end of a record is kept, in milliseconds. Nobody follows the records by
-/// a cursor, and work sharing ends many.
-const TOMBSTONE_GRACE_MS: u64 = 60_000;
+use crate::topic::TopicName;
 
 /// The most consumers of one list.
 const MAX_LIST: usize = 1_000;
@@ -108,8 +104,8 @@ struct ConsumersParts {
     broker: Broker,
     config: ConsumersConfig,
     view: Arc<RwLock<View>>,
-    followers: Arc<Followers>,
-    commands: mpsc::Sender<Queued>,
+    followers: Arc<StateFollowers>,
+    commands: mpsc::Sender<KeeperCommand>,
     /// The room in the queue, in bytes.
     space: Arc<Semaphore>,
     /// The queues of the consumers that share their events.
@@ -124,20 +120,18 @@ impl Consumers {
     /// # Errors
     ///
     /// [`Error::Invalid`]: a setting is wrong, or a record is none that this version can read. As
-    /// [`Broker::set_topic`] and [`Broker::subscribe`].
+    /// [`Broker::subscribe`].
     ///
     /// # Cancel safety
     ///
-    /// The topic of consumers may exist afterwards.
+    /// Nothing is left behind.
     pub async fn open(broker: &Broker, config: &ConsumersConfig) -> Result<Self> {
         config.validate()?;
-        let keyed =
-            TopicConfig { tombstone_grace_ms: Some(TOMBSTONE_GRACE_MS), ..own_topics::keyed() };
-        let topic = own_topics::open(broker, TOPIC, keyed).await?;
+        let topic = TopicName::new(TOPIC)?;
         let (view, records) = loading::load(broker, &topic).await?;
         let view = Arc::new(RwLock::new(view));
         let work = WorkQueues::new(broker.clone(), topic.clone(), config.work.clone(), records);
-        let followers = Followers::new(config.max_kept_changes);
+        let followers = StateFollowers::new(config.max_kept_changes);
         let (commands, queued) = mpsc::channel(config.max_queue_commands);
         let keeper = Keeper {
             broker: broker.clone(),
@@ -218,7 +212,7 @@ impl Consumers {
         let epoch = self.0.broker.epoch();
         match self.view().get(id) {
             Some(entry) => Ok(self.shown(entry)),
-            None if self.0.config.auto_create => Ok(Entry::new(id, 0).info(epoch)),
+            None if self.0.config.auto_create => Ok(ConsumerEntry::new(id, 0).info(epoch)),
             None => Err(Error::UnknownConsumer(shown(&id.selection, &id.name))),
         }
     }
@@ -291,10 +285,10 @@ impl Consumers {
     ///
     /// As [`Self::put`].
     pub async fn checkpoint(&self, id: &ConsumerId, to: Checkpoint) -> Result<CheckpointAck> {
-        resolving::check_cursor(&self.0.broker, id, to.to)?;
+        cursors::check_cursor(&self.0.broker, id, to.to)?;
         let reach = self.reach(id, to.to).await?;
         let act = Act::Checkpoint { to, reach };
-        let Outcome { entry, changed } = self.ask(id, act, 0).await?;
+        let KeeperOutcome { entry, changed } = self.ask(id, act, 0).await?;
         let epoch = self.0.broker.epoch();
         let checkpoint = entry.as_ref().and_then(|entry| entry.checkpoint());
         Ok(CheckpointAck {
@@ -321,7 +315,7 @@ impl Consumers {
         let MarkRequest { mark, unmark, snooze_until, .. } = request;
         let dropped = Exceptions::new();
         let marking = Marking { mark, unmark, snooze_until, by: by.into(), events, gone: dropped };
-        let Outcome { entry, changed } = match self.ask_mark(id, marking.clone()).await {
+        let KeeperOutcome { entry, changed } = match self.ask_mark(id, marking.clone()).await {
             // The marks of events that compaction dropped may take the room.
             Err(Error::OverLimit { name, value, limit }) if name == MARKS_BYTES => {
                 let marking = Marking { gone: self.gone(id).await?, ..marking };
@@ -336,7 +330,7 @@ impl Consumers {
         Ok(MarkAck { revision, changed, gone })
     }
 
-    async fn ask_mark(&self, id: &ConsumerId, marking: Marking) -> Result<Outcome> {
+    async fn ask_mark(&self, id: &ConsumerId, marking: Marking) -> Result<KeeperOutcome> {
         let bytes = marking.size_bytes();
         self.ask(id, Act::Mark(Box::new(marking)), bytes).await
     }
@@ -346,7 +340,7 @@ impl Consumers {
     pub fn state(&self, id: &ConsumerId) -> ConsumerState {
         let entry = self.view().get(id).cloned();
         let epoch = self.0.broker.epoch();
-        let Some(entry) = entry else { return Entry::new(id, 0).state(epoch) };
+        let Some(entry) = entry else { return ConsumerEntry::new(id, 0).state(epoch) };
         let state = entry.state(epoch);
         match entry.settings().shared {
             Some(_) => ConsumerState { info: Arc::new(self.shown(&entry)), ..state },
@@ -375,7 +369,7 @@ impl Consumers {
     }
 
     /// Has the keeper decide on a command, and returns its outcome when it is durable.
-    async fn ask(&self, id: &ConsumerId, act: Act, bytes: usize) -> Result<Outcome> {
+    async fn ask(&self, id: &ConsumerId, act: Act, bytes: usize) -> Result<KeeperOutcome> {
         id.check()?;
         let parts = &self.0;
         let bytes = (COMMAND_BYTES + bytes).min(parts.config.max_queue_bytes);
@@ -385,7 +379,7 @@ impl Consumers {
             let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
             let space = parts.space.clone().acquire_many_owned(permits).await;
             let _space = space.map_err(|_closed| Error::ShuttingDown)?;
-            let queued = Queued { id: id.clone(), act, answer, _space };
+            let queued = KeeperCommand { id: id.clone(), act, answer, _space };
             parts.commands.send(queued).await.map_err(|_ended| Error::ShuttingDown)
         };
         let entered = tokio::time::timeout(Duration::from_millis(wait_ms), enter).await;
@@ -394,7 +388,7 @@ impl Consumers {
     }
 
     /// Describes a consumer. The checkpoint of one that shares its events is that of its work.
-    fn shown(&self, entry: &Entry) -> ConsumerInfo {
+    fn shown(&self, entry: &ConsumerEntry) -> ConsumerInfo {
         let epoch = self.0.broker.epoch();
         let info = entry.info(epoch);
         match entry.settings().shared {
@@ -407,7 +401,7 @@ impl Consumers {
         }
     }
 
-    fn info_of(&self, id: &ConsumerId, outcome: Outcome) -> Result<ConsumerInfo> {
+    fn info_of(&self, id: &ConsumerId, outcome: KeeperOutcome) -> Result<ConsumerInfo> {
         let entry = outcome.entry.map(|entry| self.shown(&entry));
         // It was deleted since.
         entry.ok_or_else(|| Error::UnknownConsumer(shown(&id.selection, &id.name)))

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::changes::MarksChange;
-use super::entry::Entry;
+use super::entry::ConsumerEntry;
 use super::id::{ConsumerId, ConsumerSettings};
 use super::marks::{Exceptions, MarkLine, Marks};
 use super::name::ConsumerName;
@@ -49,7 +49,7 @@ const BASE: u32 = 36;
 
 /// A piece of a consumer's state, which has a key of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum RecordPiece {
     /// Identity, settings and checkpoint.
     Consumer(u64),
     /// The marks.
@@ -58,7 +58,7 @@ pub(super) enum Piece {
     Work(u64),
 }
 
-impl Piece {
+impl RecordPiece {
     /// Returns the piece with this key; `None` if the key is of none.
     pub(super) fn of(key: &str) -> Option<Self> {
         let (kind, rest) = key.split_at_checked(1)?;
@@ -178,7 +178,7 @@ impl LineRecord {
 /// # Errors
 ///
 /// As [`NewEvent::json`].
-pub(super) fn consumer_event(entry: &Entry) -> Result<NewEvent> {
+pub(super) fn consumer_event(entry: &ConsumerEntry) -> Result<NewEvent> {
     let ConsumerId { owner, selection, name } = entry.id();
     let record = ConsumerRecord {
         owner,
@@ -191,7 +191,7 @@ pub(super) fn consumer_event(entry: &Entry) -> Result<NewEvent> {
         created: entry.created(),
         updated: entry.updated(),
     };
-    let key = Piece::Consumer(entry.number).key();
+    let key = RecordPiece::Consumer(entry.number).key();
     Ok(NewEvent::json(&record)?.with_key(key).with_type(CONSUMER_TYPE))
 }
 
@@ -202,7 +202,7 @@ pub(super) fn consumer_event(entry: &Entry) -> Result<NewEvent> {
 ///
 /// As [`NewEvent::json`].
 pub(super) fn marks_event(
-    entry: &Entry,
+    entry: &ConsumerEntry,
     by: &str,
     change: Option<&MarksChange>,
 ) -> Result<(NewEvent, usize)> {
@@ -224,7 +224,7 @@ pub(super) fn marks_event(
     };
     let event = NewEvent::json(&record)?;
     let bytes = event.payload.len() - change_bytes;
-    let key = Piece::Marks(entry.number).key();
+    let key = RecordPiece::Marks(entry.number).key();
     Ok((event.with_key(key).with_type(MARKS_TYPE), bytes))
 }
 
@@ -233,13 +233,17 @@ pub(super) fn marks_event(
 /// # Errors
 ///
 /// [`Error::Invalid`]: the payload is none that this version can read.
-pub(super) fn consumer_of(number: u64, payload: &[u8], revision: Position) -> Result<Entry> {
+pub(super) fn consumer_of(
+    number: u64,
+    payload: &[u8],
+    revision: Position,
+) -> Result<ConsumerEntry> {
     let record: ConsumerRecord = serde_json::from_slice(payload).map_err(unreadable)?;
     let ConsumerRecord { owner, selection, name, filter, shared, .. } = record;
     let ConsumerRecord { checkpoint, reach, created, updated, .. } = record;
     let id = ConsumerId { owner, selection, name };
     id.check()?;
-    Ok(Entry::new(&id, number)
+    Ok(ConsumerEntry::new(&id, number)
         .with_settings(ConsumerSettings { filter, shared })
         .with_checkpoint(checkpoint, reach.into_iter().collect())
         .with_times(created, updated)

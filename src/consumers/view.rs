@@ -12,32 +12,32 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::entry::{Entry, text_of};
+use super::entry::{ConsumerEntry, text_of};
 use super::id::ConsumerId;
 use super::requests::ConsumerList;
 
 /// An entry, in the order of owner, selection and name.
 #[derive(Debug)]
-struct ByOwner(Arc<Entry>);
+struct ByOwner(Arc<ConsumerEntry>);
 
 /// An entry, in the order of selection, owner and name.
 #[derive(Debug)]
-struct BySelection(Arc<Entry>);
+struct BySelection(Arc<ConsumerEntry>);
 
 /// All consumers.
 #[derive(Debug, Default)]
 pub(super) struct View {
     by_owner: BTreeSet<ByOwner>,
     by_selection: BTreeSet<BySelection>,
-    by_number: HashMap<u64, Arc<Entry>>,
+    by_number: HashMap<u64, Arc<ConsumerEntry>>,
     /// The highest number that any consumer had.
     last_number: u64,
 }
 
 impl View {
     /// Returns the view of these consumers.
-    pub(super) fn of(entries: Vec<Entry>, last_number: u64) -> Self {
-        let entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
+    pub(super) fn of(entries: Vec<ConsumerEntry>, last_number: u64) -> Self {
+        let entries: Vec<Arc<ConsumerEntry>> = entries.into_iter().map(Arc::new).collect();
         // Sets that are made of a list are packed as tightly as they can be.
         Self {
             by_owner: entries.iter().cloned().map(ByOwner).collect(),
@@ -58,17 +58,17 @@ impl View {
     }
 
     /// Returns a consumer.
-    pub(super) fn get(&self, id: &ConsumerId) -> Option<&Arc<Entry>> {
+    pub(super) fn get(&self, id: &ConsumerId) -> Option<&Arc<ConsumerEntry>> {
         self.of_text(&text_of(&id.owner, id.selection.as_str(), id.name.as_str()))
     }
 
     /// Returns the consumer with this text of an identity.
-    pub(super) fn of_text(&self, text: &str) -> Option<&Arc<Entry>> {
+    pub(super) fn of_text(&self, text: &str) -> Option<&Arc<ConsumerEntry>> {
         self.by_owner.get(text).map(|ByOwner(entry)| entry)
     }
 
     /// Adds a consumer, or puts it in the place of the one with its number.
-    pub(super) fn put(&mut self, entry: Arc<Entry>) {
+    pub(super) fn put(&mut self, entry: Arc<ConsumerEntry>) {
         self.last_number = self.last_number.max(entry.number);
         if let Some(ByOwner(before)) = self.by_owner.replace(ByOwner(entry.clone()))
             && before.number != entry.number
@@ -95,9 +95,9 @@ impl View {
     }
 
     /// Returns the consumers of a list, at most `limit` of them.
-    pub(super) fn list(&self, list: &ConsumerList, limit: usize) -> Vec<Arc<Entry>> {
+    pub(super) fn list(&self, list: &ConsumerList, limit: usize) -> Vec<Arc<ConsumerEntry>> {
         let ConsumerList { owner, selection, after, .. } = list;
-        let after = after.as_ref().map(|id| Arc::new(Entry::new(id, 0)));
+        let after = after.as_ref().map(|id| Arc::new(ConsumerEntry::new(id, 0)));
         match (owner, selection) {
             (None, Some(selection)) => self.of_selection(selection.as_str(), after, limit),
             (owner, selection) => {
@@ -111,16 +111,16 @@ impl View {
         &self,
         owner: Option<&str>,
         selection: Option<&str>,
-        after: Option<Arc<Entry>>,
+        after: Option<Arc<ConsumerEntry>>,
         limit: usize,
-    ) -> Vec<Arc<Entry>> {
+    ) -> Vec<Arc<ConsumerEntry>> {
         let first = text_of(owner.unwrap_or_default(), selection.unwrap_or_default(), "");
         let start = match &after {
             Some(after) if after.text() >= &*first => Bound::Excluded(after.text()),
             _ => Bound::Included(&*first),
         };
         let from = self.by_owner.range::<str, _>((start, Bound::Unbounded));
-        let is_wanted = |entry: &&Arc<Entry>| {
+        let is_wanted = |entry: &&Arc<ConsumerEntry>| {
             owner.is_none_or(|owner| entry.owner() == owner)
                 && selection.is_none_or(|selection| entry.selection() == selection)
         };
@@ -130,21 +130,21 @@ impl View {
     fn of_selection(
         &self,
         selection: &str,
-        after: Option<Arc<Entry>>,
+        after: Option<Arc<ConsumerEntry>>,
         limit: usize,
-    ) -> Vec<Arc<Entry>> {
-        let first: &dyn Parts = &[selection, "", ""];
+    ) -> Vec<Arc<ConsumerEntry>> {
+        let first: &dyn IdentityParts = &[selection, "", ""];
         let after = after.map(BySelection);
         let start = match &after {
             Some(after) if after.parts() >= first.parts() => {
-                let after: &dyn Parts = after;
+                let after: &dyn IdentityParts = after;
                 Bound::Excluded(after)
             }
             _ => Bound::Included(first),
         };
-        let from = self.by_selection.range::<dyn Parts, _>((start, Bound::Unbounded));
+        let from = self.by_selection.range::<dyn IdentityParts, _>((start, Bound::Unbounded));
         let of_selection = from.map(|BySelection(entry)| entry);
-        let is_wanted = |entry: &&Arc<Entry>| entry.selection() == selection;
+        let is_wanted = |entry: &&Arc<ConsumerEntry>| entry.selection() == selection;
         of_selection.take_while(is_wanted).take(limit).cloned().collect()
     }
 }
@@ -176,44 +176,44 @@ impl Borrow<str> for ByOwner {
 }
 
 /// Anything with a selection, an owner and a name, which are compared in this order.
-trait Parts {
+trait IdentityParts {
     fn parts(&self) -> [&str; 3];
 }
 
-impl Parts for BySelection {
+impl IdentityParts for BySelection {
     fn parts(&self) -> [&str; 3] {
         [self.0.selection(), self.0.owner(), self.0.name()]
     }
 }
 
-impl Parts for [&str; 3] {
+impl IdentityParts for [&str; 3] {
     fn parts(&self) -> [&str; 3] {
         *self
     }
 }
 
-impl PartialEq for dyn Parts + '_ {
+impl PartialEq for dyn IdentityParts + '_ {
     fn eq(&self, other: &Self) -> bool {
         self.parts() == other.parts()
     }
 }
 
-impl Eq for dyn Parts + '_ {}
+impl Eq for dyn IdentityParts + '_ {}
 
-impl PartialOrd for dyn Parts + '_ {
+impl PartialOrd for dyn IdentityParts + '_ {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for dyn Parts + '_ {
+impl Ord for dyn IdentityParts + '_ {
     fn cmp(&self, other: &Self) -> Ordering {
         self.parts().cmp(&other.parts())
     }
 }
 
-impl<'a> Borrow<dyn Parts + 'a> for BySelection {
-    fn borrow(&self) -> &(dyn Parts + 'a) {
+impl<'a> Borrow<dyn IdentityParts + 'a> for BySelection {
+    fn borrow(&self) -> &(dyn IdentityParts + 'a) {
         self
     }
 }

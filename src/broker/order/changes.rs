@@ -16,7 +16,7 @@ use crate::topic_config::TopicConfig;
 
 /// The topics of a commit of changes, with the states that they have after it.
 #[derive(Default)]
-struct Changed {
+struct ChangedTopic {
     topics: Vec<(Arc<Topic>, TopicState)>,
     by_topic: HashMap<*const Topic, usize>,
     /// The number of existing topics, and of deleted ones, that the changes add.
@@ -24,7 +24,7 @@ struct Changed {
     deleted: isize,
 }
 
-impl Changed {
+impl ChangedTopic {
     /// Refuses a change that makes more topics exist, or more deleted ones, than the limits allow.
     fn check(&self, topic: &Topic, from: &TopicState, to: TopicState) -> Result<TopicState> {
         if to.exists() && !from.exists() {
@@ -58,7 +58,7 @@ impl Committer {
     /// Makes all changes in one commit, in their order, and answers every caller. A refused change
     /// has no effect, and does not stop the others.
     pub(super) fn change_all(&mut self, asked: Vec<QueuedChange>) {
-        let mut changed = Changed::default();
+        let mut changed = ChangedTopic::default();
         let mut answers = Vec::with_capacity(asked.len());
         for QueuedChange { topic, change, reply } in asked {
             let before = changed.place(&topic).map(|place| changed.topics[place].1);
@@ -111,7 +111,7 @@ impl Committer {
     }
 
     /// Commits the changed topics to the log, then shows them to everybody else.
-    fn commit_changes(&mut self, changed: Changed) -> Result<()> {
+    fn commit_changes(&mut self, changed: ChangedTopic) -> Result<()> {
         let stored = |(topic, state): &(Arc<Topic>, TopicState)| {
             let TopicState { id, extent, config, is_deleted, deletions: _ } = *state;
             Some(StoredTopic { id: id?, name: topic.name.clone(), extent, config, is_deleted })

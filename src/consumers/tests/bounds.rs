@@ -133,7 +133,7 @@ async fn a_full_queue_refuses_after_a_bounded_wait() {
         let world = World::with(config).await;
         world.publish("a", &["1"]).await;
         let gate = world.log.hold();
-        world.log.fail(world.log.appends() + 1, crate::log::Fault::Waits);
+        world.log.fail(world.log.appends() + 1, crate::broker::Fault::Waits);
         let cursor = Cursor::after(Sequence::new(1), world.broker.epoch());
         let callers: Vec<_> = (0..300)
             .map(|number| {
@@ -224,7 +224,8 @@ async fn lists_are_bounded_and_an_idle_consumer_takes_less_than_256_bytes() {
             let id = ConsumerId::new(selection, name).of_owner(format!("user-{number:06}"));
             let cursor = Cursor::after(Sequence::new(7), Epoch::new(1));
             let cursor = Cursor { epoch: None, ..cursor };
-            let entry = Entry::new(&id, number + 1).with_checkpoint(Some(cursor), [].into());
+            let entry =
+                ConsumerEntry::new(&id, number + 1).with_checkpoint(Some(cursor), [].into());
             entries.push(entry.with_times(START, START).with_revision(Position::new(number + 1)));
         }
         let view = View::of(std::mem::take(&mut entries), 10_000);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::consumers::changes::MAX_CHANGE_BYTES;
-use crate::consumers::following::Followers;
+use crate::consumers::following::StateFollowers;
 
 /// Returns what a follower is told, as a text: each change with its caller, or `whole`.
 fn told(changes: StateChanges) -> Vec<String> {
@@ -120,7 +120,7 @@ async fn a_large_change_is_told_as_the_whole() {
 async fn nothing_is_kept_of_what_nobody_follows() {
     let world = World::new().await;
     world.publish("a", &["1"]).await;
-    let followers: Arc<Followers> = world.consumers.0.followers.clone();
+    let followers: Arc<StateFollowers> = world.consumers.0.followers.clone();
     let (one, two) = (world.consumers.follow(&id("a")), world.consumers.follow(&id("a")));
     let other = world.consumers.follow(&id("b"));
     assert_eq!(followers.len(), 2);

@@ -53,7 +53,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::engine::{SEGMENT_BYTES, written_bytes, written_lsn};
-use super::mark::Mark;
+use super::mark::LogMark;
 use super::snapshot::Snapshots;
 use super::space::Space;
 use crate::log::failed::WriteFailure;
@@ -111,7 +111,7 @@ pub(super) struct Cleaner {
 struct CleanerState {
     database: sled::Db,
     file: File,
-    mark: Arc<Mark>,
+    mark: Arc<LogMark>,
     /// The bytes that commits have written.
     committed_bytes: AtomicU64,
     /// The bytes that were written in all when the thread last had nothing left to do.
@@ -145,7 +145,7 @@ impl Cleaner {
     /// failure that ends writing in `failed`.
     pub(super) fn start(
         (database, sled_directory): (&sled::Db, &Path),
-        (file, mark): (&File, &Arc<Mark>),
+        (file, mark): (&File, &Arc<LogMark>),
         space: &Arc<Space>,
         failed: &Arc<WriteFailure>,
     ) -> io::Result<Self> {
@@ -431,7 +431,7 @@ mod tests {
         failed: &Arc<WriteFailure>,
     ) -> Cleaner {
         let space = Arc::new(Space::open(beside, 0).unwrap());
-        let mark = Arc::new(Mark::open(beside).unwrap());
+        let mark = Arc::new(LogMark::open(beside).unwrap());
         Cleaner::start((database, directory), (file, &mark), &space, failed).unwrap()
     }
 

@@ -47,7 +47,7 @@ const OLD_MARK_BYTES: usize = CRC_BYTES + 4 + 8 + 16;
 
 /// The open file of the mark, with its content.
 #[derive(Debug)]
-pub(super) struct Mark {
+pub(super) struct LogMark {
     file: File,
     noted: Mutex<NotedMark>,
 }
@@ -104,7 +104,7 @@ fn current_boot() -> u128 {
     if id == 0 { rand::random::<u128>() | 1 } else { id }
 }
 
-impl Mark {
+impl LogMark {
     /// Opens the file in `directory`, and creates it if it is missing.
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
         let path = directory.join(FILE_NAME);
@@ -236,7 +236,7 @@ mod tests {
     fn events_that_were_not_synced_are_remembered_until_they_are() {
         let directory = tempfile::tempdir().unwrap();
         let epoch = Epoch::new(7);
-        let mark = Mark::open(directory.path()).unwrap();
+        let mark = LogMark::open(directory.path()).unwrap();
         mark.begin(epoch, Position::new(3), 30).unwrap();
         let marked = || read(directory.path()).unwrap().unwrap().1;
         assert_eq!(marked().boot, 0);
@@ -263,7 +263,7 @@ mod tests {
             disk.copy_kept(left.path());
             read(left.path()).unwrap().unwrap().1
         };
-        let mark = Mark::open(disk.path()).unwrap();
+        let mark = LogMark::open(disk.path()).unwrap();
         mark.begin(Epoch::new(7), Position::new(3), 30).unwrap();
         mark.sync().unwrap();
         assert_eq!(left().boot, 0);
@@ -276,14 +276,14 @@ mod tests {
     #[test]
     fn what_was_found_missing_is_remembered_until_an_epoch_begins() {
         let directory = tempfile::tempdir().unwrap();
-        let mark = Mark::open(directory.path()).unwrap();
+        let mark = LogMark::open(directory.path()).unwrap();
         mark.write(Some(Position::new(9)), 90).unwrap();
         assert_eq!(read(directory.path()).unwrap(), None, "nothing is noted before an epoch");
         mark.begin(Epoch::new(1), Position::new(3), 30).unwrap();
         mark.record_loss(Loss::Unknown).unwrap();
         mark.record_loss(Loss::Some).unwrap();
         mark.write(None, 20).unwrap();
-        let mark = Mark::open(directory.path()).unwrap();
+        let mark = LogMark::open(directory.path()).unwrap();
         let (epoch, marked) = mark.read().unwrap().unwrap();
         let told = (epoch.get(), marked.position.get(), marked.lsn);
         assert_eq!(told, (1, 3, Some(30)), "the durable places only go up");
@@ -310,7 +310,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (epoch, position) = (Epoch::new(7), Position::new(3));
         let on_disk = || read(directory.path()).unwrap().unwrap().1;
-        let open = || Mark::open(directory.path()).unwrap();
+        let open = || LogMark::open(directory.path()).unwrap();
         assert_eq!(open().read().unwrap(), None);
         open().begin(epoch, position, 1).unwrap();
 

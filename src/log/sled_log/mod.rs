@@ -77,7 +77,7 @@ use cleaner::{Cleaner, WrittenGroup};
 use config::LogConfig;
 use directory::lock;
 use engine::{written_bytes, written_lsn};
-use mark::{Loss, Mark, MarkContent};
+use mark::{LogMark, Loss, MarkContent};
 use space::{Space, WritePurpose};
 use touches::Touches;
 use tree_reader::TreeReader;
@@ -98,7 +98,7 @@ pub struct SledLog {
     database: sled::Db,
     /// Our own handle to the file that sled writes, for the sync that makes groups durable.
     file: File,
-    mark: Arc<Mark>,
+    mark: Arc<LogMark>,
     space: Arc<Space>,
     epoch: Epoch,
     /// The topics as they were found when the log was opened, until they are asked for or something
@@ -129,7 +129,7 @@ impl SledLog {
         let lock = lock(directory)?;
         directory::refuse_unfinished(directory)?;
         let space = Arc::new(Space::open(directory, config.min_free_bytes).map_err(io)?);
-        let mark = Arc::new(Mark::open(directory).map_err(io)?);
+        let mark = Arc::new(LogMark::open(directory).map_err(io)?);
         let noted = salvaged(directory, &mark).map_err(io)?;
         let database = engine::open(&directory.join("sled"), config.cache_bytes)
             .map_err(|error| engine::cannot_open(error, directory))?;
@@ -539,7 +539,7 @@ impl Drop for SledLog {
 
 /// Looks for damage before sled opens its files. Returns the content of the mark, with the loss
 /// that was found.
-fn salvaged(directory: &Path, mark: &Mark) -> io::Result<Option<(Epoch, MarkContent)>> {
+fn salvaged(directory: &Path, mark: &LogMark) -> io::Result<Option<(Epoch, MarkContent)>> {
     let noted = mark.read()?;
     let sled_directory = directory.join("sled");
     sled_files::mend(&sled_directory)?;

@@ -13,7 +13,7 @@ use super::blocks;
 use super::directory::{self, UNFINISHED, lock};
 use super::engine::{self, written_lsn};
 use super::keys;
-use super::mark::Mark;
+use super::mark::LogMark;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, OpenReason, Result};
 use crate::event::Timestamp;
@@ -331,7 +331,7 @@ impl NewLog {
         let lsn = written_lsn(&self.database);
         let sync = || -> std::io::Result<()> {
             File::open(self.directory.join("sled/db"))?.sync_all()?;
-            let mark = Mark::open(&self.directory)?;
+            let mark = LogMark::open(&self.directory)?;
             mark.begin(epoch, Position::new(report.last_position), lsn)?;
             mark.sync()?;
             File::open(self.directory.join("sled"))?.sync_all()?;
