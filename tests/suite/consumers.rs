@@ -417,6 +417,19 @@ async fn the_service_over_grpc_does_what_the_routes_do() {
     };
     let ack = grpc.set_checkpoint(set("1", Some(""))).await.unwrap().into_inner();
     assert_eq!((ack.checkpoint, ack.moved), (format!("1-{epoch}"), true));
+    let page = |from: &str| proto::ReadRequest {
+        topic: "a".to_owned(),
+        from: from.to_owned(),
+        consumer: "c".to_owned(),
+        ..Default::default()
+    };
+    for (from, read) in [("", vec![3]), ("0", vec![1, 3])] {
+        let page = grpc.read(page(from)).await.unwrap().into_inner();
+        let sequences: Vec<u64> = page.events.iter().map(|event| event.sequence).collect();
+        assert_eq!(sequences, read, "after the checkpoint unless told otherwise, and filtered");
+    }
+    let nobody = proto::ReadRequest { owner: "u".to_owned(), consumer: String::new(), ..page("") };
+    assert_eq!(grpc.read(nobody).await.unwrap_err().code(), Code::InvalidArgument);
     let conflict = grpc.set_checkpoint(set("2", Some("3"))).await.unwrap_err();
     assert_eq!(conflict.code(), Code::FailedPrecondition, "{conflict:?}");
     let mark = proto::MarkEventsRequest {

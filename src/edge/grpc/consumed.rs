@@ -36,6 +36,20 @@ pub(super) fn read_as(request: &proto::SubscribeRequest) -> Result<Option<Box<Re
     Ok(Some(Box::new(ReadAs { named, counts: *counts, marks_after })))
 }
 
+/// Returns the consumer as which a page is read, if it is read as one.
+///
+/// # Errors
+///
+/// [`Error::Invalid`]: an owner without a consumer; as [`Named::of_own`].
+pub(super) fn page_of(request: &proto::ReadRequest) -> Result<Option<Named>> {
+    let proto::ReadRequest { consumer, owner, .. } = request;
+    match (consumer.is_empty(), owner.is_empty()) {
+        (false, _) => Named::of_own(consumer, given(owner)).map(Some),
+        (true, true) => Ok(None),
+        (true, false) => Err(Error::invalid("consumer", "is empty, and an owner is given")),
+    }
+}
+
 /// Returns a text that is given, and `None` for an empty one.
 pub(super) fn given(text: &str) -> Option<String> {
     Some(text.to_owned()).filter(|text| !text.is_empty())

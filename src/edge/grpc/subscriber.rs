@@ -13,13 +13,13 @@ use super::super::gaps;
 use super::super::page_token::{StateToken, page_limit};
 use super::super::proto::{self, subscribe_response::Message};
 use super::super::rates::{CallerRates, Rate};
-use super::super::selection::Wanted;
+use super::super::selection::{self, Wanted};
 use super::super::served::subscriber_service_server::SubscriberService;
 use super::call::{Responses, holding, permit, share, until, within};
 use super::status::expired;
 use super::{listing, pages, paths};
 use crate::broker::{Delivery, Member, Run, Waited};
-use crate::cursor::{Cursor, OnGap};
+use crate::cursor::{Cursor, OnGap, StartPoint};
 use crate::edge::config::FollowConfig;
 use crate::edge::grpc::messages::EncodedList;
 use crate::edge::grpc::{consumed, messages};
@@ -92,9 +92,20 @@ impl SubscriberService for GrpcSubscriber {
         let share = share(&request);
         let mut request = request.into_inner();
         let many = std::mem::take(&mut request.topics);
-        let topics = (messages::topics(&request.topic, many)?, request.strict);
-        let wanted = messages::page_request(request, &topics.0, &self.edge.config)?;
-        let page = pages::read((&self.edge.broker, &permit), topics, wanted, &share);
+        let (mut topics, is_strict) = (messages::topics(&request.topic, many)?, request.strict);
+        let named = consumed::page_of(&request)?;
+        let has_start = !request.from.is_empty() || request.before.is_some();
+        let mut wanted = messages::page_request(request, &topics, &self.edge.config)?;
+        if let Some(named) = named {
+            let (of_consumer, found) = selection::found(topics, named, &permit, &self.edge).await?;
+            let info = found.consumers.get(&found.id)?;
+            topics = of_consumer;
+            wanted.more_filters.push(info.settings.filter.clone());
+            if let Some(checkpoint) = info.checkpoint.filter(|_| !has_start) {
+                wanted.start = StartPoint::After(checkpoint);
+            }
+        }
+        let page = pages::read((&self.edge.broker, &permit), (topics, is_strict), wanted, &share);
         let (page, held, cut) = within(deadline, page).await?;
         let mut response = holding(page, held)?;
         tell_cut(&mut response, cut);
