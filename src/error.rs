@@ -72,11 +72,11 @@ pub enum Error {
     )]
     UnexpectedCheckpoint {
         /// The consumer's name and what it reads.
-        consumer: String,
+        consumer: Box<str>,
         /// The checkpoint that the caller expected, as the text of a cursor; `None` for none.
-        expected: Option<String>,
+        expected: Option<Box<str>>,
         /// The present checkpoint, as the text of a cursor; `None` if nothing is finished.
-        actual: Option<String>,
+        actual: Option<Box<str>>,
     },
     /// Events that come next for the reader are gone, and the reader asked to be stopped there.
     /// Resume at the gap's `resume`.
@@ -284,7 +284,7 @@ fn cut(text: impl Into<String>, max_bytes: usize) -> String {
 pub(crate) const PUT_BACK: &str = "put back a copy of the data directory from before the damage, \
      without its file `mark`, so that readers are told of a new epoch";
 
-fn or_none(cursor: &Option<String>) -> &str {
+fn or_none(cursor: &Option<Box<str>>) -> &str {
     cursor.as_deref().unwrap_or("none")
 }
 

@@ -613,8 +613,8 @@ impl Broker {
         }
         let reader = self.subscribe(topic, request.start, request.on_gap).await?;
         let reader = reader.filtered(std::mem::take(&mut request.filter))?;
-        let more = std::mem::take(&mut request.more_filters).into_iter();
-        let reader = more.fold(Ok(reader), |reader, filter| reader?.filtered(filter))?;
+        let mut more = std::mem::take(&mut request.more_filters).into_iter();
+        let reader = more.try_fold(reader, |reader, filter| reader.filtered(filter))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
 
@@ -661,8 +661,8 @@ impl Broker {
     ) -> Result<PageReader> {
         let feed = self.feed_with(patterns, request.start, request.on_gap, deposit).await?;
         let reader = feed.filtered(std::mem::take(&mut request.filter))?;
-        let more = std::mem::take(&mut request.more_filters).into_iter();
-        let reader = more.fold(Ok(reader), |reader, filter| reader?.filtered(filter))?;
+        let mut more = std::mem::take(&mut request.more_filters).into_iter();
+        let reader = more.try_fold(reader, |reader, filter| reader.filtered(filter))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
 

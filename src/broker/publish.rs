@@ -185,7 +185,9 @@ impl Pending {
     /// Nothing is lost: the next call returns the answer.
     pub async fn ready(&mut self) -> Result<Ack> {
         let acks = self.0.ready().await?;
-        Ok(acks.into_iter().next().expect("a publish to one topic has one acknowledgement"))
+        let ended =
+            || Error::OutcomeUnknown(std::io::Error::other("nothing was acknowledged").into());
+        acks.into_iter().next().ok_or_else(ended)
     }
 }
 

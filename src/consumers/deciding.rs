@@ -147,7 +147,8 @@ fn check_expected(
         Some(expected) if place(expected) != place(present) => {
             let actual = present.map(|cursor| Cursor { epoch: to.to.epoch, ..cursor }.to_string());
             let expected = expected.map(|cursor| cursor.to_string());
-            Err(Error::UnexpectedCheckpoint { consumer: shown(), expected, actual })
+            let [expected, actual] = [expected, actual].map(|it| it.map(String::into));
+            Err(Error::UnexpectedCheckpoint { consumer: shown().into(), expected, actual })
         }
         _ => Ok(()),
     }

@@ -1,6 +1,7 @@
 //! The queues of all shared consumers in use: the way of pulls and settlements to the dispatcher of
 //! their consumer, which is started when it is needed.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -274,14 +275,13 @@ impl WorkQueues {
         if slots.by_number.get(&number).is_some_and(|slot| slot.commands.is_closed()) {
             slots.by_number.remove(&number); // Its dispatcher failed, or the broker is stopping.
         }
-        if !slots.by_number.contains_key(&number) {
-            if is_full {
+        let slot = match slots.by_number.entry(number) {
+            Entry::Occupied(slot) => slot.into_mut(),
+            Entry::Vacant(_) if is_full => {
                 return Err(Error::full("shared consumers in use", limit));
             }
-            let slot = self.start(consumer.clone())?;
-            slots.by_number.insert(number, slot);
-        }
-        let Some(slot) = slots.by_number.get_mut(&number) else { return Err(Error::ShuttingDown) };
+            Entry::Vacant(place) => place.insert(self.start(consumer.clone())?),
+        };
         slot.users += 1;
         let commands = slot.commands.clone();
         Ok((Hold { queues: self.clone(), number, commands }, consumer))

@@ -97,15 +97,13 @@ impl ConsumerService for GrpcConsumers {
         let owner = consumed::given(&owner);
         let is_listed = permit.listed_whole(owner.is_some()).await?;
         let owner = listed_owner(owner, &permit, consumers).await?;
-        let mut list = ConsumerList::default();
-        list.limit = LISTED_AT_ONCE;
-        list.selection =
+        let selection =
             consumed::given(&topic).map(|topic| TopicPattern::new(&topic)).transpose()?;
-        list.after = match page_token.as_str() {
+        let after = match page_token.as_str() {
             "" => None,
             token => Some(last_of(token, &owner)?),
         };
-        list.owner = Some(owner);
+        let mut list = ConsumerList { owner: Some(owner), selection, after, limit: LISTED_AT_ONCE };
         let (mut listed, mut next_page_token) = (Vec::new(), String::new());
         loop {
             let step = consumers.list(&list);
