@@ -298,7 +298,7 @@ impl Dispatcher {
             *window = Window::default();
             if let Some(floor) = &records.floor {
                 window.totals = floor.totals;
-                window.counted = floor.counted.iter().copied().collect();
+                window.counted = floor.counted.clone();
             }
             *source = Some(WorkSource::open(&parts.broker, consumer, &records, time).await?);
         }

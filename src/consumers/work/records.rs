@@ -148,10 +148,26 @@ pub(super) struct FloorRecord {
     /// The totals of the consumer.
     #[serde(flatten)]
     pub(super) totals: WorkTotals,
-    /// The ids of topics that lost events above the floor, each with the sequence below which all
-    /// of them are counted.
+    /// The lost events above the floor that are counted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) counted: Vec<(u32, u64)>,
+    pub(super) counted: Vec<CountedRange>,
+}
+
+/// Lost events of one topic that are counted: a range of sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CountedRange {
+    /// The id of the topic.
+    pub(super) topic: u32,
+    pub(super) first: u64,
+    /// The end, exclusive.
+    pub(super) end: u64,
+}
+
+impl CountedRange {
+    /// Returns whether some of the sequences from `first` up to `end`, exclusive, are in the range.
+    pub(super) fn overlaps(&self, first: u64, end: u64) -> bool {
+        self.first < end && first < self.end
+    }
 }
 
 /// The stored records of one consumer.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::places::{Bucket, WorkPlace};
-use super::records::{BucketRecord, ConsumerRecords};
+use super::records::{BucketRecord, ConsumerRecords, CountedRange};
 use super::shared::SharedConsumer;
 use super::window::Window;
 use super::window_entry::{EntryState, Span, WindowEntry, WorkTime};
@@ -32,6 +32,10 @@ const MAX_STEP: Duration = Duration::from_millis(5);
 /// longest while stored leases wait for their events.
 const MAX_BEHIND: Duration = Duration::from_millis(20);
 const MAX_LOADING: Duration = Duration::from_secs(5);
+
+/// The most ranges of lost events above the floor that are remembered. Beyond them, a restart
+/// counts some again.
+const MAX_COUNTED: usize = 256;
 
 /// The time between two looks at what the reader was told.
 const TOLD_STEP: Duration = Duration::from_millis(1);
@@ -222,23 +226,34 @@ impl WorkSource {
     fn lose(&mut self, gap: &Gap, broker: &Broker, window: &mut Window) {
         let topic = gap.topic.as_ref().and_then(|topic| broker.topic_id(topic));
         let (Some(topic), Place::Sequence(resume)) = (topic, gap.earliest) else { return };
-        // What was counted before a restart is not counted again.
-        let counted = window.counted.get(&topic.get()).copied();
         let known_to = window.newest(topic).map(|newest| newest.next().get());
-        let from = match gap.requested {
+        let first = match gap.requested {
             Requested::Place(Place::Sequence(requested)) => Some(requested.get()),
             // A reader of many topics tells no number for a topic that it has read nothing of.
             _ => known_to,
         };
-        let Some(from) = from.max(counted) else { return };
-        let is_in = |place: &WorkPlace| {
-            place.topic == topic && (from..resume.get()).contains(&place.sequence.get())
+        let (Some(first), end) = (first, resume.get()) else { return };
+        // What was counted before a restart is not counted again.
+        let (before, others): (Vec<_>, Vec<_>) = std::mem::take(&mut window.counted)
+            .into_iter()
+            .partition(|range| range.topic == topic.get() && range.overlaps(first, end));
+        let is_new = |place: &WorkPlace| {
+            let sequence = place.sequence.get();
+            let is_in = place.topic == topic && (first..end).contains(&sequence);
+            is_in && !before.iter().any(|range| (range.first..range.end).contains(&sequence))
         };
-        let known = self.finished.iter().filter(|place| is_in(place)).count();
-        let stored = self.stored.values().filter(|entry| is_in(&entry.place)).count();
-        let gone = resume.get().saturating_sub(from);
-        window.totals.lost += gone.saturating_sub((known + stored) as u64);
-        window.counted.insert(topic.get(), resume.get());
+        let known = self.finished.iter().filter(|place| is_new(place)).count();
+        let stored = self.stored.values().filter(|entry| is_new(&entry.place)).count();
+        let counted = before.iter().map(|range| range.end.min(end) - range.first.max(first));
+        let counted = counted.sum::<u64>() + (known + stored) as u64;
+        window.totals.lost += end.saturating_sub(first).saturating_sub(counted);
+        window.counted = others;
+        if first < end && window.counted.len() < MAX_COUNTED {
+            let firsts = before.iter().map(|range| range.first).chain([first]);
+            let ends = before.iter().map(|range| range.end).chain([end]);
+            let (first, end) = (firsts.min().unwrap_or(first), ends.max().unwrap_or(end));
+            window.counted.push(CountedRange { topic: topic.get(), first, end });
+        }
     }
 
     /// Puts the events that were read into the window, as far as there is room.

@@ -156,6 +156,6 @@ impl Dispatcher {
 
 /// Returns the record of the floor as it is now.
 fn floor_of(source: &WorkSource, window: &Window) -> FloorRecord {
-    let counted = window.counted.iter().map(|(topic, below)| (*topic, *below)).collect();
-    FloorRecord { cursor: source.floor(window), totals: window.totals, counted }
+    let (cursor, counted) = (source.floor(window), window.counted.clone());
+    FloorRecord { cursor, totals: window.totals, counted }
 }

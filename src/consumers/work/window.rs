@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::places::{Bucket, WorkPlace};
+use super::records::CountedRange;
 use super::requests::SettleOutcome;
 use super::totals::WorkTotals;
 use super::window_entry::{End, EntryState, LeaseBounds, Span, WindowEntry, WorkTime};
@@ -58,9 +59,9 @@ pub(super) struct Window {
     /// The buckets whose records have to be written.
     pub(super) touched: BTreeSet<Bucket>,
     pub(super) totals: WorkTotals,
-    /// By the ids of topics that lost events above the floor: the sequence below which all of them
-    /// are counted.
-    pub(super) counted: BTreeMap<u32, u64>,
+    /// The lost events above the floor that are counted, so that a restart does not count them
+    /// again.
+    pub(super) counted: Vec<CountedRange>,
 }
 
 impl Window {

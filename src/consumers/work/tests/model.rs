@@ -372,7 +372,7 @@ impl Run {
         assert!((self.model.finished..=most).contains(&finished), "{finished}");
         assert_eq!(status.totals.dead, dead.len() as u64);
         // Whatever compaction dropped before it was read is passed over.
-        // Of a pattern, and over a crash, what is lost is known at the least.
+        // Of a pattern, what is lost is known at the least.
         let has_crashed = self.case.acts.iter().any(|act| matches!(act, Act::Crash));
         let has_all = !self.case.is_compacted && self.case.selection == "jobs.a" && !has_crashed;
         let ends = finished + status.totals.dead + status.totals.lost;
