@@ -142,9 +142,7 @@ impl Run {
         let topic: TopicName = self.one_of(&TOPICS).parse().unwrap();
         let count = self.random.random_range(1..6);
         let events: Vec<(&'static str, String)> = (0..count)
-            .map(|_| {
-                (self.one_of(&TYPES), format!("id-{}", self.random.random_range(0..1_000_000)))
-            })
+            .map(|index| (self.one_of(&TYPES), format!("id-{}", self.events.len() + index)))
             .collect();
         let key = |random: &mut StdRng| format!("key-{}", random.random_range(0..4));
         let new = events.iter().map(|(event_type, id)| {
