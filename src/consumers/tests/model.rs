@@ -70,18 +70,18 @@ enum Call {
     Update(Filter),
     Delete,
     Checkpoint(Checkpoint),
-    Mark(MarkRequest),
+    Mark(Box<MarkRequest>),
 }
 
 /// The answer to a call.
 #[derive(Debug)]
-enum Answer {
+enum ModelAnswer {
     Done,
     Checkpoint(CheckpointAck),
     Marks(MarkAck),
 }
 
-struct Run {
+struct ModelRun {
     random: StdRng,
     clock: Clock,
     storage: Storage,
@@ -113,7 +113,7 @@ impl WalkVisitor for All {
     }
 }
 
-impl Run {
+impl ModelRun {
     async fn begin(seed: u64, storage: Storage) -> Self {
         let clock = Clock::new(START);
         let broker = Builder::default().log(storage.log()).clock(&clock).open().unwrap();
@@ -216,7 +216,7 @@ impl Run {
                 };
                 Call::Checkpoint(if self.random.random() { to.forced() } else { to })
             }
-            _ => Call::Mark(self.mark_request(id, kept, filter)),
+            _ => Call::Mark(Box::new(self.mark_request(id, kept, filter))),
         }
     }
 
@@ -272,24 +272,26 @@ impl Run {
 
     /// Calls the consumers, and changes the model as the answer says. Returns the consumers' errors
     /// that no fault explains.
-    async fn called(consumers: &Consumers, id: &ConsumerId, call: &Call) -> Result<Answer> {
+    async fn called(consumers: &Consumers, id: &ConsumerId, call: &Call) -> Result<ModelAnswer> {
         match call.clone() {
             Call::Put(filter) => {
                 let settings = ConsumerSettings::default().filter(filter);
-                consumers.put(id.clone(), settings, None).await.map(|_| Answer::Done)
+                consumers.put(id.clone(), settings, None).await.map(|_| ModelAnswer::Done)
             }
             Call::Update(filter) => {
                 let change = ConsumerChange::default().filter(filter);
-                consumers.update(id, change).await.map(|_| Answer::Done)
+                consumers.update(id, change).await.map(|_| ModelAnswer::Done)
             }
-            Call::Delete => consumers.delete(id).await.map(|()| Answer::Done),
-            Call::Checkpoint(to) => consumers.checkpoint(id, to).await.map(Answer::Checkpoint),
-            Call::Mark(request) => consumers.mark(id, request, "caller").await.map(Answer::Marks),
+            Call::Delete => consumers.delete(id).await.map(|()| ModelAnswer::Done),
+            Call::Checkpoint(to) => consumers.checkpoint(id, to).await.map(ModelAnswer::Checkpoint),
+            Call::Mark(request) => {
+                consumers.mark(id, *request, "caller").await.map(ModelAnswer::Marks)
+            }
         }
     }
 
     /// Changes the model by a call that was answered.
-    fn apply(&mut self, id: &ConsumerId, call: &Call, answer: &Answer, kept: &[ModelEvent]) {
+    fn apply(&mut self, id: &ConsumerId, call: &Call, answer: &ModelAnswer, kept: &[ModelEvent]) {
         match call {
             Call::Put(filter) => {
                 self.model.entry(id.clone()).or_default().filter = filter.clone();
@@ -320,7 +322,7 @@ impl Run {
                     mark(after.marks.entry(key).or_default(), request);
                 }
                 after.marks.retain(|_, marks| *marks != EventMarks::default());
-                let Answer::Marks(ack) = answer else { panic!("{answer:?}") };
+                let ModelAnswer::Marks(ack) = answer else { panic!("{answer:?}") };
                 assert!(ack.changed || after == before, "{id:?} {request:?}");
                 // A watermark may rise though no event that is kept gets a mark by it.
                 if ack.changed || self.model.contains_key(id) {
@@ -399,7 +401,7 @@ impl Run {
                 Ok(answer) => {
                     self.apply(&id, &call, &answer, &kept);
                     let present = self.model.get(&id).and_then(|consumer| consumer.checkpoint);
-                    if let Answer::Checkpoint(ack) = answer {
+                    if let ModelAnswer::Checkpoint(ack) = answer {
                         let told = ack.checkpoint.map(|cursor| cursor.after.number());
                         assert_eq!(told, present, "{id:?} {call:?}");
                     }
@@ -524,7 +526,7 @@ fn mark(marks: &mut EventMarks, request: &MarkRequest) {
 }
 
 async fn run(seed: u64, storage: Storage, rounds: usize) {
-    let mut run = Run::begin(seed, storage).await;
+    let mut run = ModelRun::begin(seed, storage).await;
     for _ in 0..rounds {
         for _ in 0..run.random.random_range(0..3) {
             run.publish().await;
