@@ -79,8 +79,8 @@ impl StateFollowers {
         if let Some(followed) = all.get(&text).and_then(Weak::upgrade) {
             return followed;
         }
-        // A change comes into the view before its followers are looked for, under this lock. So each
-        // change is in the revision, or is told, or both.
+        // A change comes into the view before its followers are looked for, under this lock. So
+        // each change is in the revision, or is told, or both.
         let complete_after = revision();
         let newest = NewestChanges { complete_after, changes: VecDeque::new() };
         let followed = Arc::new(FollowedConsumer {

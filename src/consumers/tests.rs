@@ -12,8 +12,7 @@ use super::*;
 use crate::broker::Publish;
 use crate::cursor::{Epoch, Place, Sequence};
 use crate::event::{NewEvent, Timestamp};
-use crate::log::FaultyLog;
-use crate::testing::{Builder, Clock, START};
+use crate::testing::{Builder, Clock, FaultyLog, START};
 use crate::topic::TopicName;
 
 /// Consumers of a broker in memory, with a clock in the hand of the test.

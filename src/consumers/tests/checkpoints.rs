@@ -1,7 +1,7 @@
 //! Promises of checkpoints.
 
 use super::*;
-use crate::log::Fault;
+use crate::broker::Fault;
 
 fn text(cursor: Option<Cursor>) -> String {
     cursor.map_or_else(|| "none".to_owned(), |it| Cursor { epoch: None, ..it }.to_string())

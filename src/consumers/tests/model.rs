@@ -17,8 +17,7 @@ use super::super::*;
 use crate::broker::{EventOrder, Filter, Publish, WalkAnswer, WalkVisitor, WalkedEvent};
 use crate::cursor::{Place, Position, Sequence};
 use crate::event::{NewEvent, Timestamp};
-use crate::log::{Fault, FaultyLog, Log, SledLog};
-use crate::testing::{Builder, Clock, START};
+use crate::testing::{AnyLog, Builder, Clock, Fault, FaultyLog, START, sled_log};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 
@@ -35,12 +34,10 @@ enum Storage {
 }
 
 impl Storage {
-    fn log(&self) -> Arc<dyn Log> {
+    fn log(&self) -> AnyLog {
         match self {
             Self::Memory(log) => log.clone(),
-            Self::Sled(directory) => {
-                Arc::new(SledLog::open(directory.path(), &Default::default()).unwrap())
-            }
+            Self::Sled(directory) => sled_log(directory.path()),
         }
     }
 }

@@ -226,7 +226,10 @@ impl WorkSource {
     fn lose(&mut self, gap: &Gap, broker: &Broker, window: &mut Window) {
         let topic = gap.topic.as_ref().and_then(|topic| broker.topic_id(topic));
         let (Some(topic), Place::Sequence(resume)) = (topic, gap.earliest) else { return };
-        let known_to = window.newest(topic).map(|newest| newest.next().get());
+        // What was read last may wait for room in the window.
+        let unread = self.unread.iter().rev().find(|(place, ..)| place.topic == topic);
+        let newest = unread.map(|(place, ..)| place.sequence).or_else(|| window.newest(topic));
+        let known_to = newest.map(|newest| newest.next().get());
         let first = match gap.requested {
             Requested::Place(Place::Sequence(requested)) => Some(requested.get()),
             // A reader of many topics tells no number for a topic that it has read nothing of.

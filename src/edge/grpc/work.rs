@@ -33,10 +33,11 @@ impl WorkService for GrpcWork {
         let deadline = messages::deadline(request.metadata())?;
         let permit = permit(&self.edge, &request, paths::PULL).await?;
         let share = share(&request);
-        let proto::PullRequest { of, worker, limit, max_bytes, wait_ms } = request.into_inner();
+        let proto::PullRequest { of, worker, max_events, max_bytes, wait_ms } =
+            request.into_inner();
         let (queue, _) = queue(of, &permit, &self.edge).await?;
         let bytes = if max_bytes == 0 { DEFAULT_BYTES } else { max_bytes };
-        let amount = (limit.max(1) as usize, Some(bytes as usize));
+        let amount = (max_events.max(1) as usize, Some(bytes as usize));
         let bounds = (&self.edge.config, self.edge.broker.max_page_bytes());
         let request = requests::pull(worker, amount, wait_ms, bounds);
         let pull = async {
