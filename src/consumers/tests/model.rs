@@ -3,6 +3,8 @@
 //!
 //! The model keeps the marks of each event by itself, one by one. The consumers keep watermarks and
 //! exceptions. After each round, each event that can be read must have the model's marks.
+//!
+//! The file is longer than others, because the model and its calls are read side by side.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
