@@ -293,7 +293,7 @@ impl Run {
             }
             Act::Nack { .. } | Act::Release { .. } => {
                 // What was said before may be said again.
-                let may_be_done = is_mine && !is_over;
+                let may_be_done = is_mine && event.state != State::Finished;
                 assert!(outcome == SettleOutcome::Over || may_be_done, "{lease} {event:?}");
             }
             _ if is_leased || ran_out => {
