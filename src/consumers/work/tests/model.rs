@@ -382,7 +382,12 @@ impl Run {
         let has_all = !self.case.is_compacted && self.case.selection == "jobs.a" && !has_crashed;
         let ends = finished + status.totals.dead + status.totals.lost;
         let events = self.model.events.len() as u64;
-        assert!(ends <= events, "{ends} of {events} came to an end, {gone} are gone");
+        // After a crash, a topic that was deleted meanwhile may be counted again.
+        let is_bounded = self.case.selection == "jobs.a" || !has_crashed;
+        assert!(
+            !is_bounded || ends <= events,
+            "{ends} of {events} came to an end, {gone} are gone"
+        );
         assert!(!has_all || ends == events, "{ends} of {events}, {gone} are gone, {status:?}");
     }
 
