@@ -27,7 +27,8 @@ use crate::error::{Error, Result};
 use crate::permission::Action;
 use crate::topic::TopicPattern;
 
-/// The prefix of the names of webhooks' consumers, which nobody but the broker changes.
+/// The prefix of the names of webhooks' consumers, which nobody but the broker changes or works
+/// for.
 const OF_WEBHOOKS: &str = "webhook:";
 
 /// A consumer, as a client names it beside its selection.
@@ -134,7 +135,8 @@ impl Named {
         kept: Option<&EdgeConsumers>,
     ) -> Result<Found> {
         let kept = some(kept)?;
-        if how == ConsumerUse::Keep && self.name.as_str().starts_with(OF_WEBHOOKS) {
+        let is_kept = how == ConsumerUse::Keep || self.is_shared;
+        if is_kept && self.name.as_str().starts_with(OF_WEBHOOKS) {
             let problem = format!("{:?} is of a webhook; change the webhook", self.name);
             return Err(Error::invalid("consumer", problem));
         }

@@ -44,7 +44,9 @@ pub use self::admin::GrpcAdmin;
 pub(crate) use self::call::{head as call_head, within};
 pub use self::consumers::GrpcConsumers;
 pub(crate) use self::listing::limit as list_size;
-pub(crate) use self::messages::{deadline, filter};
+pub(crate) use self::messages::deadline;
+#[cfg(feature = "webhooks")]
+pub(crate) use self::messages::filter;
 pub(crate) use self::paced::paced;
 pub use self::publisher::GrpcPublisher;
 pub use self::subscriber::GrpcSubscriber;

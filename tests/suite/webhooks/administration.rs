@@ -154,6 +154,31 @@ async fn settings_are_changed_by_name_and_what_is_wrong_is_refused_by_name() {
     server.stop().await;
 }
 
+/// Goal: nobody takes a webhook's events away from it, or says of them that they are finished.
+#[tokio::test]
+async fn nobody_but_the_broker_works_for_a_webhook() {
+    let server = Server::with(settings()).await;
+    let receiver = Receiver::start().await;
+    make(&server, "own", &receiver, json!({})).await;
+    let consumer = "/v1/consumers/webhook:own";
+    for (method, path, body) in [
+        ("POST", "/pull?topic=orders", json!({ "worker": "thief" })),
+        ("POST", "/settle?topic=orders", json!({ "ack": ["1-1-1-1"] })),
+        ("PUT", "?topic=orders&shared=true", json!({ "shared": {} })),
+        ("DELETE", "?topic=orders&shared=true", Value::Null),
+    ] {
+        let refused = ask(server.address, method, &format!("{consumer}{path}"), &body).await;
+        let text = String::from_utf8(refused.body.to_vec()).unwrap();
+        assert!(
+            refused.status == 400 && text.contains("is of a webhook"),
+            "{method} {path} {text}"
+        );
+    }
+    order(&server, "k", &json!({ "n": 1 })).await;
+    receiver.got(1).await;
+    server.stop().await;
+}
+
 /// Goal: a webhook that is deleted sends nothing more, and one that is made again begins anew.
 #[tokio::test]
 async fn a_deleted_webhook_is_gone_with_its_place() {
