@@ -53,8 +53,8 @@ pub struct EventCounts {
     pub lost: u64,
     /// Whether `lost` is a lower bound. It is exact for a consumer of one topic, and for one of a
     /// pattern that fitted 32 topics or fewer when the checkpoint was set, none of which had lost
-    /// events after it by then. Of a pattern, events after the checkpoint that compaction had dropped
-    /// when it was set are not among them.
+    /// events after it by then. Of a pattern, events after the checkpoint that compaction had
+    /// dropped when it was set are not among them.
     pub lost_more_than: bool,
     /// The events that are in the inbox: neither archived nor snoozed.
     pub inbox: u64,

@@ -4,6 +4,7 @@ use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter};
 use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::AnyOfBuilder;
 use utoipa::openapi::{Content, ObjectBuilder, Ref, Required, Response, ResponseBuilder, Schema};
 
 use super::inboxes;
@@ -211,9 +212,17 @@ fn events() -> Response {
     headers
         .into_iter()
         .fold(answer("A page of events; a stream of them for `text/event-stream`."), add)
-        .content("application/json", of("Page"))
+        .content("application/json", page_or_list())
         .content("text/event-stream", stream)
         .build()
+}
+
+/// Returns a page of history, or, where a list was asked for, that.
+fn page_or_list() -> Content {
+    let forms = AnyOfBuilder::new()
+        .item(Ref::from_schema_name("Page"))
+        .item(Ref::from_schema_name("Listed"));
+    ContentBuilder::new().schema(Some(Schema::from(forms.build()))).build()
 }
 
 /// Returns the parameters of readers that read as a consumer, and of pages that are lists.

@@ -78,6 +78,7 @@ pub(super) fn components(limits: &Limits<'_>) -> Components {
         ("Event", event()),
         ("CloudEvent", cloud_event()),
         ("Page", page()),
+        ("Listed", listed()),
         ("State", state()),
         ("Receipt", receipt()),
         ("Published", published()),
@@ -182,6 +183,32 @@ fn page() -> Object {
             texts("denied", "Topics that the reader named and may not read. The others are read."),
         ],
     )
+}
+
+/// Returns the shape of a page that is a list: of events, or of groups.
+fn listed() -> Object {
+    object(
+        "A list: the newest events, the inbox of a consumer, or its groups.",
+        [
+            field("next", nullable(), "The `before` of the next page; null after the last."),
+            field(
+                "cursor",
+                nullable(),
+                "On the first page, the place up to which the list is shown: for marks of all.",
+            ),
+            optional(list("events", "Event")),
+            optional(groups()),
+            optional(field("revision", text(), "The cursor of the marks that are shown.")),
+            optional(field("more_than", boolean(), "Whether groups may have more events.")),
+            texts("denied", "Topics that the reader named and may not read. The others are read."),
+        ],
+    )
+}
+
+/// Returns the field with groups: each with its newest event and its numbers.
+fn groups() -> Property {
+    let group = ObjectBuilder::new().schema_type(Type::Object).build();
+    ("groups", Schema::Array(Array::new(Schema::from(group))).into(), true)
 }
 
 /// Returns the field with a member's information: names with any values of JSON.
