@@ -148,9 +148,9 @@ impl Following {
     ///
     /// # Errors
     ///
-    /// As [`Reader::next_within`]; as [`StateTelling::news`]; [`Error::Unauthenticated`] when the caller's grant is over,
-    /// [`Error::Denied`] if the next one does not permit the same. After these the reader's cursor
-    /// may be past events that were not delivered; [`Self::told`] is not.
+    /// As [`Reader::next_within`]; as [`StateTelling::news`]; [`Error::Unauthenticated`] when the
+    /// caller's grant is over, [`Error::Denied`] if the next one does not permit the same. After
+    /// these the reader's cursor may be past events that were not delivered; [`Self::told`] is not.
     ///
     /// # Cancel safety
     ///

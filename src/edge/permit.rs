@@ -332,8 +332,8 @@ impl Permit {
     ///
     /// # Errors
     ///
-    /// As [`Self::check`]. [`Error::Invalid`] for a pattern of which each topic must be asked about:
-    /// what is kept for the whole of it would tell of topics that are refused.
+    /// As [`Self::check`]. [`Error::Invalid`] for a pattern of which each topic must be asked
+    /// about: what is kept for the whole of it would tell of topics that are refused.
     pub(crate) async fn check_whole(&self, action: Action, selection: &TopicPattern) -> Result<()> {
         if selection.is_name() {
             return self.check(action, &TopicName::new(selection.as_str())?).await;
@@ -380,8 +380,9 @@ impl Permit {
         }))
     }
 
-    /// Returns a function that says for which selections a list shows consumers to the caller: those
-    /// that the caller may subscribe to as a whole, or all if `is_of_another`, for administrators.
+    /// Returns a function that says for which selections a list shows consumers to the caller:
+    /// those that the caller may subscribe to as a whole, or all if `is_of_another`, for
+    /// administrators.
     ///
     /// # Errors
     ///

@@ -344,8 +344,8 @@ async fn consumed(
     Ok((topics, Some(telling)))
 }
 
-/// Returns the topics of the consumer as which somebody reads, and the consumer. Places in one topic
-/// are sequences, as those of the consumer.
+/// Returns the topics of the consumer as which somebody reads, and the consumer. Places in one
+/// topic are sequences, as those of the consumer.
 ///
 /// # Errors
 ///

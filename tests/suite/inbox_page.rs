@@ -1,5 +1,5 @@
-//! The example of an inbox: its files, and the page in a real browser, in two tabs, while the broker
-//! crashes and comes back.
+//! The example of an inbox: its files, and the page in a real browser, in two tabs, while the
+//! broker crashes and comes back.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

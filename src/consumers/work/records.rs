@@ -6,9 +6,9 @@
 //! ```
 //!
 //! `<number>` is the consumer's in base 36, `<topic>` and `<bucket>` are decimal. A record is the
-//! whole state of its events, as JSON: those that are finished although the floor is below them, the
-//! leased ones, and those that wait after a failure. An event in no record, above the floor, was
-//! never leased. An empty record takes the one before it away.
+//! whole state of its events, as JSON: those that are finished although the floor is below them,
+//! the leased ones, and those that wait after a failure. An event in no record, above the floor,
+//! was never leased. An empty record takes the one before it away.
 //!
 //! # Why
 //!

@@ -169,8 +169,8 @@ impl WorkSource {
         }
     }
 
-    /// Returns whether the reader is still to be told of events up to `last`. A reader of many topics
-    /// is told of new events a moment later than their publishers.
+    /// Returns whether the reader is still to be told of events up to `last`. A reader of many
+    /// topics is told of new events a moment later than their publishers.
     fn is_behind(&self, last: Position) -> bool {
         self.reader.is_of_many() && self.reader.cursor().after.number() < last.get()
     }

@@ -149,7 +149,7 @@ impl Dispatcher {
         let Ok(event) = NewEvent::json(&floor) else { return };
         let event = event.with_key(floor_key(self.consumer.number)).with_type(EVENT_TYPE);
         if let Err(error) = self.publish(vec![event], Vec::new()).await {
-            warn!(consumer = %self.consumer.name, %error, "the floor is not stored; reading repeats");
+            warn!(consumer = %self.consumer.name, %error, "the floor is not stored");
         }
     }
 }

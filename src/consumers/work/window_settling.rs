@@ -3,8 +3,8 @@
 //! # Why
 //!
 //! A lease that ran out can still be settled as long as the event was not leased again: nobody else
-//! has begun its work, so nothing is done twice. The number of the try tells the leases of one event
-//! apart.
+//! has begun its work, so nothing is done twice. The number of the try tells the leases of one
+//! event apart.
 
 use super::places::WorkPlace;
 use super::requests::SettleOutcome;

@@ -9,9 +9,9 @@
 //!
 //! # Why
 //!
-//! A consumer keeps numbers about all of its selection, so a part of it is not enough: a count would
-//! tell of topics that the caller may not read. A caller has no name for the consumers of others,
-//! and an owner that it may not name is refused whether there is one or not.
+//! A consumer keeps numbers about all of its selection, so a part of it is not enough: a count
+//! would tell of topics that the caller may not read. A caller has no name for the consumers of
+//! others, and an owner that it may not name is refused whether there is one or not.
 
 use std::sync::Arc;
 
@@ -208,8 +208,8 @@ pub(in crate::edge) async fn listed_owner(
     }
 }
 
-/// Deletes a consumer. Where one that was never written reads as one with nothing finished, there is
-/// nothing to delete of it, and that is no error.
+/// Deletes a consumer. Where one that was never written reads as one with nothing finished, there
+/// is nothing to delete of it, and that is no error.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! Consumers on every edge: which one a client names and may use, the forms of requests and answers,
-//! and what streams tell of them.
+//! Consumers on every edge: which one a client names and may use, the forms of requests and
+//! answers, and what streams tell of them.
 
 #![doc = include_str!("../consumers.md")]
 

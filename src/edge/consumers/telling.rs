@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! connect ─▶ counts, if asked ─▶ all marks, unless the client has them ─┬▶ each change of marks
-//!                                                                       └▶ counts, when they changed
+//!                                                                       └▶ counts that changed
 //! ```
 //!
 //! # Why

@@ -12,8 +12,9 @@ use crate::error::Error;
 use crate::topic::TopicPattern;
 
 /// The names that a stream knows, for people.
-pub(in crate::edge) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_gap, format, consumer, owner, counts, \
-     marks_after, member, member_info, strict, last_event_id, after";
+pub(in crate::edge) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_gap, \
+     format, consumer, owner, counts, marks_after, member, member_info, strict, last_event_id, \
+     after";
 
 /// The header that names the ignored parts of a stream's query.
 pub(in crate::edge) const IGNORED_HEADER: HeaderName = HeaderName::from_static("leftoff-ignored");

@@ -28,7 +28,8 @@ pub fn messages(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let limits = LimitsConfig { max_batch_events: EVENTS, ..LimitsConfig::default() };
     let request = match Request::parse(&text.into(), &limits) {
-        Ok(Request::Keep(_) | Request::Work(_)) => return, // Serde has read it alone, and nothing of it is raw.
+        // Serde has read it alone, and nothing of it is raw.
+        Ok(Request::Keep(_) | Request::Work(_)) => return,
         Ok(request) => request,
         Err(refused) => return check_refusal(&refused.error),
     };

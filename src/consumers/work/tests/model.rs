@@ -430,8 +430,14 @@ fn run(case: Case, log: AnyLog, faults: Option<Arc<FaultyLog>>) {
     });
 }
 
+/// Returns the settings of so many cases. No file of seeds is written beside the sources.
+fn settings(cases: u32, max_shrink_iters: u32) -> ProptestConfig {
+    let none = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    ProptestConfig { cases, max_shrink_iters, ..none }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::with_cases(96) })]
+    #![proptest_config(settings(96, 2_000))]
 
     /// Goal: each event comes to one end, and is with one worker at a time until then.
     /// Method: random acts, over a log in memory that refuses some appends, against a model.
@@ -443,7 +449,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 50, failure_persistence: None, ..ProptestConfig::with_cases(8) })]
+    #![proptest_config(settings(8, 50))]
 
     /// As [`random_work_does_what_a_model_says`], on disk.
     #[test]

@@ -276,8 +276,8 @@ fn mark_request() -> Object {
         .item(Schema::from(by_id));
     let events = Array::new(Schema::from(event.build()));
     closed(
-        "Marks to set or to take away, on `events`, or on all events up to `up_to` that the filters \
-         pick: all of it, or nothing.",
+        "Marks to set or to take away, on `events`, or on all events up to `up_to` that the \
+         filters pick: all of it, or nothing.",
         [
             marks_of("mark", "The marks that the events get."),
             marks_of("unmark", "The marks that the events lose."),

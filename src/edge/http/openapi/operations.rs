@@ -177,8 +177,9 @@ const STREAM: &str = "Server-sent events (WHATWG HTML, 9.2), without end: blocks
     `:` says that the stream is alive. The broker's own types, with JSON as data, are \
     `leftoff.caught-up`, `leftoff.gap`, `leftoff.cursor`, `leftoff.warning`, `leftoff.denied`, \
     `leftoff.stopping`, `leftoff.error`, `leftoff.expired`, `leftoff.joined` and \
-    `leftoff.left`; with `consumer`, also `leftoff.marked` and `leftoff.counts`, without an id. A temporary refusal, such as 429 or 503, is answered with 200 and a stream of \
-    one block: `retry:` and `leftoff.error`.";
+    `leftoff.left`; with `consumer`, also `leftoff.marked` and `leftoff.counts`, without an id. A \
+    temporary refusal, such as 429 or 503, is answered with 200 and a stream of one block: \
+    `retry:` and `leftoff.error`.";
 
 /// The media types and fields of a body with many events.
 const LINES: &str = "One event, whose payload is the body; or CloudEvents in any mode; or NDJSON, \
