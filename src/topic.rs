@@ -1,5 +1,7 @@
 //! Topics: the rules for their names, the patterns that match names, and the short ids that the log
 //! stores instead of names.
+//!
+//! The file is longer than others, because names and patterns have their rules in common.
 
 use std::fmt;
 use std::sync::Arc;

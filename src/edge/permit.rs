@@ -1,5 +1,8 @@
 //! The permit of one caller: every edge asks it before it does anything with a topic. Without hooks
 //! everything is permitted, and no question costs more than a look at an empty pointer.
+//!
+//! The file is longer than others, because each question that an edge may ask stands here, beside
+//! the others.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Consumers over HTTP, on WebSockets and over gRPC: names, checkpoints, marks and counts, and who
 //! sees them. Their inboxes and live messages are in `inbox.rs`.
+//!
+//! The file is longer than others, because each transport is asked for the same here.
 
 use std::net::SocketAddr;
 
