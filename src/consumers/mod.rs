@@ -67,6 +67,7 @@ use self::marking::Marking;
 use self::marks::Exceptions;
 pub(crate) use self::marks::MarkLine;
 pub use self::marks::{EventMarks, Mark, MarkFilter, Marked, Marks};
+pub(crate) use self::name::OF_WEBHOOKS;
 pub use self::name::{ConsumerName, MAX_CONSUMER_NAME_BYTES};
 pub use self::records::TOPIC;
 use self::requests::shown;

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::topic::check_seen;
 
+/// The prefix of the names of webhooks' consumers, which nobody but the broker changes or works
+/// for.
+pub(crate) const OF_WEBHOOKS: &str = "webhook:";
+
 /// The longest name of a consumer, in bytes of UTF-8.
 pub const MAX_CONSUMER_NAME_BYTES: usize = 128;
 

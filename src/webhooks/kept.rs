@@ -21,7 +21,7 @@ use super::stored::{EVENT_TYPE, PauseReason, TOPIC, WebhookPause, WebhookRecord}
 use super::telling::{self, Happening, STATUS_TOPIC};
 use crate::broker::{Broker, Delivery, EventRef, Publish};
 use crate::consumers::{
-    ConsumerId, ConsumerName, ConsumerSettings, Consumers, WorkQueue, WorkSettings,
+    ConsumerId, ConsumerName, ConsumerSettings, Consumers, OF_WEBHOOKS, WorkQueue, WorkSettings,
 };
 use crate::cursor::{OnGap, StartPoint};
 use crate::error::{Error, Result};
@@ -452,7 +452,7 @@ impl WebhooksParts {
 
 /// Returns the consumer of a webhook.
 fn consumer_of(name: &WebhookName, settings: &WebhookSettings) -> Result<ConsumerId> {
-    let name = ConsumerName::new(&format!("webhook:{name}"))?;
+    let name = ConsumerName::new(&format!("{OF_WEBHOOKS}{name}"))?;
     Ok(ConsumerId::new(settings.topic.clone(), name))
 }
 

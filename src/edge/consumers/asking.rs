@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::consumers::{
     Checkpoint, CheckpointAck, ConsumerId, ConsumerName, ConsumerScope, Consumers, MarkAck,
-    MarkRequest,
+    MarkRequest, OF_WEBHOOKS,
 };
 use crate::cursor::Cursor;
 use crate::edge::counters::Counters;
@@ -26,10 +26,6 @@ use crate::edge::permit::Permit;
 use crate::error::{Error, Result};
 use crate::permission::Action;
 use crate::topic::TopicPattern;
-
-/// The prefix of the names of webhooks' consumers, which nobody but the broker changes or works
-/// for.
-const OF_WEBHOOKS: &str = "webhook:";
 
 /// A consumer, as a client names it beside its selection.
 #[derive(Debug, Clone)]
