@@ -135,7 +135,7 @@ impl Consumers {
                 vec![(TopicName::new(id.selection.as_str())?, sequence.get())]
             }
             Place::Position(position) => {
-                let topics = self.state(id).marks.exceptions().into_keys();
+                let topics = self.state(id).marks.exceptions().into_iter().map(|(topic, _)| topic);
                 let ends = self.0.broker.ends_of(topics, position).await?.into_iter();
                 ends.map(|(topic, sequence)| (topic, sequence.get())).collect()
             }

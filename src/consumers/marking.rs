@@ -220,11 +220,13 @@ impl Marks {
     pub(super) fn prune(&mut self, now: Timestamp, earliest: impl Fn(&TopicName) -> Option<u64>) {
         for line in [&mut self.seen, &mut self.read, &mut self.archived] {
             for sets in [&mut line.marked, &mut line.unmarked] {
-                sets.retain(|topic, set| {
-                    let Some(earliest) = earliest(topic) else { return false };
-                    set.remove_range(..earliest);
-                    !set.is_empty()
-                });
+                for (topic, set) in sets.iter_mut() {
+                    match earliest(topic) {
+                        Some(earliest) => drop(set.remove_range(..earliest)),
+                        None => set.clear(),
+                    }
+                }
+                sets.retain(|_, set| !set.is_empty());
             }
         }
         self.snoozed.retain(|topic, times| {

@@ -23,6 +23,7 @@
 
 use std::collections::BTreeMap;
 
+use litemap::LiteMap;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
@@ -126,8 +127,15 @@ pub struct Marked<'a> {
     pub position: Position,
 }
 
-/// Sets of sequences by topic.
-pub(crate) type Exceptions = BTreeMap<TopicName, RoaringTreemap>;
+/// Sets of sequences by topic, in the order of the topics' names.
+///
+/// # Why
+///
+/// Most consumers that have exceptions have them in one topic, and there may be a million consumers.
+/// A `BTreeMap` with one entry takes as much memory as one with eleven: with a `LiteMap` 100,000
+/// inboxes that have one read event each take 61 MB less. A change moves the entries of one
+/// consumer at most, and `consumers.max_marks_bytes` bounds these.
+pub(crate) type Exceptions = LiteMap<TopicName, RoaringTreemap>;
 
 /// One mark of all events: a watermark, and the exceptions to it.
 #[derive(Debug, Clone, PartialEq, Default)]
