@@ -18,6 +18,9 @@ use crate::polls;
 use crate::topic::TopicName;
 use crate::topic_config::{DEFAULT_TOMBSTONE_GRACE_MS, TopicConfig};
 
+/// The topic that tells what happens to webhooks.
+pub(crate) const WEBHOOKS_STATUS: &str = "$webhooks.status";
+
 /// The pause after a failed read.
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -1,8 +1,10 @@
 //! The claims of a token. Until the token is verified they are what somebody says.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::rights::{Rights, WrittenRights};
@@ -32,18 +34,80 @@ struct OwnClaim {
     audit: bool,
 }
 
-/// Reads an object of JSON. A name that comes twice is refused: two readers could take it for two
-/// things (RFC 8725, 2.4).
+/// Reads an object of JSON. A name that comes twice, in it or deeper, is refused: two readers could
+/// take it for two things (RFC 8725, 2.4).
 ///
 /// # Errors
 ///
 /// The problem.
 pub(super) fn parse_object(json: &[u8]) -> Result<Map<String, Value>, String> {
+    const PROBLEM: &str = "is no object of JSON, or has a name twice in one object";
     let mut input = serde_json::Deserializer::from_slice(json);
-    let list = lists::members::<_, Value>(&mut input).map_err(|_| "is no object of JSON")?;
-    input.end().map_err(|_| "is no object of JSON")?;
+    let list = lists::members::<_, PlainValue>(&mut input).map_err(|_| PROBLEM)?;
+    input.end().map_err(|_| PROBLEM)?;
     let members = list.members("claims").map_err(|error| error.to_string())?;
-    Ok(members.into_iter().collect())
+    Ok(members.into_iter().map(|(name, PlainValue(value))| (name, value)).collect())
+}
+
+/// A value of JSON, none of whose objects has a name twice.
+struct PlainValue(Value);
+
+impl<'de> Deserialize<'de> for PlainValue {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        value.deserialize_any(PlainVisitor).map(Self)
+    }
+}
+
+struct PlainVisitor;
+
+impl<'de> Visitor<'de> for PlainVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value of JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut sequence: S) -> Result<Value, S::Error> {
+        let mut list = Vec::new();
+        while let Some(PlainValue(value)) = sequence.next_element()? {
+            list.push(value);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Value, M::Error> {
+        let mut members = Map::new();
+        while let Some((name, PlainValue(value))) = map.next_entry::<String, _>()? {
+            if members.insert(name, value).is_some() {
+                return Err(de::Error::custom("a name comes twice"));
+            }
+        }
+        Ok(members.into())
+    }
 }
 
 impl Claims {
@@ -155,9 +219,21 @@ mod tests {
 
     #[test]
     fn claims_are_one_object_without_repeats() {
-        for bad in ["", "[]", "\"a\"", "{}{}", "{\"a\":}", "{\"sub\":\"a\",\"sub\":\"b\"}"] {
+        for bad in [
+            "",
+            "[]",
+            "\"a\"",
+            "{}{}",
+            "{\"a\":}",
+            r#"{"sub":"a","sub":"b"}"#,
+            r#"{"leftoff":{"admin":false,"admin":true}}"#,
+            r#"{"a":[{"b":1,"\u0062":2}]}"#,
+        ] {
             Claims::parse(bad.as_bytes()).unwrap_err();
         }
+        let json = r#"{"a":[{"b":-1},null,true,1.5,"x",{"b":18446744073709551615}],"c":{}}"#;
+        let read = parse_object(json.as_bytes()).unwrap();
+        assert_eq!(Value::Object(read), serde_json::from_str::<Value>(json).unwrap());
         let found = claims(r#"{"a":"x","n":1}"#);
         assert_eq!(found.text("a").unwrap(), Some("x"));
         assert_eq!(found.text("b").unwrap(), None);

@@ -173,7 +173,9 @@ impl AccessControl {
     fn admit(&self, proved: Proved) -> Result<CallerIdentity, Refusal> {
         let Proved { id, proof, issued, expires, permission, key: _ } = proved;
         let mut grant = Grant::new(id.clone(), permission).without_renewal();
-        if proof != Proof::Anonymous {
+        if proof == Proof::Anonymous {
+            grant = grant.of_strangers();
+        } else {
             let revoker = self.0.revocations.admit(&id, issued)?;
             grant = grant.member(id.clone()).revoked_by(revoker);
         }

@@ -136,6 +136,8 @@ fn of_token(
     topic: &TopicName,
 ) -> Explanation {
     let found = verified.and_then(|token| {
+        // Too many of them together are refused by the broker.
+        prover.rights_of_token(&token)?.all().map_err(TokenProblem::Claim)?;
         let rights = prover.rights_of_token(&token)?;
         Ok((token, rights))
     });
@@ -281,7 +283,11 @@ mod tests {
         let own = explained(&config, Presented::Key(key), "$audit").await.to_string();
         assert!(own.contains("manage $audit: no, nobody but the broker"), "{own}");
 
+        let many: Vec<String> = (0..1_024).map(|number| format!("a{number}")).collect();
+        let mut too_many = claims.clone();
+        too_many["leftoff"] = json!({"subscribe": many});
         for (presented, reason) in [
+            (Presented::Claims(too_many.to_string()), "1025 is over the limit of 1024"),
             (Presented::Nothing, "refused: send `Authorization: Bearer`"),
             (Presented::Key("lok_x".to_owned()), "refused: the key is not known"),
             (Presented::Token("a.b".to_owned()), "refused: the token is malformed"),

@@ -42,7 +42,7 @@ impl FoundRights {
     /// # Errors
     ///
     /// The problem: they are more than one caller may have.
-    fn all(self) -> Result<Rights, String> {
+    pub(super) fn all(self) -> Result<Rights, String> {
         let mut rights = self.own.unwrap_or_default();
         rights.add(self.roles.rights);
         rights.check_counts().map_err(|error| error.to_string())?;

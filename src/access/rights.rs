@@ -1,12 +1,15 @@
 //! Rights: the patterns of topics that settings and claims give to callers, and the permission that
 //! comes of them.
 
+use crate::consumers;
 use crate::error::{Error, Result};
+use crate::own_topics;
 use crate::permission::{Action, Permission, Permitted};
 use crate::topic::{OWN_PREFIX, TopicPattern};
 
-/// The topics of what is kept for readers, which administrators read.
-const KEPT_TOPICS: [&str; 1] = [crate::consumers::TOPIC];
+/// The topics that administrators read: what is kept for readers, and what happens to webhooks. No
+/// pattern of a rule can name them.
+const KEPT_TOPICS: [&str; 2] = [consumers::TOPIC, own_topics::WEBHOOKS_STATUS];
 
 /// The topic of the audit, which alone the right `audit` opens.
 pub(super) const AUDIT_TOPIC: &str = "$audit";
@@ -187,8 +190,11 @@ mod tests {
         let permission = admin.permission();
         assert!(permission.administers());
         assert_eq!(verdict(&permission, Action::Manage, "a.b"), Verdict::Yes);
-        assert_eq!(verdict(&permission, Action::Subscribe, "$consumers"), Verdict::Yes);
-        for topic in ["a", "a.b", "$audit", "$revocations"] {
+        for topic in ["$consumers", "$webhooks.status"] {
+            assert_eq!(verdict(&permission, Action::Subscribe, topic), Verdict::Yes);
+            assert_eq!(verdict(&permission, Action::Publish, topic), Verdict::No);
+        }
+        for topic in ["a", "a.b", "$audit", "$revocations", "$webhooks", "$tickets"] {
             assert_eq!(verdict(&permission, Action::Subscribe, topic), Verdict::No);
         }
         assert_eq!(permission.of(Action::Presence), &Permitted::None);

@@ -27,6 +27,14 @@ pub(super) enum Act {
     Mark(Box<Marking>),
 }
 
+/// The consumers that whoever gives a command may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Changeable {
+    All,
+    /// Those that do not share their events, and that the command does not make share them.
+    Unshared,
+}
+
 /// What a command does.
 pub(super) enum Decided {
     /// Nothing: all is so already.
@@ -50,6 +58,7 @@ pub(super) struct Circumstances<'a> {
     /// Returns the first sequence of a topic that can be read; `None` if there is no such topic.
     pub(super) earliest: &'a dyn Fn(&TopicName) -> Option<u64>,
     pub(super) auto_create: bool,
+    pub(super) changeable: Changeable,
 }
 
 /// Decides on a command for `current`, which is `None` if the consumer does not exist. `create`
@@ -57,7 +66,8 @@ pub(super) struct Circumstances<'a> {
 ///
 /// # Errors
 ///
-/// [`Error::UnknownConsumer`], [`Error::UnexpectedCheckpoint`], and those of `create`.
+/// [`Error::UnknownConsumer`], [`Error::UnexpectedCheckpoint`], and those of `create`;
+/// [`Error::Denied`] for what is not changeable.
 pub(super) fn decide(
     act: &Act,
     current: Option<&ConsumerEntry>,
@@ -71,6 +81,10 @@ pub(super) fn decide(
         None if around.auto_create => create(),
         None => Err(Error::UnknownConsumer(shown())),
     };
+    let shares = current.is_some_and(|entry| entry.settings().shared.is_some());
+    if around.changeable == Changeable::Unshared && act.is_of_shared(shares) {
+        return Err(spared(shown));
+    }
     match act {
         Act::Put { settings, from } => put(current, settings, *from, &create, around),
         Act::Update(change) => {
@@ -97,6 +111,25 @@ pub(super) fn decide(
         }
         Act::Mark(marking) => mark(created()?, current.is_none(), marking, around),
     }
+}
+
+impl Act {
+    /// Whether this changes a consumer that shares its events, or makes it share them. Marks are no
+    /// change of it.
+    fn is_of_shared(&self, shares: bool) -> bool {
+        match self {
+            Self::Put { settings, .. } => shares || settings.shared.is_some(),
+            Self::Update(change) => shares || change.shared.is_some(),
+            Self::Delete | Self::Checkpoint { .. } => shares,
+            Self::Mark(_) => false,
+        }
+    }
+}
+
+/// Returns the refusal to change a consumer that shares its events.
+pub(super) fn spared(shown: impl Fn() -> String) -> Error {
+    let reason = format!("{} shares its events, and is for who may manage its topics", shown());
+    Error::Denied { reason }
 }
 
 fn nothing(_entry: &ConsumerEntry) -> Result<Decided> {

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::changes::{Changed, StateChange};
 use super::config::ConsumersConfig;
-use super::deciding::{Act, Circumstances, Decided, decide};
+use super::deciding::{Act, Changeable, Circumstances, Decided, decide};
 use super::entry::{ConsumerEntry, text_of};
 use super::following::StateFollowers;
 use super::id::ConsumerId;
@@ -58,6 +58,7 @@ pub(super) const MARKS_BYTES: &str = "bytes of a consumer's marks";
 pub(super) struct KeeperCommand {
     pub(super) id: ConsumerId,
     pub(super) act: Act,
+    pub(super) changeable: Changeable,
     pub(super) answer: oneshot::Sender<Result<KeeperOutcome>>,
     /// The room that the command takes in the queue.
     pub(super) _space: OwnedSemaphorePermit,
@@ -141,12 +142,12 @@ impl Keeper {
 
     /// Decides on a command, and adds what it changes to the batch.
     fn take(&self, queued: KeeperCommand, batch: &mut KeptBatch) {
-        let KeeperCommand { id, act, answer, _space } = queued;
+        let KeeperCommand { id, act, changeable, answer, _space } = queued;
         if answer.is_closed() {
             return; // Nobody waits for it any more.
         }
         let text = text_of(&id.owner, id.selection.as_str(), id.name.as_str());
-        let outcome = self.decide(&id, &act, &text, batch);
+        let outcome = self.decide(&id, (&act, changeable), &text, batch);
         if batch.drafts.contains_key(&text) {
             return batch.answers.push(WaitingAnswer { answer, text, outcome, _space });
         }
@@ -159,7 +160,7 @@ impl Keeper {
     fn decide(
         &self,
         id: &ConsumerId,
-        act: &Act,
+        (act, changeable): (&Act, Changeable),
         text: &Arc<str>,
         batch: &mut KeptBatch,
     ) -> Result<bool> {
@@ -171,8 +172,8 @@ impl Keeper {
         };
         let earliest = |topic: &TopicName| Some(self.broker.extent(topic)?.earliest.get());
         let now = self.broker.now();
-        let around =
-            Circumstances { now, earliest: &earliest, auto_create: self.config.auto_create };
+        let auto_create = self.config.auto_create;
+        let around = Circumstances { now, earliest: &earliest, auto_create, changeable };
         let create = || self.created(id, batch);
         let what_of = || shown(&id.selection, &id.name);
         match decide(act, current, create, &around, what_of)? {

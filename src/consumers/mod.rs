@@ -55,7 +55,7 @@ pub use self::config::{ConsumerScope, ConsumersConfig};
 pub use self::counting::count::{CountFilter, EventCounts, MAX_COUNT_FILTERS, PlacedCounts};
 pub use self::counting::tag::CountsTag;
 use self::counting::tag::KnownExpiries;
-use self::deciding::Act;
+use self::deciding::{Act, Changeable, spared};
 use self::entry::ConsumerEntry;
 use self::following::StateFollowers;
 pub use self::following::{StateChanges, StateFollower};
@@ -98,7 +98,7 @@ const MAX_LIST: usize = 1_000;
 ///
 /// A broker has one `Consumers` at a time: two of them would decide without each other.
 #[derive(Debug, Clone)]
-pub struct Consumers(Arc<ConsumersParts>);
+pub struct Consumers(Arc<ConsumersParts>, Changeable);
 
 #[derive(Debug)]
 struct ConsumersParts {
@@ -149,12 +149,29 @@ impl Consumers {
         let expiries = KnownExpiries::new(config.max_kept_expiries);
         let parts =
             ConsumersParts { broker, config, view, followers, commands, space, work, expiries };
-        Ok(Self(Arc::new(parts)))
+        Ok(Self(Arc::new(parts), Changeable::All))
     }
 
     /// Returns the settings.
     pub fn config(&self) -> &ConsumersConfig {
         &self.0.config
+    }
+
+    /// Returns a handle that changes all consumers.
+    pub(crate) fn with_shared(self) -> Self {
+        Self(self.0, Changeable::All)
+    }
+
+    /// Returns a handle for a caller who may not change consumers that share their events, nor make
+    /// one share them: that is [`Error::Denied`] on it. It is decided together with the change, so
+    /// that it holds also if a consumer begins to share meanwhile. Their events can be marked.
+    pub(crate) fn without_shared(self) -> Self {
+        Self(self.0, Changeable::Unshared)
+    }
+
+    /// Whether a consumer is stored, and shares its events among workers.
+    pub(crate) fn shares(&self, id: &ConsumerId) -> bool {
+        self.view().get(id).is_some_and(|entry| entry.settings().shared.is_some())
     }
 
     /// Creates a consumer, or gives the one that exists these settings. A new one begins after
@@ -228,6 +245,9 @@ impl Consumers {
     ///
     /// As [`Self::put`].
     pub async fn delete(&self, id: &ConsumerId) -> Result<()> {
+        if self.1 == Changeable::Unshared && self.shares(id) {
+            return Err(spared(|| shown(&id.selection, &id.name))); // Its work goes on.
+        }
         let number = self.view().get(id).map(|entry| entry.number);
         // Its work ends first, so that nothing is written for it afterwards.
         let _ending = match number {
@@ -380,7 +400,7 @@ impl Consumers {
             let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
             let space = parts.space.clone().acquire_many_owned(permits).await;
             let _space = space.map_err(|_closed| Error::ShuttingDown)?;
-            let queued = KeeperCommand { id: id.clone(), act, answer, _space };
+            let queued = KeeperCommand { id: id.clone(), act, changeable: self.1, answer, _space };
             parts.commands.send(queued).await.map_err(|_ended| Error::ShuttingDown)
         };
         let entered = tokio::time::timeout(Duration::from_millis(wait_ms), enter).await;

@@ -312,6 +312,7 @@ impl Following {
             }
             if let Some(telling) = &self.telling {
                 telling.check_still(now)?;
+                self.permit.check_whole(Action::Subscribe, telling.selection()).await?;
             }
         }
         self.watch();

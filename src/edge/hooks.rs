@@ -125,7 +125,8 @@ pub trait Hooks: Send + Sync + 'static {
     }
 
     /// Told of events of a stream or a page that are about to be written to a client. Not told of
-    /// ephemeral events, of the latest events of keys (`/state`, `ReadState`), and of backups.
+    /// ephemeral events, of the latest events of keys (`/state`, `ReadState`), of pages with the
+    /// newest events first and of inboxes, of leases of shared work, and of backups.
     fn delivered(&self, grant: &Grant, run: &Run) {
         let _unseen = (grant, run);
     }
@@ -292,6 +293,7 @@ struct GrantParts {
     until: Option<SystemTime>,
     revoker: Option<Revoker>,
     is_final: bool,
+    is_of_strangers: bool,
 }
 
 /// Ends grants before their time. Cheap to clone; all clones are one.
@@ -352,6 +354,7 @@ impl Grant {
             until: None,
             revoker: None,
             is_final: false,
+            is_of_strangers: false,
         }))
     }
 
@@ -397,6 +400,14 @@ impl Grant {
         self.with(|it| it.is_final = true)
     }
 
+    /// Says that anybody may have the grant, such as whoever has no credential. What the broker
+    /// keeps for a caller is for one caller: strangers read consumers, and set no checkpoint and
+    /// no mark, and do no shared work.
+    #[must_use]
+    pub fn of_strangers(self) -> Self {
+        self.with(|it| it.is_of_strangers = true)
+    }
+
     /// Returns the id of the caller.
     pub fn caller(&self) -> &str {
         &self.0.caller
@@ -430,6 +441,11 @@ impl Grant {
     /// Returns what ends the grant before its time.
     pub fn revoker(&self) -> Option<&Revoker> {
         self.0.revoker.as_ref()
+    }
+
+    /// Returns whether anybody may have the grant.
+    pub fn is_of_strangers(&self) -> bool {
+        self.0.is_of_strangers
     }
 
     /// Returns whether the hooks are not asked again at the end of the grant.

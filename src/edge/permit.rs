@@ -249,6 +249,31 @@ impl Permit {
         granted.grant().permission().of(Action::Subscribe).verdict(topic) != Verdict::No
     }
 
+    /// Checks that something may be kept for the caller: it is not one of many strangers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Denied`].
+    pub(super) fn check_known(&self) -> Result<()> {
+        let Some(granted) = &self.0 else { return Ok(()) };
+        let grant = granted.grant();
+        if !grant.is_of_strangers() {
+            return Ok(());
+        }
+        let refusal = Refusal::denied(format!(
+            "{} stands for many callers, for whom nothing is kept: send a credential",
+            grant.caller()
+        ));
+        granted.hooks.refused(Some(&grant), &refusal);
+        Err(refusal.into())
+    }
+
+    /// Returns whether the caller administers the broker, by the grant as it is now. Nobody is told
+    /// of a refusal.
+    pub(super) fn administers(&self) -> bool {
+        self.0.as_ref().is_none_or(|granted| granted.grant().permission().administers())
+    }
+
     /// Checks that the caller may have maintenance done, make backups, and see metrics and
     /// connections.
     ///

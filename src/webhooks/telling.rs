@@ -17,7 +17,7 @@ use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
 /// The name of the topic.
-pub(super) const STATUS_TOPIC: &str = "$webhooks.status";
+pub(super) const STATUS_TOPIC: &str = own_topics::WEBHOOKS_STATUS;
 
 /// The age and the bytes past which its events are dropped, if `[topics."$webhooks.status"]` does
 /// not say otherwise: 30 days, and 64 MiB.

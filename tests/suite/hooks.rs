@@ -13,6 +13,7 @@ mod mounted;
 mod readers;
 mod refresh;
 mod revocation;
+mod shared_work;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -196,7 +197,7 @@ impl Host {
 
     async fn by(way: Way) -> Self {
         match way {
-            Way::Mounted => Self::mounted().await,
+            Way::Mounted => Self::mounted(&ConsumersConfig::default()).await,
             Way::Served => Self::served().await,
         }
     }
@@ -215,11 +216,11 @@ impl Host {
         Self { broker, address, decisions, serving, shutdown: Some(shutdown) }
     }
 
-    async fn mounted() -> Self {
+    async fn mounted(config: &ConsumersConfig) -> Self {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
         let decisions = Arc::new(Decisions::default());
         let edge = Edge::new(broker.clone()).follow(FollowConfig::default()).unwrap();
-        let consumers = Consumers::open(&broker, &ConsumersConfig::default()).await.unwrap();
+        let consumers = Consumers::open(&broker, config).await.unwrap();
         let edge = edge.hooks(Deciding(decisions.clone())).consumers(consumers);
         let services = grpc::routes(&edge).prepare().into_axum_router().reset_fallback();
         let app = http::router(&edge).merge(services);

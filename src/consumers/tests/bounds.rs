@@ -1,6 +1,7 @@
 //! The bounds of consumers.
 
 use super::*;
+use crate::broker::Filter;
 
 #[tokio::test]
 async fn there_are_so_many_consumers_in_all_and_of_each_owner() {
@@ -236,5 +237,41 @@ async fn lists_are_bounded_and_an_idle_consumer_takes_less_than_256_bytes() {
     assert_eq!(world.consumers.count(), 10_000);
     let list = ConsumerList { limit: usize::MAX, ..ConsumerList::default() };
     assert_eq!(world.consumers.list(&list).len(), MAX_LIST);
+    world.broker.close().await;
+}
+
+/// Goal: whoever may not change shared consumers does not change one, also if it begins to share
+/// its events between the check and the change.
+#[tokio::test]
+async fn what_shares_its_events_is_decided_together_with_the_change() {
+    let world = World::new().await;
+    let cursor = world.publish("a", &["1"]).await;
+    let (boss, worker) = (world.consumers.clone(), world.consumers.clone().without_shared());
+    let shared = || ConsumerSettings::default().shared(WorkSettings::default());
+    let filter = || {
+        ConsumerChange::default().filter(Filter { keys: ["k".into()].into(), ..Filter::default() })
+    };
+    let told = |error: Error| matches!(error, Error::Denied { .. });
+    worker.put(id("a"), ConsumerSettings::default(), None).await.unwrap();
+    let id = id("a");
+    // In one batch: it begins to share its events with the first command.
+    let (put, update, checkpoint, delete) = tokio::join!(
+        boss.put(id.clone(), shared(), None),
+        worker.update(&id, filter()),
+        worker.checkpoint(&id, Checkpoint::at(cursor)),
+        worker.delete(&id),
+    );
+    put.unwrap();
+    assert!(
+        told(update.unwrap_err()) && told(checkpoint.unwrap_err()) && told(delete.unwrap_err())
+    );
+    assert!(told(worker.put(id.clone(), ConsumerSettings::default(), None).await.unwrap_err()));
+    assert!(told(worker.delete(&id).await.unwrap_err()));
+    assert_eq!(boss.get(&id).unwrap().settings, shared());
+    worker.mark(&id, named(&[1]).mark(Mark::Seen), "me").await.unwrap();
+    boss.update(&id, filter()).await.unwrap();
+    boss.delete(&id).await.unwrap();
+    assert!(told(worker.put(id.clone(), shared(), None).await.unwrap_err()));
+    assert!(!boss.exists(&id));
     world.broker.close().await;
 }

@@ -92,6 +92,12 @@ impl WorkSettings {
         self.dead_letter_of(selection).map(drop)
     }
 
+    /// Whether `topic` is the one that a consumer of `selection` has for its dead letters if no
+    /// setting names one.
+    pub(crate) fn is_default(topic: &TopicName, selection: &TopicPattern) -> bool {
+        topic.as_str().strip_suffix(DEAD_SUFFIX) == Some(selection.as_str())
+    }
+
     /// Returns the topic of the dead letters of a consumer of `selection`; `None` if events never
     /// become dead letters.
     ///

@@ -1,11 +1,15 @@
 //! The consumer that a client names, and whether the client may use it: the one place where every
 //! edge asks.
 //!
-//! | whose consumer | to read as it | to change it |
+//! | whose consumer | to read as it, to mark | to change it |
 //! |---|---|---|
 //! | the caller's own | may subscribe to the whole selection | the same |
 //! | another's, by `owner` | the same, and administers | administers |
 //! | common to all, of shared work | may subscribe to the whole selection | may manage all of it |
+//!
+//! A consumer is one of shared work by what it is, or is made by the change, however it is named:
+//! with `consumers.scope = "common"` it can be named with and without `shared`. What is named as
+//! shared, and is not there, is made by the first mark: that needs the permission to manage, too.
 //!
 //! # Why
 //!
@@ -17,7 +21,7 @@ use std::sync::Arc;
 
 use crate::consumers::{
     Checkpoint, CheckpointAck, ConsumerId, ConsumerName, ConsumerScope, Consumers, MarkAck,
-    MarkRequest, OF_WEBHOOKS,
+    MarkRequest, OF_WEBHOOKS, WorkSettings,
 };
 use crate::cursor::Cursor;
 use crate::edge::counters::Counters;
@@ -40,8 +44,10 @@ pub(in crate::edge) struct Named {
 /// The use that is made of a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::edge) enum ConsumerUse {
-    /// Events, or what tells of them: streams, inboxes, counts, marks.
+    /// Events, or what tells of them: streams, inboxes, counts, a look at marks.
     Read,
+    /// The marks of its events, which are changed.
+    Mark,
     /// The consumer itself: its settings and its checkpoint.
     Keep,
 }
@@ -49,6 +55,7 @@ pub(in crate::edge) enum ConsumerUse {
 /// A consumer that the caller may use.
 #[derive(Debug, Clone)]
 pub(in crate::edge) struct Found {
+    /// The consumers, of which those of shared work can be changed only if the caller may do that.
     pub(in crate::edge) consumers: Consumers,
     counters: Arc<Counters>,
     pub(in crate::edge) id: ConsumerId,
@@ -59,6 +66,33 @@ pub(in crate::edge) struct Found {
 }
 
 impl Found {
+    /// Returns this consumer for a change that has it share its events by these settings.
+    ///
+    /// Dead letters are events of the selection that are published elsewhere. So another topic for
+    /// them than the broker's choice is for callers who may read the ones and publish to the other;
+    /// whoever administers has all events in a backup.
+    ///
+    /// # Errors
+    ///
+    /// As [`Permit::check_whole`], for a caller who may not manage all of the selection, and as
+    /// [`Permit::check`], for the topic of the dead letters.
+    pub(in crate::edge) async fn to_share(
+        self,
+        settings: &WorkSettings,
+        permit: &Permit,
+    ) -> Result<Self> {
+        let selection = &self.id.selection;
+        permit.check_whole(Action::Manage, selection).await?;
+        let named = settings.dead_letter.as_ref();
+        if let Some(topic) = named.filter(|topic| !WorkSettings::is_default(topic, selection))
+            && !permit.administers()
+        {
+            permit.check_whole(Action::Subscribe, selection).await?;
+            permit.check(Action::Publish, topic).await?;
+        }
+        Ok(Self { consumers: self.consumers.with_shared(), ..self })
+    }
+
     /// Sets the checkpoint.
     ///
     /// # Errors
@@ -117,12 +151,13 @@ impl Named {
         (self.name.as_str(), self.owner.as_deref())
     }
 
-    /// Returns the consumer of `selection`, if the caller may use it so.
+    /// Returns the consumer of `selection`, if the caller may use it so. A change that makes it
+    /// share its events needs [`Found::to_share`], too.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`]: the broker keeps no consumers. As [`Permit::check_whole`] and
-    /// [`Permit::check_administers`].
+    /// [`Error::Invalid`]: the broker keeps no consumers, or it is that of a webhook. As
+    /// [`Permit::check_known`], [`Permit::check_whole`] and [`Permit::check_administers`].
     pub(in crate::edge) async fn find(
         self,
         selection: TopicPattern,
@@ -131,45 +166,46 @@ impl Named {
         kept: Option<&EdgeConsumers>,
     ) -> Result<Found> {
         let kept = some(kept)?;
-        let is_kept = how == ConsumerUse::Keep || self.is_shared;
-        if is_kept && self.name.as_str().starts_with(OF_WEBHOOKS) {
+        let is_looked_at = how == ConsumerUse::Read && !self.is_shared && permit.administers();
+        if is_of_webhook(&self.name) && !is_looked_at {
             let problem = format!("{:?} is of a webhook; change the webhook", self.name);
             return Err(Error::invalid("consumer", problem));
+        }
+        if how != ConsumerUse::Read {
+            permit.check_known()?;
         }
         let scope = kept.consumers.config().scope;
         let own = permit.caller().filter(|_| scope == ConsumerScope::Caller);
         let own = own.as_deref().unwrap_or_default();
         let Self { name, owner, is_shared } = self;
-        let owner = match owner {
-            _ if is_shared => String::new(),
-            Some(owner) if owner != own => {
-                permit.check_administers().await?;
-                if how == ConsumerUse::Read {
-                    permit.check_whole(Action::Subscribe, &selection).await?;
-                }
-                return Ok(found(kept, ConsumerId::new(selection, name), owner, permit, true));
-            }
-            _ => own.to_owned(),
+        let (owner, is_of_another) = match owner {
+            _ if is_shared => (String::new(), false),
+            Some(owner) if owner != own => (owner, true),
+            _ => (own.to_owned(), false),
         };
-        let action = match (is_shared, how) {
-            (true, ConsumerUse::Keep) => Action::Manage,
-            _ => Action::Subscribe,
+        if is_of_another {
+            permit.check_administers().await?;
+        }
+        let id = ConsumerId::new(selection, name).of_owner(owner);
+        let shares = kept.consumers.shares(&id);
+        let manages = match how {
+            ConsumerUse::Read => false,
+            ConsumerUse::Mark => is_shared && !shares,
+            ConsumerUse::Keep => is_shared || shares,
         };
-        permit.check_whole(action, &selection).await?;
-        Ok(found(kept, ConsumerId::new(selection, name), owner, permit, false))
+        match (manages, how) {
+            (true, _) => permit.check_whole(Action::Manage, &id.selection).await?,
+            (false, ConsumerUse::Keep) if is_of_another => {}
+            (false, _) => permit.check_whole(Action::Subscribe, &id.selection).await?,
+        }
+        let EdgeConsumers { consumers, counters } = kept.clone();
+        let consumers = match manages {
+            true => consumers.with_shared(),
+            false => consumers.without_shared(),
+        };
+        let caller = permit.caller().map(|caller| caller.to_string()).unwrap_or_default();
+        Ok(Found { consumers, counters, id, is_of_another, caller })
     }
-}
-
-fn found(
-    kept: &EdgeConsumers,
-    id: ConsumerId,
-    owner: String,
-    permit: &Permit,
-    is_of_another: bool,
-) -> Found {
-    let caller = permit.caller().map(|caller| caller.to_string()).unwrap_or_default();
-    let EdgeConsumers { consumers, counters } = kept.clone();
-    Found { consumers, counters, id: id.of_owner(owner), is_of_another, caller }
 }
 
 /// Returns the consumers of the broker.
@@ -179,6 +215,26 @@ fn found(
 /// [`Error::Invalid`]: the host keeps none.
 pub(in crate::edge) fn some(kept: Option<&EdgeConsumers>) -> Result<&EdgeConsumers> {
     kept.ok_or_else(|| Error::invalid("consumer", "this broker keeps no consumers"))
+}
+
+/// Whether the name is one of a webhook's consumer: administrators look at it, and nobody else.
+fn is_of_webhook(name: &ConsumerName) -> bool {
+    name.as_str().starts_with(OF_WEBHOOKS)
+}
+
+/// Returns a function that says which consumers of a list are shown to the caller; `is_of_another`
+/// if they are another's.
+///
+/// # Errors
+///
+/// As [`Permit::listed_whole`].
+pub(in crate::edge) async fn listed(
+    permit: &Permit,
+    is_of_another: bool,
+) -> Result<impl Fn(&ConsumerId) -> bool + Send + Sync + use<>> {
+    let is_listed = permit.listed_whole(is_of_another).await?;
+    let administers = permit.administers();
+    Ok(move |id: &ConsumerId| (administers || !is_of_webhook(&id.name)) && is_listed(&id.selection))
 }
 
 /// Returns the owner whose consumers a list shows to the caller: the one that it names, or else the

@@ -32,6 +32,7 @@ use crate::cursor::{Cursor, Epoch, StartPoint};
 use crate::edge::hooks::Grant;
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
+use crate::topic::TopicPattern;
 
 /// The most changes of marks that wait for the client. With more, it is told all marks.
 const MAX_UNTOLD: usize = 256;
@@ -120,6 +121,11 @@ impl StateTelling {
     /// Returns the consumer's own filter, as it was when the stream began.
     pub(in crate::edge) fn filter(&self) -> &Filter {
         &self.begun.info.settings.filter
+    }
+
+    /// Returns the selection of the consumer.
+    pub(in crate::edge) fn selection(&self) -> &TopicPattern {
+        &self.found.id.selection
     }
 
     /// Sets the filter of the stream, and that of its caller's grant, which hold for counts, too.

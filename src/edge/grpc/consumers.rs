@@ -4,7 +4,9 @@ use futures_util::stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::super::clients::Peer;
-use super::super::consumers::asking::{ConsumerUse, deleted, listed_owner, some};
+use super::super::consumers::asking::{
+    ConsumerUse, deleted, listed as is_listed, listed_owner, some,
+};
 use super::super::consumers::counting::{MAX_COUNTED_CONSUMERS, of_filters};
 use super::super::rates::CallerRates;
 use super::super::served::consumer_service_server::ConsumerService;
@@ -40,9 +42,12 @@ impl ConsumerService for GrpcConsumers {
         let proto::PutConsumerRequest { consumer, filter, from, shared } = request.into_inner();
         let found = keeping::found(&self.edge, consumer, ConsumerUse::Keep, &permit).await?;
         let settings = ConsumerSettings::default().filter(messages::filter(filter));
-        let settings = match shared {
-            Some(shared) => settings.shared(work_settings::of(shared)?),
-            None => settings,
+        let (found, settings) = match shared {
+            Some(shared) => {
+                let shared = work_settings::of(shared)?;
+                (found.to_share(&shared, &permit).await?, settings.shared(shared))
+            }
+            None => (found, settings),
         };
         let from = match from.as_str() {
             "" => None,
@@ -60,13 +65,15 @@ impl ConsumerService for GrpcConsumers {
         let deadline = messages::deadline(request.metadata())?;
         let permit = permit(&self.edge, &request, paths::UPDATE_CONSUMER).await?;
         let proto::UpdateConsumerRequest { consumer, filter, shared } = request.into_inner();
-        let found = keeping::found(&self.edge, consumer, ConsumerUse::Keep, &permit).await?;
+        let mut found = keeping::found(&self.edge, consumer, ConsumerUse::Keep, &permit).await?;
         let mut change = ConsumerChange::default();
         if filter.is_some() {
             change = change.filter(messages::filter(filter));
         }
         if let Some(shared) = shared {
-            change = change.shared(work_settings::of(shared)?);
+            let shared = work_settings::of(shared)?;
+            found = found.to_share(&shared, &permit).await?;
+            change = change.shared(shared);
         }
         let info = within(deadline, found.consumers.update(&found.id, change)).await?;
         let consumer = Some(consumed::consumer(&info, self.edge.broker.epoch()));
@@ -95,7 +102,7 @@ impl ConsumerService for GrpcConsumers {
         let limit = listing::limit(page_size)?;
         let consumers = &some(self.edge.consumers_if_any())?.consumers;
         let owner = consumed::given(&owner);
-        let is_listed = permit.listed_whole(owner.is_some()).await?;
+        let is_listed = is_listed(&permit, owner.is_some()).await?;
         let owner = listed_owner(owner, &permit, consumers).await?;
         let selection =
             consumed::given(&topic).map(|topic| TopicPattern::new(&topic)).transpose()?;
@@ -118,7 +125,7 @@ impl ConsumerService for GrpcConsumers {
                         next_page_token,
                     }));
                 }
-                if is_listed(&info.id.selection) {
+                if is_listed(&info.id) {
                     listed.push(consumed::consumer(&info, epoch));
                 }
                 list.after = Some(info.id);

@@ -67,7 +67,7 @@ pub(super) async fn mark(
     permit: &Permit,
     mut request: proto::MarkEventsRequest,
 ) -> Result<proto::MarkEventsResponse> {
-    let found = found(edge, request.consumer.take(), ConsumerUse::Read, permit).await?;
+    let found = found(edge, request.consumer.take(), ConsumerUse::Mark, permit).await?;
     let max_events = found.consumers.config().max_marked_events;
     let request = mark_request(request, max_events)?.permitted(permit.filter());
     let ack = found.mark(request).await?;

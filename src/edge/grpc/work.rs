@@ -35,18 +35,12 @@ impl WorkService for GrpcWork {
         let share = share(&request);
         let proto::PullRequest { of, worker, max_events, max_bytes, wait_ms } =
             request.into_inner();
-        let (queue, _) = queue(of, &permit, &self.edge).await?;
+        let queue = queue(of, &permit, &self.edge).await?;
         let bytes = if max_bytes == 0 { DEFAULT_BYTES } else { max_bytes };
         let amount = (max_events.max(1) as usize, Some(bytes as usize));
         let bounds = (&self.edge.config, self.edge.broker.max_page_bytes());
         let request = requests::pull(worker, amount, wait_ms, bounds);
-        let pull = async {
-            tokio::select! {
-                leased = queue.pull(request) => leased,
-                error = permit.over() => Err(error),
-            }
-        };
-        let leased = within(deadline, pull).await?;
+        let leased = within(deadline, queue.pull(request)).await?;
         let leases = lease_messages(&leased).await;
         holding(proto::PullResponse { leases }, share.nothing())
     }
@@ -58,7 +52,7 @@ impl WorkService for GrpcWork {
         let deadline = messages::deadline(request.metadata())?;
         let permit = permit(&self.edge, &request, paths::SETTLE).await?;
         let mut request = request.into_inner();
-        let (queue, _) = queue(request.of.take(), &permit, &self.edge).await?;
+        let queue = queue(request.of.take(), &permit, &self.edge).await?;
         let settlement = settlement(request)?;
         let settled = within(deadline, queue.settle(settlement)).await?;
         Ok(Response::new(settled_message(&settled)))
@@ -86,8 +80,8 @@ impl WorkService for GrpcWork {
         request: Request<proto::GetWorkRequest>,
     ) -> Result<Response<proto::GetWorkResponse>, Status> {
         let permit = permit(&self.edge, &request, paths::GET_WORK).await?;
-        let (queue, _) = queue(request.into_inner().of, &permit, &self.edge).await?;
-        let status = queue.status()?;
+        let queue = queue(request.into_inner().of, &permit, &self.edge).await?;
+        let status = queue.queue().status()?;
         let epoch = Some(self.edge.broker.epoch());
         let checkpoint = status.checkpoint.map(|cursor| crate::cursor::Cursor { epoch, ..cursor });
         Ok(Response::new(proto::GetWorkResponse {

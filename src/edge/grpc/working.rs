@@ -16,13 +16,13 @@ use tonic::{Status, Streaming};
 
 use super::super::rates::{CallerRates, Rate, Temper};
 use super::{codec, messages};
-use crate::consumers::{LeaseId, Leased, Nack, SettleOutcome, Settled, Settlement, WorkQueue};
+use crate::consumers::{LeaseId, Leased, Nack, SettleOutcome, Settled, Settlement};
 use crate::edge::grpc::status::details;
 use crate::edge::permit::Permit;
 use crate::edge::proto::settle_outcome::Kind;
 use crate::edge::proto::work_request::Request as Asked;
 use crate::edge::proto::work_response::Response as Told;
-use crate::edge::work::asking;
+use crate::edge::work::asking::PermittedQueue;
 use crate::edge::work::worker::{StreamWorker, WorkerWish};
 use crate::edge::{Edge, proto};
 use crate::error::{Error, Result};
@@ -154,9 +154,8 @@ impl Working {
             (Some(Asked::Start(start)), None) => {
                 let proto::WorkStart { of, worker, credit, release_at_end } = start;
                 let wish = WorkerWish { worker, credit, releases: release_at_end };
-                let (queue, selection) = queue(of, &self.permit, &self.edge).await?;
-                let permit = self.permit.clone();
-                self.worker = Some(StreamWorker::new(queue, selection, permit, wish)?);
+                let queue = queue(of, &self.permit, &self.edge).await?;
+                self.worker = Some(StreamWorker::new(queue, wish)?);
                 Ok(())
             }
             (Some(Asked::Settle(request)), Some(worker)) => {
@@ -269,15 +268,13 @@ pub(super) fn settled_message(settled: &Settled) -> proto::SettleResponse {
     }
 }
 
-/// Returns the queue that a request names, with its selection, if the caller may work for it.
+/// Returns the queue that a request names, if the caller may work for it.
 pub(super) async fn queue(
     of: Option<proto::WorkRef>,
     permit: &Permit,
     edge: &Edge,
-) -> Result<(WorkQueue, TopicPattern)> {
+) -> Result<PermittedQueue> {
     let of = of.ok_or_else(|| Error::invalid("of", "is missing; name the consumer"))?;
     let selection = TopicPattern::new(&of.topic)?;
-    let consumers = edge.consumers_if_any();
-    let queue = asking::queue(&of.consumer, selection.clone(), permit, consumers).await?;
-    Ok((queue, selection))
+    PermittedQueue::find(&of.consumer, selection, permit, edge.consumers_if_any()).await
 }

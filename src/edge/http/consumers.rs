@@ -18,7 +18,9 @@ use crate::consumers::{ConsumerId, ConsumerList, ConsumerName, Consumers};
 use crate::edge::Edge;
 use crate::edge::clients::{Peer, share};
 use crate::edge::consumers::answers;
-use crate::edge::consumers::asking::{ConsumerUse, Found, Named, deleted, listed_owner, some};
+use crate::edge::consumers::asking::{
+    ConsumerUse, Found, Named, deleted, listed, listed_owner, some,
+};
 use crate::edge::consumers::requests::{ChangeJson, CheckpointJson, MarksJson, SettingsJson};
 use crate::edge::effort::Effort;
 use crate::edge::json_problem;
@@ -101,18 +103,18 @@ async fn list(
     let (owner, after) = (query.take("owner"), query.take("after"));
     query.finish("topic, owner, after, limit")?;
     let consumers = some(edge.consumers_if_any())?.consumers.clone();
-    let is_listed = permit.listed_whole(owner.is_some()).await?;
+    let is_listed = listed(&permit, owner.is_some()).await?;
     let owner = listed_owner(owner, &permit, &consumers).await?;
     let after = after.map(|after| last_of(&after, &owner)).transpose()?;
     let mut list = ConsumerList::default();
     (list.owner, list.selection, list.after) = (Some(owner), selection, after);
     let epoch = edge.broker.epoch();
-    let listed = entries(consumers, list, limit, move |id| is_listed(&id.selection));
-    let listed = listed.map(move |infos| {
+    let infos = entries(consumers, list, limit, is_listed);
+    let texts = infos.map(move |infos| {
         let texts = infos.iter().map(|info| answers::consumer(info, epoch).to_string());
         texts.collect::<Vec<_>>().join(",").into_bytes()
     });
-    let text = page_body::list(b"{\"consumers\":[".to_vec(), listed, b"]}".to_vec());
+    let text = page_body::list(b"{\"consumers\":[".to_vec(), texts, b"]}".to_vec());
     page_body::answer(text, &share(peer.as_deref())).await
 }
 
@@ -172,9 +174,13 @@ async fn set(
     uri: Uri,
     body: Body,
 ) -> Result<Response> {
-    let Found { consumers, id, .. } =
-        changed(path, &uri, ConsumerUse::Keep, (&permit, &edge)).await?;
+    let found = changed(path, &uri, ConsumerUse::Keep, (&permit, &edge)).await?;
     let (settings, from) = read::<SettingsJson>(body, &edge).await?.settings()?;
+    let found = match &settings.shared {
+        Some(shared) => found.to_share(shared, &permit).await?,
+        None => found,
+    };
+    let Found { consumers, id, .. } = found;
     let is_new = !consumers.get(&id).is_ok_and(|info| info.exists());
     let info = consumers.put(id, settings, from).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
@@ -189,9 +195,13 @@ async fn update(
     uri: Uri,
     body: Body,
 ) -> Result<Response> {
-    let Found { consumers, id, .. } =
-        changed(path, &uri, ConsumerUse::Keep, (&permit, &edge)).await?;
+    let found = changed(path, &uri, ConsumerUse::Keep, (&permit, &edge)).await?;
     let change = read::<ChangeJson>(body, &edge).await?.change()?;
+    let found = match &change.shared {
+        Some(shared) => found.to_share(shared, &permit).await?,
+        None => found,
+    };
+    let Found { consumers, id, .. } = found;
     let info = consumers.update(&id, change).await?;
     Ok(Json(answers::consumer(&info, edge.broker.epoch())).into_response())
 }
@@ -243,7 +253,7 @@ async fn mark(
     uri: Uri,
     body: Body,
 ) -> Result<Response> {
-    let found = changed(path, &uri, ConsumerUse::Read, (&permit, &edge)).await?;
+    let found = changed(path, &uri, ConsumerUse::Mark, (&permit, &edge)).await?;
     let marks = read::<MarksJson>(body, &edge).await?;
     let max_events = found.consumers.config().max_marked_events;
     let ack = found.mark(marks.request(permit.filter(), max_events)?).await?;

@@ -13,12 +13,12 @@ use super::page_body;
 use super::query::Query;
 use super::request::PathResult;
 use super::spare::Purpose;
-use crate::consumers::WorkQueue;
 use crate::edge::Edge;
 use crate::edge::clients::{Peer, share};
 use crate::edge::permit::Permit;
+use crate::edge::work::answers;
+use crate::edge::work::asking::PermittedQueue;
 use crate::edge::work::requests::{PullJson, SettleJson};
-use crate::edge::work::{answers, asking};
 use crate::error::{Error, Result};
 use crate::topic::TopicPattern;
 
@@ -39,14 +39,14 @@ async fn queue(
     uri: &Uri,
     purpose: Purpose,
     (permit, edge): (&Permit, &Edge),
-) -> Result<WorkQueue> {
+) -> Result<PermittedQueue> {
     let Path(name) = path.map_err(|rejection| Error::invalid("consumer", rejection.body_text()))?;
     let mut query = Query::parse(uri.query(), purpose)?;
     let missing = || Error::invalid("topic", "is missing; write the consumer's topic or pattern");
     let selection = TopicPattern::new(&query.take("topic").ok_or_else(missing)?)?;
     let _goes_without_saying = query.take_flag("shared")?;
     query.finish("topic, shared")?;
-    asking::queue(&name, selection, permit, edge.consumers_if_any()).await
+    PermittedQueue::find(&name, selection, permit, edge.consumers_if_any()).await
 }
 
 async fn pull(
@@ -60,11 +60,7 @@ async fn pull(
     let request = read::<PullJson>(body, &edge).await?;
     let request = request.request(&edge.config, edge.broker.max_page_bytes());
     let share = share(peer.as_deref());
-    let leased = tokio::select! {
-        leased = queue.pull(request) => leased?,
-        error = permit.over() => return Err(error),
-    };
-    let mut leased = leased.into_iter().peekable();
+    let mut leased = queue.pull(request).await?.into_iter().peekable();
     let written = std::iter::from_fn(move || {
         leased.peek()?;
         let mut bytes = Vec::new();
@@ -100,5 +96,5 @@ async fn status(
     uri: Uri,
 ) -> Result<Response> {
     let queue = queue(path, &uri, Purpose::Page, (&permit, &edge)).await?;
-    Ok(Json(answers::status(&queue.status()?, edge.broker.epoch())).into_response())
+    Ok(Json(answers::status(&queue.queue().status()?, edge.broker.epoch())).into_response())
 }

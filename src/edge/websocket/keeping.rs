@@ -145,7 +145,7 @@ impl Keep {
     pub(super) fn how(&self) -> ConsumerUse {
         match self.what {
             What::Checkpoint(_) => ConsumerUse::Keep,
-            What::Marks(_) => ConsumerUse::Read,
+            What::Marks(_) => ConsumerUse::Mark,
         }
     }
 

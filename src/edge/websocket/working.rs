@@ -31,9 +31,10 @@ use crate::consumers::{LeaseId, Leased};
 use crate::edge::mounting::EdgeConsumers;
 use crate::edge::permit::Permit;
 use crate::edge::status;
+use crate::edge::work::answers;
+use crate::edge::work::asking::PermittedQueue;
 use crate::edge::work::requests::{ExtendJson, NackJson, SettleJson};
 use crate::edge::work::worker::{StreamWorker, WorkerHandle, WorkerWish};
-use crate::edge::work::{answers, asking};
 use crate::error::{Error, Result};
 use crate::polls;
 use crate::topic::TopicPattern;
@@ -162,7 +163,7 @@ impl WorkMessage {
     ///
     /// # Errors
     ///
-    /// As [`asking::queue`] and [`StreamWorker::new`].
+    /// As [`PermittedQueue::find`] and [`StreamWorker::new`].
     pub(super) async fn heard(
         self,
         permit: &Permit,
@@ -170,8 +171,8 @@ impl WorkMessage {
     ) -> Result<(String, HeardWork)> {
         let heard = match self.asked {
             AskedWork::Start { consumer, selection, wish } => {
-                let queue = asking::queue(&consumer, selection.clone(), permit, kept).await?;
-                let worker = StreamWorker::new(queue, selection, permit.clone(), wish)?;
+                let queue = PermittedQueue::find(&consumer, selection, permit, kept).await?;
+                let worker = StreamWorker::new(queue, wish)?;
                 HeardWork::Start(Box::new(worker))
             }
             AskedWork::Settle(settle) => HeardWork::Settle(settle),

@@ -20,11 +20,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::consumers::{LeaseId, Leased, PullRequest, Settled, Settlement, WorkQueue};
-use crate::edge::permit::Permit;
+use super::asking::PermittedQueue;
+use crate::consumers::{LeaseId, Leased, PullRequest, Settled, Settlement};
 use crate::error::{Error, Result};
-use crate::permission::Action;
-use crate::topic::TopicPattern;
 
 /// The most leases that a worker on a stream can take at the same time.
 pub(in crate::edge) const MAX_CREDIT: u32 = 10_000;
@@ -35,7 +33,7 @@ const MAX_GIVEN: usize = 100;
 /// The most bytes of events that are given at once. One event is given, however large it is.
 const MAX_GIVEN_BYTES: usize = 64 << 10;
 
-/// The longest wait for events, after which the caller's permission is looked at again.
+/// The longest wait for events at once.
 const MAX_WAIT: Duration = Duration::from_secs(15);
 
 /// The most leases that one settlement gives back.
@@ -90,9 +88,7 @@ pub(in crate::edge) struct WorkerHandle(Arc<WorkerParts>);
 
 #[derive(Debug)]
 struct WorkerParts {
-    queue: WorkQueue,
-    selection: TopicPattern,
-    permit: Permit,
+    queue: PermittedQueue,
     holding: Mutex<Holding>,
     /// Told when the worker may take more leases, or fewer.
     changed: Notify,
@@ -121,19 +117,14 @@ impl StreamWorker {
     ///
     /// # Errors
     ///
-    /// As [`WorkerWish::check`]; as [`WorkQueue::status`], if there is no such shared consumer.
-    pub(in crate::edge) fn new(
-        queue: WorkQueue,
-        selection: TopicPattern,
-        permit: Permit,
-        wish: WorkerWish,
-    ) -> Result<Self> {
+    /// As [`WorkerWish::check`]; as [`WorkQueue::settings`], if there is no such shared consumer.
+    pub(in crate::edge) fn new(queue: PermittedQueue, wish: WorkerWish) -> Result<Self> {
         wish.check()?;
-        queue.settings()?;
+        queue.queue().settings()?;
         let WorkerWish { worker, credit, releases } = wish;
         let holding = Mutex::new(Holding { credit, held: HashMap::new() });
         let changed = Notify::new();
-        let parts = WorkerParts { queue, selection, permit, holding, changed };
+        let parts = WorkerParts { queue, holding, changed };
         Ok(Self { handle: WorkerHandle(Arc::new(parts)), worker, releases })
     }
 
@@ -146,7 +137,7 @@ impl StreamWorker {
     ///
     /// # Errors
     ///
-    /// As [`WorkQueue::pull`], and as [`Permit::check_whole`]: the worker is given nothing more.
+    /// As [`PermittedQueue::pull`]: the worker is given nothing more.
     ///
     /// # Cancel safety
     ///
@@ -169,7 +160,6 @@ impl StreamWorker {
                 }
                 continue;
             }
-            parts.permit.check_whole(Action::Subscribe, &parts.selection).await?;
             let request = PullRequest::new(self.worker.as_str()).limit(free.min(MAX_GIVEN));
             let request = request.max_bytes(MAX_GIVEN_BYTES).wait(MAX_WAIT);
             let leased = tokio::select! {
@@ -179,7 +169,7 @@ impl StreamWorker {
             if leased.is_empty() {
                 continue;
             }
-            let lease_ms = parts.queue.settings()?.lease_ms;
+            let lease_ms = parts.queue.queue().settings()?.lease_ms;
             let end = Instant::now() + Duration::from_millis(lease_ms);
             let held = leased.iter().map(|leased| (leased.lease, end));
             parts.holding().held.extend(held);
@@ -211,10 +201,9 @@ impl WorkerHandle {
     ///
     /// # Errors
     ///
-    /// As [`WorkQueue::settle`] and [`Permit::check_whole`].
+    /// As [`PermittedQueue::settle`].
     pub(in crate::edge) async fn settle(self, settlement: Settlement) -> Result<Settled> {
         let parts = &self.0;
-        parts.permit.check_whole(Action::Subscribe, &parts.selection).await?;
         let settled = parts.queue.settle(settlement.clone()).await?;
         {
             let held = &mut parts.holding().held;
@@ -240,7 +229,7 @@ impl Drop for StreamWorker {
         if !self.releases || held.is_empty() {
             return;
         }
-        let queue = self.handle.0.queue.clone();
+        let queue = self.handle.0.queue.queue().clone(); // What is given back is told nobody.
         // Without a runtime nobody can be told, and the leases run out.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let leases: Vec<LeaseId> = held.into_keys().collect();

@@ -105,10 +105,18 @@ async fn a_caller_without_a_credential_does_only_what_is_permitted_to_it() {
         ("GET", "/v1/connections"),
         ("GET", "/metrics"),
         ("GET", "/v1/access/revocations"),
+        ("PUT", "/v1/consumers/x?topic=public.one"),
+        ("DELETE", "/v1/consumers/x?topic=public.one"),
+        ("POST", "/v1/consumers/x/checkpoint?topic=public.one"),
+        ("POST", "/v1/consumers/x/marks?topic=public.one"),
+        ("POST", "/v1/consumers/x/pull?topic=public.one"),
+        ("POST", "/v1/consumers/x/settle?topic=public.one"),
     ] {
         let answer = ask(&server, &nobody, method, path).await;
         assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");
     }
+    let counts = "/v1/consumers/x/counts?topic=public.one";
+    assert_eq!(ask(&server, &nobody, "GET", counts).await.status, 200);
     let refused = ask_ticket(&server, &nobody, json!({"kind": "once"})).await;
     assert_eq!(refused.status, 401, "{refused:?}");
     let list = ask(&server, &nobody, "GET", "/v1/topics").await;

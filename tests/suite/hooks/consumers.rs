@@ -4,7 +4,7 @@ use leftoff::edge::hooks::{Grant, Revoker};
 use leftoff::permission::{Action, Permission};
 use serde_json::{Value, json};
 
-use super::{Host, Way, by};
+use super::{Host, Way, by, to_be_asked};
 use crate::common::{Sse, send};
 
 /// Goal: consumers of one caller are invisible to another, who has its own of the same name; an
@@ -88,6 +88,26 @@ async fn a_stream_of_a_consumer_lives_as_long_as_its_caller_may_name_it() {
     second.revoke();
     let end = stream.find(|frame| frame.is_control("leftoff.error")).await.json();
     assert_eq!(end["status"], json!(403), "{end}");
+    assert!(stream.next().await.is_none());
+    host.stop().await;
+}
+
+/// Goal: nobody is told counts of topics that are refused to it one by one: from the moment on at
+/// which each topic is to be asked about, a stream of a consumer ends.
+#[tokio::test]
+async fn a_stream_of_a_consumer_ends_when_its_topics_are_to_be_asked_about() {
+    let host = Host::by(Way::Served).await;
+    host.publish("u.one", "x").await;
+    let revoker = Revoker::default();
+    let reads = Permission::default().with(Action::Subscribe, ["u.>"]).unwrap();
+    host.decisions.grant(Grant::new("ann", reads).revoked_by(revoker.clone()));
+    let path = "/v1/events?topic=u.%3E&consumer=inbox&counts=true";
+    let mut stream = Sse::open(by("ann", &host, "GET", path)).await.unwrap();
+    stream.find(|frame| frame.is_control("leftoff.counts")).await;
+    host.decisions.grant(Grant::new("ann", to_be_asked()));
+    revoker.revoke();
+    let end = stream.find(|frame| frame.is_control("leftoff.error")).await.json();
+    assert_eq!(end["status"], json!(400), "{end}");
     assert!(stream.next().await.is_none());
     host.stop().await;
 }

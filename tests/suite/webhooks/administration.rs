@@ -166,6 +166,9 @@ async fn nobody_but_the_broker_works_for_a_webhook() {
         ("POST", "/settle?topic=orders", json!({ "ack": ["1-1-1-1"] })),
         ("PUT", "?topic=orders&shared=true", json!({ "shared": {} })),
         ("DELETE", "?topic=orders&shared=true", Value::Null),
+        ("PATCH", "?topic=orders", json!({ "filter": { "keys": ["none"] } })),
+        ("DELETE", "?topic=orders", Value::Null),
+        ("POST", "/marks?topic=orders", json!({ "mark": ["read"], "events": [1] })),
     ] {
         let refused = ask(server.address, method, &format!("{consumer}{path}"), &body).await;
         let text = String::from_utf8(refused.body.to_vec()).unwrap();
