@@ -783,7 +783,7 @@ impl Broker {
             }
             None => page,
         };
-        EventWalk::new(selected, (order, at), terms, bounds).run(&self.0, visitor).await
+        EventWalk::begin(selected, (order, at), terms, bounds).await.run(&self.0, visitor).await
     }
 
     /// Returns where a walk in this order begins whose caller names `from`; the first place if it

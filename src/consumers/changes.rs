@@ -20,7 +20,7 @@ pub(super) const MAX_CHANGE_BYTES: usize = 4 << 10;
 #[non_exhaustive]
 pub struct StateChange {
     /// The revision of the consumer after the change. Changes that were stored together have the
-    /// same one.
+    /// same one; one of them at the most is a change of marks.
     pub revision: Position,
     /// The time of the change.
     pub time: Timestamp,
@@ -72,6 +72,33 @@ pub enum ChangedEvents {
     UpTo(Cursor),
     /// More than a change names: read the whole state.
     Whole,
+}
+
+/// Puts one change of marks in the place of all that were stored together. A follower that has told
+/// one of two changes to its client could not tell it the other one: their revision is the same.
+pub(super) fn with_one_of_marks(changes: &mut Vec<(Arc<str>, Changed)>) {
+    let is_of_marks = |(_, what): &(Arc<str>, Changed)| matches!(what, Changed::Marks(_));
+    let mut callers = changes.iter().filter(|it| is_of_marks(it)).map(|(by, _)| by);
+    let Some(first) = callers.next().cloned() else { return };
+    let (mut is_one, mut by) = (true, first);
+    for caller in callers {
+        is_one = false;
+        if *caller != by {
+            by = Arc::default();
+        }
+    }
+    if !is_one {
+        changes.retain(|it| !is_of_marks(it));
+        changes.push((by, Changed::Marks(MarksChange::of_many())));
+    }
+}
+
+impl MarksChange {
+    /// Returns the change that stands for several.
+    fn of_many() -> Self {
+        let (mark, unmark, snooze_until) = Default::default();
+        Self { mark, unmark, snooze_until, events: ChangedEvents::Whole }
+    }
 }
 
 impl ChangedEvents {

@@ -32,7 +32,7 @@ impl Consumers {
         match &request.events {
             MarkedEvents::Named(names) => self.named(id, names, &request.permitted).await,
             MarkedEvents::UpTo { cursor, filter, marks } => {
-                check_cursor(&self.0.broker, id, *cursor)?;
+                check_cursor(&self.0.broker, id, ("up_to", *cursor))?;
                 let cursor = Cursor { epoch: Some(self.0.broker.epoch()), ..*cursor };
                 let is_all = filter.is_empty() && request.permitted.is_empty();
                 let events = match is_all && is_whole(request, marks) {

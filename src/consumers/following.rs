@@ -55,16 +55,20 @@ impl StateFollowers {
         Arc::new(Self { followed: Mutex::default(), max_kept })
     }
 
-    /// Tells the followers of a consumer of a change, which the view has already.
-    pub(super) fn tell(&self, text: &str, change: Arc<StateChange>) {
+    /// Tells the followers of a consumer of changes that were stored together, which the view has
+    /// already. They have one revision, so a follower is told all of them at once, or none.
+    pub(super) fn tell(&self, text: &str, changes: Vec<StateChange>) {
         let find = || {
             let all = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
             all.get(text).and_then(Weak::upgrade)
         };
         // The lock is not held from here on: this may be the last handle, and its end takes it.
         let Some(followed) = find() else { return };
-        let revision = change.revision.get();
-        followed.newest().push(change, self.max_kept);
+        let Some(revision) = changes.last().map(|change| change.revision.get()) else { return };
+        {
+            let mut newest = followed.newest();
+            changes.into_iter().for_each(|it| newest.push(Arc::new(it), self.max_kept));
+        }
         followed.signal.send_replace(revision);
     }
 
@@ -126,8 +130,8 @@ impl NewestChanges {
         self.changes.push_back(change);
     }
 
-    fn since(&self, revision: u64, present: u64) -> ChangesSince {
-        if revision < self.complete_after || revision > present {
+    fn since(&self, revision: u64) -> ChangesSince {
+        if revision < self.complete_after {
             return ChangesSince::More;
         }
         let is_newer = |change: &&Arc<StateChange>| change.revision.get() > revision;
@@ -191,15 +195,22 @@ impl StateFollower {
     /// Returns the changes that the follower was not told, and takes it that it is told them.
     /// `state` returns the present state.
     pub(super) fn take(&mut self, state: impl FnOnce() -> ConsumerState) -> StateChanges {
-        let present = *self.signal.borrow_and_update();
+        self.signal.mark_unchanged();
         if let Some(told) = self.told
-            && let ChangesSince::These(changes) = self.followed.newest().since(told, present)
+            && let ChangesSince::These(changes) = self.followed.newest().since(told)
         {
             self.told = changes.last().map_or(self.told, |last| Some(last.revision.get()));
             return StateChanges::These(changes);
         }
+        StateChanges::Whole(self.take_whole(state))
+    }
+
+    /// Returns the present state, which `state` returns, and takes it that the follower is told it:
+    /// no change that is in it is told afterwards.
+    pub(super) fn take_whole(&mut self, state: impl FnOnce() -> ConsumerState) -> ConsumerState {
+        let present = *self.signal.borrow_and_update();
         let state = state();
         self.told = Some(present.max(state.info.revision.get()));
-        StateChanges::Whole(state)
+        state
     }
 }

@@ -18,7 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::changes::{Changed, StateChange};
+use super::changes::{Changed, StateChange, with_one_of_marks};
 use super::config::ConsumersConfig;
 use super::deciding::{Act, Changeable, Circumstances, Decided, decide};
 use super::entry::{ConsumerEntry, text_of};
@@ -296,15 +296,17 @@ impl Keeper {
                             number.into_iter().for_each(|number| self.work.forget(number));
                         }
                     }
-                    let changes = std::mem::take(&mut draft.changes);
+                    let mut changes = std::mem::take(&mut draft.changes);
+                    with_one_of_marks(&mut changes);
                     told.push((*text, changes, revision, time));
                 }
             }
             for (text, changes, revision, time) in told {
-                for (by, what) in changes {
+                let changes = changes.into_iter().map(|(by, what)| {
                     let what = with_epoch(what, epoch);
-                    self.followers.tell(text, Arc::new(StateChange { revision, time, by, what }));
-                }
+                    StateChange { revision, time, by, what }
+                });
+                self.followers.tell(text, changes.collect());
             }
             polls::rest().await;
         }

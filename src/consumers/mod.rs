@@ -306,7 +306,13 @@ impl Consumers {
     ///
     /// As [`Self::put`].
     pub async fn checkpoint(&self, id: &ConsumerId, to: Checkpoint) -> Result<CheckpointAck> {
-        cursors::check_cursor(&self.0.broker, id, to.to)?;
+        let broker = &self.0.broker;
+        cursors::check_cursor(broker, id, ("cursor", to.to))?;
+        if let Some(expected) = to.expected.flatten() {
+            cursors::check_kind(broker, id, ("expected", expected))?;
+        }
+        // So that a refusal tells the present checkpoint as all cursors are told.
+        let to = Checkpoint { to: Cursor { epoch: Some(broker.epoch()), ..to.to }, ..to };
         let reach = self.reach(id, to.to).await?;
         let act = Act::Checkpoint { to, reach };
         let KeeperOutcome { entry, changed } = self.ask(id, act, 0).await?;
@@ -387,6 +393,12 @@ impl Consumers {
     /// [knows]: StateFollower::knows
     pub fn changes(&self, id: &ConsumerId, follower: &mut StateFollower) -> StateChanges {
         follower.take(|| self.state(id))
+    }
+
+    /// Returns the present state, and takes it that the follower is told it: afterwards, it is told
+    /// newer changes only.
+    pub(crate) fn whole(&self, id: &ConsumerId, follower: &mut StateFollower) -> ConsumerState {
+        follower.take_whole(|| self.state(id))
     }
 
     /// Has the keeper decide on a command, and returns its outcome when it is durable.

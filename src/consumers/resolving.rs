@@ -29,7 +29,7 @@ impl Consumers {
         let page = match start {
             StartPoint::Earliest => return Ok(None),
             StartPoint::After(cursor) => {
-                check_cursor(broker, id, cursor)?;
+                check_cursor(broker, id, ("from", cursor))?;
                 return Ok(Some(cursor));
             }
             _ if id.has_positions() => {

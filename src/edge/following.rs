@@ -201,6 +201,7 @@ impl Following {
             // The place moves past the events of others, and a client of which nothing is heard
             // for long must not take that for a broken connection.
             if self.quiet_since.elapsed() >= self.patience.limit() {
+                self.note(&Waited::Silence);
                 return Ok(FollowTurn::Waited(Waited::Silence));
             }
         }
@@ -210,10 +211,10 @@ impl Following {
     fn note(&mut self, waited: &Waited) {
         let Some(telling) = &mut self.telling else { return };
         match waited {
-            Waited::Delivery(Delivery::Events(_) | Delivery::Gap(_)) | Waited::Silence => {
-                telling.events_changed();
-            }
-            Waited::Delivery(_) | Waited::Stopping => {}
+            // Any delivery puts the silence off, in which counts are looked at that change without
+            // an event: by retention, a purge, or the deletion of a topic.
+            Waited::Delivery(_) | Waited::Silence => telling.events_changed(),
+            Waited::Stopping => {}
         }
     }
 

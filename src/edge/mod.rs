@@ -99,6 +99,7 @@ mod mounting;
 #[cfg(feature = "http")]
 pub mod ndjson;
 mod new_token;
+mod object;
 #[cfg(feature = "server")]
 pub(crate) mod origins;
 pub(crate) mod pace;

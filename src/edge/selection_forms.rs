@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::consumers::asking::{Named, ReadAs};
 use super::json_problem;
+use super::object::Object;
 use crate::broker::{Filter, Member, MemberInfo};
 use crate::cursor::Cursor;
 use crate::edge::http::query::Query;
@@ -74,9 +75,12 @@ impl MemberJson {
 }
 
 /// A filter, as JSON.
+pub(super) type FilterJson = Object<FilterMembers>;
+
+/// The members of a filter.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct FilterJson {
+pub(super) struct FilterMembers {
     types: List<String>,
     keys: List<String>,
     key_prefixes: List<String>,
@@ -91,7 +95,7 @@ impl FilterJson {
     ///
     /// [`Error::OverLimit`].
     pub(super) fn filter(self) -> Result<Filter> {
-        let Self { types, keys, key_prefixes, headers } = self;
+        let Self(FilterMembers { types, keys, key_prefixes, headers }) = self;
         Ok(Filter {
             types: types.entries("filter types")?.into_iter().collect(),
             keys: keys.entries("filter keys")?.into_iter().collect(),

@@ -110,6 +110,8 @@ async fn what_is_wrong_with_a_request_is_said_and_nothing_is_written() {
         ("GET", "/v1/consumers/c?topic=a&x=1".to_owned(), Value::Null, 400, "x: is not known"),
         ("PUT", "/v1/consumers/c?topic=a".to_owned(), json!({"filters": {}}), 400, "filters"),
         ("PUT", "/v1/consumers/c?topic=a".to_owned(), json!({"from": "soon"}), 400, "soon"),
+        ("PUT", "/v1/consumers/c?topic=a".to_owned(), json!([]), 400, "a list is not an object"),
+        ("PATCH", "/v1/consumers/c?topic=a".to_owned(), json!({"filter": []}), 400, "a list is"),
         ("POST", "/v1/consumers/c/checkpoint?topic=a".to_owned(), json!({}), 400, "cursor"),
         (
             "POST",

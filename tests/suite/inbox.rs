@@ -7,7 +7,7 @@ use leftoff::edge::proto::{self, subscribe_response::Message};
 use serde_json::{Value, json};
 
 use crate::common::{Frame, Process, Server, Sse, soon, to};
-use crate::consumers::{done, published};
+use crate::consumers::{ask, done, published};
 use crate::websocket::Client;
 
 /// The longest time from the acknowledgement of a mark to its message on another device.
@@ -23,6 +23,35 @@ async fn page(server: &Server, path: &str) -> (Vec<u64>, Value) {
 async fn mark(server: &Server, topic: &str, body: Value) -> Value {
     let path = format!("/v1/consumers/inbox/marks?topic={topic}");
     done(server.address, "POST", &path, body).await
+}
+
+/// Goal: the cursor of a page marks what the page showed, also where nothing was published yet; and
+/// a place that a list cannot begin at is refused by its own name.
+#[tokio::test]
+async fn an_inbox_without_events_has_a_cursor_that_marks_and_places_are_refused_by_name() {
+    let server = Server::start().await;
+    for query in ["order=newest", "group_by=key"] {
+        let path = format!("/v1/topics/new/events?consumer=inbox&{query}");
+        let page = done(server.address, "GET", &path, Value::Null).await;
+        assert!(page["cursor"].as_str().unwrap().starts_with("0-"), "{page}");
+        mark(&server, "new", json!({"mark": ["seen"], "up_to": page["cursor"]})).await;
+    }
+    for (query, field) in [
+        ("order=newest&after=3", "after"),
+        ("order=newest&from=latest", "from"),
+        ("order=oldest&before=3", "before"),
+        ("group_by=key&after=3", "after"),
+        ("group_by=key&order=oldest", "order"),
+    ] {
+        let path = format!("/v1/topics/new/events?consumer=inbox&{query}");
+        let refused = ask(server.address, "GET", &path, Value::Null).await;
+        assert_eq!(
+            (refused.status.as_u16(), &refused.json()["field"]),
+            (400, &json!(field)),
+            "{query}: {refused:?}"
+        );
+    }
+    server.stop().await;
 }
 
 /// Goal: the newest events come first, in pages that stay right while new events arrive, with and

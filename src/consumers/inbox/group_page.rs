@@ -44,6 +44,9 @@ pub struct GroupRequest {
     /// The most bytes of groups, if that is less than the broker's own bound. The first group fits,
     /// however large it is.
     pub max_bytes: usize,
+    /// The most groups that the search remembers, on this page or not. It ends at one more, as it
+    /// ends at `consumers.max_counted` events.
+    pub(crate) max_keys: usize,
     /// The marks that the events have. A group without such an event is left out.
     pub marks: MarkFilter,
     /// The filter that picks the events, of those that the consumer's own filter picks.
@@ -57,7 +60,18 @@ impl Default for GroupRequest {
         let InboxRequest { limit, max_bytes, marks, filter, permitted, .. } =
             InboxRequest::default();
         let (by, actors, max_actors) = (GroupBy::Key, String::new(), DEFAULT_ACTORS);
-        Self { by, actors, max_actors, from: None, limit, max_bytes, marks, filter, permitted }
+        Self {
+            by,
+            actors,
+            max_actors,
+            from: None,
+            limit,
+            max_bytes,
+            max_keys: usize::MAX,
+            marks,
+            filter,
+            permitted,
+        }
     }
 }
 
@@ -108,6 +122,11 @@ impl GroupRequest {
     #[must_use]
     pub fn filter(self, filter: Filter) -> Self {
         Self { filter, ..self }
+    }
+
+    /// Returns this request with `max_keys` as the most groups that the search remembers.
+    pub(crate) fn max_keys(self, max_keys: usize) -> Self {
+        Self { max_keys, ..self }
     }
 
     /// Returns this request for what a caller is permitted to read.
@@ -179,6 +198,23 @@ pub struct EventGroup {
     pub has_more_actors: bool,
 }
 
+impl EventGroup {
+    /// Returns the group of this event, which is not counted yet.
+    pub(super) fn of(key: Option<&str>, latest: InboxEvent) -> Self {
+        Self {
+            key: key.map(str::to_owned),
+            latest,
+            events: 0,
+            unseen: 0,
+            unread: 0,
+            archived: 0,
+            snoozed: 0,
+            actors: Vec::new(),
+            has_more_actors: false,
+        }
+    }
+}
+
 /// Some of a consumer's groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -188,7 +224,8 @@ pub struct GroupPage {
     /// The place at which the next page begins; `None` if no group is left.
     pub next: Option<GroupCursor>,
     /// Whether older events were not looked at, because there are more than
-    /// `consumers.max_counted`. The numbers of the groups are lower bounds then.
+    /// `consumers.max_counted`, or more groups than there is memory for. The numbers of the groups
+    /// are lower bounds then.
     pub more_than: bool,
     /// The position as of which the list is.
     pub position: Position,

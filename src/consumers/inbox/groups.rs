@@ -31,6 +31,7 @@ use crate::consumers::requests::ConsumerState;
 use crate::cursor::{Place, Position};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
+use crate::polls;
 
 /// The bytes that a group takes in a page besides its event, its key and its actors.
 const GROUP_BYTES: usize = 256;
@@ -42,7 +43,8 @@ type KeyHash = (u64, u64);
 struct Candidate {
     /// The position of its newest event, whatever the marks of that are.
     place: u64,
-    group: Option<EventGroup>,
+    /// Boxed, because most candidates may have no event with the wanted marks.
+    group: Option<Box<EventGroup>>,
 }
 
 /// The groups of a page, as the walk gives their events.
@@ -55,6 +57,8 @@ struct Groups {
     marks: MarkFilter,
     limit: usize,
     max_bytes: usize,
+    /// The most keys that are remembered.
+    max_keys: usize,
     /// Groups whose newest events are at this position or later are in earlier pages.
     before: u64,
     hashers: (RandomState, RandomState),
@@ -72,13 +76,19 @@ impl WalkVisitor for Groups {
     fn take(&mut self, walked: &WalkedEvent<'_>) -> WalkAnswer {
         let place = walked.event.position.get();
         let (key, hash) = self.key_of(&walked.event);
-        let is_known = self.candidates.contains_key(&hash);
-        if !is_known {
+        if self.others.contains(&hash) {
+            return WalkAnswer::GoOn;
+        }
+        if !self.candidates.contains_key(&hash) {
             let is_later = self.is_full && self.page.keys().next().is_none_or(|last| place < *last);
+            if is_later {
+                return WalkAnswer::GoOn;
+            }
+            if self.candidates.len() + self.others.len() >= self.max_keys {
+                return WalkAnswer::EndBefore; // The page says that there may be more.
+            }
             if place >= self.before {
                 self.others.insert(hash);
-            }
-            if is_later || self.others.contains(&hash) {
                 return WalkAnswer::GoOn;
             }
             self.candidates.insert(hash, Candidate { place, group: None });
@@ -116,16 +126,9 @@ impl Groups {
     ) {
         let Some(candidate) = self.candidates.get_mut(&hash) else { return };
         let is_new = candidate.group.is_none();
-        let group = candidate.group.get_or_insert_with(|| EventGroup {
-            key: key.map(str::to_owned),
-            latest: InboxEvent { topic: walked.topic.clone(), event: walked.own(), marks },
-            events: 0,
-            unseen: 0,
-            unread: 0,
-            archived: 0,
-            snoozed: 0,
-            actors: Vec::new(),
-            has_more_actors: false,
+        let group = candidate.group.get_or_insert_with(|| {
+            let latest = InboxEvent { topic: walked.topic.clone(), event: walked.own(), marks };
+            Box::new(EventGroup::of(key, latest))
         });
         group.events += 1;
         group.unseen += u64::from(!marks.seen);
@@ -170,12 +173,17 @@ impl Groups {
         }
     }
 
-    /// Returns the groups of the page, and the place of the last one.
-    fn into_page(mut self) -> (Vec<EventGroup>, Option<u64>) {
+    /// Returns the groups of the page, and the place of the last one. Lets other tasks run, because
+    /// the groups may be many.
+    async fn into_page(mut self) -> (Vec<EventGroup>, Option<u64>) {
         let last = self.page.keys().next().copied().filter(|_| self.is_full);
-        let page = self.page.values().rev();
-        let groups = page.filter_map(|(hash, _)| self.candidates.remove(hash)?.group);
-        (groups.collect(), last)
+        let mut groups = Vec::with_capacity(self.page.len());
+        for (hash, _) in self.page.values().rev() {
+            let group = self.candidates.remove(hash).and_then(|candidate| candidate.group);
+            groups.extend(group.map(|group| *group));
+            polls::rest().await;
+        }
+        (groups, last)
     }
 }
 
@@ -212,7 +220,7 @@ impl Consumers {
         let (order, most) = (EventOrder::Newest, Some(self.0.config.max_counted));
         let (groups, end) =
             broker.walk_selected(selected, (order, start), filters, most, groups).await?;
-        let (groups, last) = groups.into_page();
+        let (groups, last) = groups.into_page().await;
         let next = last.map(|before| GroupCursor {
             at,
             before: Position::new(before),
@@ -230,6 +238,7 @@ impl Groups {
         request: GroupRequest,
     ) -> Self {
         let GroupRequest { by, actors, max_actors, from, limit, max_bytes, marks, .. } = request;
+        let max_keys = request.max_keys.max(1);
         Self {
             state,
             now,
@@ -239,6 +248,7 @@ impl Groups {
             marks,
             limit: limit.max(1),
             max_bytes: max_bytes.min(max_page_bytes),
+            max_keys,
             before: from.map_or(u64::MAX, |from| from.before.get()),
             hashers: Default::default(),
             others: HashSet::new(),

@@ -86,6 +86,25 @@ async fn the_marks_of_what_compaction_dropped_take_no_room() {
     world.broker.close().await;
 }
 
+/// Goal: a search for groups remembers so many of them, also of those that the page does not have.
+#[tokio::test]
+async fn a_page_of_groups_remembers_so_many_keys_and_says_that_there_may_be_more() {
+    let world = World::new().await;
+    world.publish("a", &["1", "2", "3", "4", "5"]).await; // Each without a key: five groups.
+    let groups = async |max_keys: usize, read: Option<bool>| {
+        let marks = MarkFilter { read, ..MarkFilter::default() };
+        let request = GroupRequest::default().marks(marks).max_keys(max_keys);
+        let page = world.consumers.groups(&id("a"), request).await.unwrap();
+        let latest = page.groups.iter().map(|group| group.latest.event.sequence.get());
+        (latest.collect::<Vec<_>>(), page.more_than)
+    };
+    assert_eq!(groups(5, None).await, (vec![5, 4, 3, 2, 1], false));
+    assert_eq!(groups(3, None).await, (vec![5, 4, 3], true));
+    assert_eq!(groups(5, Some(true)).await, (vec![], false));
+    assert_eq!(groups(3, Some(true)).await, (vec![], true));
+    world.broker.close().await;
+}
+
 #[tokio::test]
 async fn a_request_names_and_looks_at_so_many_events() {
     let config =

@@ -49,9 +49,18 @@ async fn a_conditional_checkpoint_is_set_only_after_the_expected_one() {
     let Error::UnexpectedCheckpoint { expected: None, actual, .. } = &error else {
         panic!("{error}")
     };
-    assert_eq!(actual.as_deref(), Some("1"));
-    let told = "the checkpoint of consumer \"inbox\" of \"a\" is 1, not the expected 2";
+    assert_eq!(actual.as_deref(), Some(&*format!("1-{epoch}")));
+    let told =
+        format!("the checkpoint of consumer \"inbox\" of \"a\" is 1-{epoch}, not the expected 2");
     assert_eq!(set("3", Some("2")).await.unwrap_err().to_string(), told);
+    let other = Epoch::new(epoch.get() ^ 1);
+    for (expected, told) in [
+        ("@1".to_owned(), "expected: @1 is a position; a consumer of the topic \"a\"".to_owned()),
+        (format!("1-{other}"), format!("expected: 1-{other} is of the epoch {other}")),
+    ] {
+        let error = set("3", Some(&expected)).await.unwrap_err().to_string();
+        assert!(error.starts_with(&told), "the number alone is the same: {error}");
+    }
     assert!(set("3", Some(&format!("1-{epoch}"))).await.unwrap());
     world.broker.close().await;
 }

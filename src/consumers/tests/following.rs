@@ -60,6 +60,46 @@ async fn a_follower_is_told_the_whole_state_and_then_each_change_by_whom() {
     world.broker.close().await;
 }
 
+/// Goal: changes that are stored together have one revision. So a follower is told of their marks
+/// as one: a client that was told one of two, and comes back, could not be told the other one.
+#[tokio::test]
+async fn marks_that_are_stored_together_are_told_as_one_change() {
+    let world = World::new().await;
+    let cursor = world.publish("a", &["1", "2", "3"]).await;
+    let (consumers, id) = (&world.consumers, id("a"));
+    let mut follower = consumers.follow(&id);
+    assert_eq!(told(consumers.changes(&id, &mut follower)), ["whole"]);
+    let mark = |sequence, by| consumers.mark(&id, named(&[sequence]).mark(Mark::Seen), by);
+    let checkpoint = consumers.checkpoint(&id, Checkpoint::at(cursor));
+    let (one, moved, two) = tokio::join!(mark(1, "tab"), checkpoint, mark(2, "tab"));
+    let revision = two.unwrap().revision;
+    assert_eq!((one.unwrap().revision, moved.unwrap().revision), (revision, revision));
+    let all = told(consumers.changes(&id, &mut follower));
+    assert_eq!(all, ["checkpoint 3", "tab:  not  of many"]);
+    let (one, two) =
+        tokio::join!(mark(3, "tab"), consumers.mark(&id, named(&[1]).mark(Mark::Read), "phone"));
+    assert_eq!(one.unwrap().revision, two.unwrap().revision);
+    let all = told(consumers.changes(&id, &mut follower));
+    assert_eq!(all, [":  not  of many"], "two callers did it");
+    world.broker.close().await;
+}
+
+#[tokio::test]
+async fn who_is_told_the_whole_state_is_told_no_change_that_is_in_it() {
+    let world = World::new().await;
+    world.publish("a", &["1", "2"]).await;
+    let (consumers, id) = (&world.consumers, id("a"));
+    let mut follower = consumers.follow(&id);
+    assert_eq!(told(consumers.changes(&id, &mut follower)), ["whole"]);
+    consumers.mark(&id, named(&[1]).mark(Mark::Seen), "tab").await.unwrap();
+    let state = consumers.whole(&id, &mut follower);
+    assert!(state.marks.line(Mark::Seen).is_some_and(|line| !line.marked.is_empty()));
+    assert!(told(consumers.changes(&id, &mut follower)).is_empty());
+    consumers.mark(&id, named(&[2]).mark(Mark::Seen), "tab").await.unwrap();
+    assert_eq!(told(consumers.changes(&id, &mut follower)).len(), 1);
+    world.broker.close().await;
+}
+
 /// Goal: whoever comes back with the revision that it knows gets what it missed, once.
 #[tokio::test]
 async fn who_comes_back_is_told_what_it_missed_or_the_whole() {

@@ -235,7 +235,7 @@ async fn a_request_that_makes_no_sense_is_refused_by_name() {
         (
             "a",
             MarkRequest::of(MarkedEvents::up_to(ahead)).mark(Mark::Seen),
-            &format!("cursor: {ahead} is ahead of the last event, 1"),
+            &format!("up_to: {ahead} is ahead of the last event, 1"),
         ),
     ];
     for (selection, request, told) in refusals {

@@ -13,6 +13,12 @@ use crate::topic::TopicName;
 /// page.
 const MAX_LISTED_BYTES: usize = 3 << 20;
 
+/// The memory of one key of a group, in bytes, while the tables that it is in grow.
+const KEY_BYTES: usize = 100;
+
+/// The most keys of groups that one search remembers.
+const MAX_KEYS: usize = 1 << 20;
+
 /// Takes the memory of a page. With little of it, the page has fewer events: what is taken less
 /// [`PIECE_BYTES`].
 ///
@@ -21,6 +27,24 @@ const MAX_LISTED_BYTES: usize = 3 << 20;
 /// [`Error::NoRoom`].
 pub(in crate::edge) fn room(share: &Share) -> Result<Held> {
     share.take_up_to(MAX_LISTED_BYTES + PIECE_BYTES, 2 * PIECE_BYTES)
+}
+
+/// Takes the memory of a page of groups: that of the page, and that of the keys that the search
+/// remembers, of up to `max_counted` events. Returns it with the bytes for the page, and the number
+/// of keys. With little memory there are fewer of both.
+///
+/// # Errors
+///
+/// [`Error::NoRoom`].
+pub(in crate::edge) fn groups_room(
+    share: &Share,
+    max_counted: u64,
+) -> Result<(Held, (usize, usize))> {
+    let keys_bytes = usize::try_from(max_counted).unwrap_or(usize::MAX).min(MAX_KEYS) * KEY_BYTES;
+    let held = share.take_up_to(MAX_LISTED_BYTES + PIECE_BYTES + keys_bytes, 3 * PIECE_BYTES)?;
+    let free_bytes = held.size_bytes() - PIECE_BYTES;
+    let page_bytes = MAX_LISTED_BYTES.min(free_bytes / 2);
+    Ok((held, (page_bytes, (free_bytes - page_bytes) / KEY_BYTES)))
 }
 
 /// Returns the approximate memory of an event, in bytes.
@@ -62,18 +86,18 @@ pub(in crate::edge) fn at_position(position: Position, epoch: Epoch) -> Cursor {
     Cursor { after: Place::Position(position), since: None, epoch: Some(epoch) }
 }
 
-/// Returns the place of the newest event of a topic; `None` if there is no such topic.
-pub(in crate::edge) fn newest_place_of(broker: &Broker, topic: &TopicName) -> Option<Cursor> {
-    let tail = broker.topic(topic).ok()?.extent.tail;
-    let last = Sequence::new(tail.get().saturating_sub(1));
-    Some(Cursor::after(last, broker.epoch()))
+/// Returns the place of the newest event of a topic: before all events if there is no such topic.
+pub(in crate::edge) fn newest_place_of(broker: &Broker, topic: &TopicName) -> Cursor {
+    let tail = broker.topic(topic).map(|info| info.extent.tail);
+    let last = tail.map_or(Sequence::BEFORE_ALL, Sequence::previous);
+    Cursor::after(last, broker.epoch())
 }
 
 /// Returns the place of the newest event of a consumer of one topic; `None` if it reads a pattern.
 /// Taken before a page, it is a place up to which the page shows everything.
 pub(in crate::edge) fn newest_place(broker: &Broker, id: &ConsumerId) -> Option<Cursor> {
     let topic = id.selection.is_name().then(|| TopicName::new(id.selection.as_str()))?;
-    newest_place_of(broker, &topic.ok()?)
+    Some(newest_place_of(broker, &topic.ok()?))
 }
 
 /// Returns the approximate memory of an event with its topic, in bytes.

@@ -11,6 +11,7 @@ use crate::consumers::{
 };
 use crate::cursor::{Cursor, Sequence, StartPoint};
 use crate::edge::json_problem;
+use crate::edge::object::Object;
 use crate::edge::selection_forms::FilterJson;
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -36,7 +37,7 @@ where
 pub(in crate::edge) struct SettingsJson {
     filter: FilterJson,
     from: Option<String>,
-    shared: Option<WorkSettings>,
+    shared: Option<Object<WorkSettings>>,
 }
 
 impl SettingsJson {
@@ -49,7 +50,7 @@ impl SettingsJson {
         let from = self.from.map(|from| from.parse()).transpose()?;
         let settings = ConsumerSettings::default().filter(self.filter.filter()?);
         let settings = match self.shared {
-            Some(shared) => settings.shared(shared),
+            Some(Object(shared)) => settings.shared(shared),
             None => settings,
         };
         Ok((settings, from))
@@ -64,7 +65,7 @@ pub(in crate::edge) struct ChangeJson {
     #[serde(deserialize_with = "given")]
     filter: Option<Option<FilterJson>>,
     /// Null has no meaning here: sharing cannot be switched off.
-    shared: Option<WorkSettings>,
+    shared: Option<Object<WorkSettings>>,
 }
 
 impl ChangeJson {
@@ -80,7 +81,7 @@ impl ChangeJson {
             None => change,
         };
         Ok(match self.shared {
-            Some(shared) => change.shared(shared),
+            Some(Object(shared)) => change.shared(shared),
             None => change,
         })
     }
@@ -126,20 +127,23 @@ pub(in crate::edge) struct MarksJson {
     pub(in crate::edge) marks: Option<MarkFilterJson>,
 }
 
-/// Conditions on marks.
+/// Conditions on marks, as JSON.
+pub(in crate::edge) type MarkFilterJson = Object<MarkConditions>;
+
+/// The members of conditions on marks.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(in crate::edge) struct MarkFilterJson {
-    pub(in crate::edge) seen: Option<bool>,
-    pub(in crate::edge) read: Option<bool>,
-    pub(in crate::edge) archived: Option<bool>,
-    pub(in crate::edge) snoozed: Option<bool>,
+pub(in crate::edge) struct MarkConditions {
+    seen: Option<bool>,
+    read: Option<bool>,
+    archived: Option<bool>,
+    snoozed: Option<bool>,
 }
 
 impl MarkFilterJson {
     /// Returns the conditions.
     pub(in crate::edge) fn filter(self) -> MarkFilter {
-        let Self { seen, read, archived, snoozed } = self;
+        let Self(MarkConditions { seen, read, archived, snoozed }) = self;
         let mut filter = MarkFilter::default();
         (filter.seen, filter.read) = (seen, read);
         (filter.archived, filter.snoozed) = (archived, snoozed);
@@ -155,8 +159,8 @@ impl MarkFilterJson {
 )]
 enum EventNameJson {
     Sequence(u64),
-    OfTopic(TopicSequenceJson),
-    Id(EventIdJson),
+    OfTopic(Object<TopicSequenceJson>),
+    Id(Object<EventIdJson>),
 }
 
 #[derive(Debug, Deserialize)]
@@ -176,10 +180,10 @@ impl From<EventNameJson> for EventName {
     fn from(name: EventNameJson) -> Self {
         match name {
             EventNameJson::Sequence(sequence) => Self::Sequence(Sequence::new(sequence)),
-            EventNameJson::OfTopic(TopicSequenceJson { topic, sequence }) => {
+            EventNameJson::OfTopic(Object(TopicSequenceJson { topic, sequence })) => {
                 Self::OfTopic { topic, sequence: Sequence::new(sequence) }
             }
-            EventNameJson::Id(EventIdJson { id }) => Self::Id { id },
+            EventNameJson::Id(Object(EventIdJson { id })) => Self::Id { id },
         }
     }
 }
@@ -280,7 +284,11 @@ mod tests {
             (r#"{"mark":["red"],"events":[1]}"#, "\"red\" is not a known value"),
             (r#"{"mark":["read"],"events":["1"]}"#, "an event is named by its sequence"),
             (r#"{"mark":["read"],"events":[{"id":"a","x":1}]}"#, "an event is named by its"),
+            (r#"{"mark":["read"],"events":[["a"]]}"#, "an event is named by its"),
+            (r#"{"mark":["read"],"events":[["a",1]]}"#, "an event is named by its"),
             (r#"{"mark":["read"],"up_to":"x"}"#, "is not a cursor"),
+            (r#"{"mark":["read"],"up_to":"1","filter":[]}"#, "a list is not an object"),
+            (r#"{"mark":["read"],"up_to":"1","marks":[true]}"#, "a list is not an object"),
             (r#"{"mark":["read"],"up_to":"1","marks":{"red":true}}"#, "\"red\" is not a known"),
         ] {
             let refused = request(json).unwrap_err().to_string();
@@ -300,5 +308,9 @@ mod tests {
         assert_eq!(read(r#"{"filter":null}"#).filter, Some(Filter::default()));
         let types = read(r#"{"filter":{"types":["x"]}}"#).filter.unwrap().types;
         assert!(types.contains("x"));
+        for list in [r#"{"filter":[]}"#, r#"{"filter":[["x"]]}"#, r#"{"shared":[]}"#] {
+            assert!(serde_json::from_str::<ChangeJson>(list).is_err(), "{list}");
+            assert!(serde_json::from_str::<SettingsJson>(list).is_err(), "{list}");
+        }
     }
 }

@@ -227,7 +227,8 @@ impl StateTelling {
 
     fn tell_present(&mut self) {
         let Found { consumers, id, .. } = &self.found;
-        self.tell_whole(consumers.state(id));
+        let state = consumers.whole(id, &mut self.follower);
+        self.tell_whole(state);
     }
 
     /// Puts the whole state in the place of all that is not told yet.

@@ -69,10 +69,11 @@ pub(super) async fn groups(
     let proto::ReadGroupsRequest { consumer, group_by, actors, marks, filter, .. } = request;
     let proto::ReadGroupsRequest { page_size, page_token, .. } = request;
     let found = keeping::found(edge, consumer, ConsumerUse::Read, permit).await?;
-    let mut held = inboxes::room(share)?;
+    let max_counted = found.consumers.config().max_counted;
+    let (mut held, (page_bytes, max_keys)) = inboxes::groups_room(share, max_counted)?;
     let limit = page_limit("page_size", page_size.into(), edge.config.max_page_events)?;
     let mut asked = GroupRequest::default().limit(limit).marks(marks_of(marks)).actors(actors);
-    asked = asked.max_bytes(held.size_bytes() - PIECE_BYTES);
+    asked = asked.max_bytes(page_bytes).max_keys(max_keys);
     asked = asked.filter(messages::filter(filter)).permitted(permit.filter());
     asked.by = inboxes::group_by(&group_by)?;
     asked.from = place(&page_token)?;

@@ -303,6 +303,8 @@ mod tests {
         assert_eq!((&json["ignored"], &json["more"]), (&json!(["form"]), &json!(0)));
         let detail = json["detail"].as_str().expect("a text");
         assert!(detail.starts_with("\"form\" means nothing to a stream; known are topic, type"));
+        let json = ignored("counts=true").json().expect("a name");
+        assert_eq!(json["detail"], "\"counts\" needs consumer=NAME, whose state is told");
     }
 
     #[test]

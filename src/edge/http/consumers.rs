@@ -24,6 +24,7 @@ use crate::edge::consumers::asking::{
 use crate::edge::consumers::requests::{ChangeJson, CheckpointJson, MarksJson, SettingsJson};
 use crate::edge::effort::Effort;
 use crate::edge::json_problem;
+use crate::edge::object::Object;
 use crate::edge::permit::Permit;
 use crate::error::{Error, Result};
 use crate::topic::TopicPattern;
@@ -78,8 +79,17 @@ async fn changed(
     Ok(found)
 }
 
-/// Reads a body of JSON; an empty one is an object without members.
+/// Reads a body that is an object; an empty one is an object without members.
 pub(super) async fn read<T: DeserializeOwned + Send + 'static>(
+    body: Body,
+    edge: &Edge,
+) -> Result<T> {
+    let Object(read) = read_json::<Object<T>>(body, edge).await?;
+    Ok(read)
+}
+
+/// Reads a body of JSON; an empty one is an object without members.
+pub(super) async fn read_json<T: DeserializeOwned + Send + 'static>(
     body: Body,
     edge: &Edge,
 ) -> Result<T> {

@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::{Value, json};
 
-use super::consumers::{found, read};
+use super::consumers::{found, read_json};
 use super::query::Query;
 use super::request::PathResult;
 use super::spare::Purpose;
@@ -25,6 +25,7 @@ use crate::edge::consumers::answers;
 use crate::edge::consumers::asking::{ConsumerUse, Named};
 use crate::edge::consumers::counting::{MAX_COUNTED_CONSUMERS, of_filters};
 use crate::edge::consumers::requests::CountsJson;
+use crate::edge::object::Object;
 use crate::edge::permit::Permit;
 use crate::edge::selection_forms::{self, FilterJson};
 use crate::error::Result;
@@ -85,12 +86,13 @@ async fn of_many(
     body: Body,
 ) -> Result<Response> {
     Query::parse(uri.query(), Purpose::Page)?.finish("")?;
-    let asked = read::<List<CountsJson>>(body, &edge).await?.entries("consumers")?;
+    let asked = read_json::<List<Object<CountsJson>>>(body, &edge).await?;
+    let asked = asked.entries("consumers")?;
     lists::check("consumers", asked.len(), MAX_COUNTED_CONSUMERS)?;
     let consumers = edge.consumers_if_any();
     let mut counted = Vec::with_capacity(asked.len());
     let mut turn = Instant::now();
-    for CountsJson { consumer, topic, owner, shared, filters } in asked {
+    for Object(CountsJson { consumer, topic, owner, shared, filters }) in asked {
         let named = match shared {
             true => Named::shared(&consumer)?,
             false => Named::of_own(&consumer, owner)?,

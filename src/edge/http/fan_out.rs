@@ -20,6 +20,7 @@ use crate::edge::effort::Effort;
 use crate::edge::event_lines::EventLines;
 use crate::edge::json::{ReceiptJson, topic_receipts};
 use crate::edge::json_problem;
+use crate::edge::object::Object;
 use crate::edge::permit::Permit;
 use crate::edge::publishing::{Acknowledged, EncodedPublish, PublishTopics};
 use crate::edge::rates::{CallerRates, Rate};
@@ -50,7 +51,7 @@ impl FanOut {
     fn read(body: &Bytes, limits: &LimitsConfig) -> Result<Self> {
         let invalid =
             |error: serde_json::Error| Error::invalid("body", json_problem::words(&error));
-        let PostedJson { topics, expected_sequence, event, events } =
+        let Object(PostedJson { topics, expected_sequence, event, events }) =
             serde_json::from_slice(body).map_err(invalid)?;
         let lines = EventLines::of(event, events, body, limits.max_batch_events as usize)?;
         let topics = PublishTopics::each(&topics.entries("topics")?, limits)?;

@@ -16,6 +16,9 @@ pub(in crate::edge) const KNOWN: &str = "topic, type, key, key_prefix, header, f
      format, consumer, owner, counts, marks_after, member, member_info, strict, last_event_id, \
      after";
 
+/// The names that mean nothing without `consumer`.
+const OF_CONSUMERS: [&str; 3] = ["owner", "counts", "marks_after"];
+
 /// The header that names the ignored parts of a stream's query.
 pub(in crate::edge) const IGNORED_HEADER: HeaderName = HeaderName::from_static("leftoff-ignored");
 
@@ -114,7 +117,10 @@ impl Ignored {
     pub(in crate::edge) fn json(&self) -> Option<Value> {
         let (told, more) = self.told();
         let first = told.first()?;
-        let unknown = || format!("{first:?} means nothing to a stream; known are {KNOWN}");
+        let unknown = || match OF_CONSUMERS.contains(&first.as_str()) {
+            true => format!("{first:?} needs consumer=NAME, whose state is told"),
+            false => format!("{first:?} means nothing to a stream; known are {KNOWN}"),
+        };
         let detail = self.detail.clone().unwrap_or_else(unknown);
         let mut told = json!({"ignored": told, "more": more, "detail": detail});
         if !self.cut_to.is_empty() {

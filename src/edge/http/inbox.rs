@@ -12,7 +12,7 @@ use crate::consumers::{
 };
 use crate::cursor::{Cursor, StartPoint};
 use crate::edge::bounds::PIECE_BYTES;
-use crate::edge::budget::Held;
+use crate::edge::budget::Share;
 use crate::edge::clients::share;
 use crate::edge::consumers::asking::{Found, ReadAs};
 use crate::edge::consumers::{answers, inboxes, revision as revision_text};
@@ -51,7 +51,7 @@ struct ListedPage {
     before: Option<String>,
     filter: Filter,
     limit: usize,
-    held: Held,
+    share: Share,
 }
 
 impl ListedRequest {
@@ -135,8 +135,8 @@ impl Edge {
             let problem = format!("{limit} is not within 1 to {}", self.config.max_page_events);
             return Err(Error::invalid("limit", problem));
         }
-        let held = inboxes::room(&share(peer.as_ref()))?;
-        let page = ListedPage { start, before, filter, limit: limit as usize, held };
+        let share = share(peer.as_ref());
+        let page = ListedPage { start, before, filter, limit: limit as usize, share };
         match consumer {
             None => self.newest((topics, is_strict), page, &permit).await,
             Some(ReadAs { named, .. }) => {
@@ -157,10 +157,11 @@ impl Edge {
         permit: &Permit,
     ) -> Result<Response> {
         let from = page.place(EventOrder::Newest)?;
-        let ListedPage { filter, limit, mut held, .. } = page;
+        let ListedPage { filter, limit, share, .. } = page;
+        let mut held = inboxes::room(&share)?;
         let epoch = self.broker.epoch();
         let selection = topics.one().filter(|_| from.is_none());
-        let before = selection.and_then(|topic| inboxes::newest_place_of(&self.broker, topic));
+        let before = selection.map(|topic| inboxes::newest_place_of(&self.broker, topic));
         let mut request = NewestRequest::default().limit(limit).filter(filter);
         request = request.max_bytes(held.size_bytes() - PIECE_BYTES);
         request.before = from;
@@ -193,7 +194,8 @@ impl Edge {
         permitted: Filter,
     ) -> Result<Response> {
         let from = page.place(listed.order)?;
-        let ListedPage { filter, limit, mut held, .. } = page;
+        let ListedPage { filter, limit, share, .. } = page;
+        let mut held = inboxes::room(&share)?;
         let is_first = from.is_none() && listed.order == EventOrder::Newest;
         let before = is_first.then(|| inboxes::newest_place(&self.broker, &found.id)).flatten();
         let mut request = InboxRequest::default().order(listed.order).limit(limit).filter(filter);
@@ -223,17 +225,22 @@ impl Edge {
         permitted: Filter,
     ) -> Result<Response> {
         let ListedRequest { order, marks, groups } = listed;
-        if order == EventOrder::Oldest || page.start.is_some() {
-            let problem = "is for lists of events; groups begin with the newest event";
+        if order == EventOrder::Oldest {
+            let problem = "oldest is for lists of events; groups begin with the newest event";
             return Err(Error::invalid("order", problem));
         }
-        let ListedPage { before, filter, limit, mut held, .. } = page;
+        if let Some(start) = page.start {
+            return Err(no_start(start));
+        }
+        let ListedPage { before, filter, limit, share, .. } = page;
+        let max_counted = found.consumers.config().max_counted;
+        let (mut held, (page_bytes, max_keys)) = inboxes::groups_room(&share, max_counted)?;
         let from = before.map(|before| before.parse::<GroupCursor>()).transpose()?;
         let is_first = from.is_none();
         let before = is_first.then(|| inboxes::newest_place(&self.broker, &found.id)).flatten();
         let mut request = GroupRequest::default().limit(limit).filter(filter);
         request = request.marks(inboxes::marks(marks.unwrap_or_default()));
-        request = request.max_bytes(held.size_bytes() - PIECE_BYTES).permitted(permitted);
+        request = request.max_bytes(page_bytes).max_keys(max_keys).permitted(permitted);
         request.from = from;
         if let Some(GroupsAsked { by, actors }) = groups {
             (request.by, request.actors) = (by, actors.unwrap_or_default());
@@ -265,9 +272,10 @@ impl ListedPage {
             (_, None, None) => Ok(None),
             (EventOrder::Newest, None, Some(before)) => before.parse().map(Some),
             (EventOrder::Oldest, Some(StartPoint::After(cursor)), None) => Ok(Some(cursor)),
-            (EventOrder::Newest, ..) => {
-                let problem = "is for pages in the order of time; here write before=CURSOR";
-                Err(Error::invalid("from", problem))
+            (EventOrder::Newest, Some(start), _) => Err(no_start(start)),
+            (EventOrder::Oldest, _, Some(_)) => {
+                let problem = "is for the newest first; with order=oldest write after=CURSOR";
+                Err(Error::invalid("before", problem))
             }
             (EventOrder::Oldest, ..) => {
                 let problem = "means nothing with order=oldest; write after=CURSOR, of a page";
@@ -275,6 +283,16 @@ impl ListedPage {
             }
         }
     }
+}
+
+/// Returns the error of a list that begins with the newest event, for a request that begins at
+/// `start`.
+fn no_start(start: StartPoint) -> Error {
+    let field = match start {
+        StartPoint::After(_) => "after",
+        _ => "from",
+    };
+    Error::invalid(field, "is for pages in the order of time; here write before=CURSOR")
 }
 
 /// Returns an event of an inbox as JSON.

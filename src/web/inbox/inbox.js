@@ -192,10 +192,13 @@ export class Inbox extends EventTarget {
   #counted(counts) {
     const { counts: known } = this;
     const isSameEpoch = marks.epochOf(known?.revision) === marks.epochOf(counts.revision);
+    // A consumer that was deleted begins anew, at revision 0.
+    const isAnew = marks.placeOf(counts.revision) === 0;
     const isOlder =
       known &&
       isSameEpoch &&
-      (counts.position < known.position || this.#isAfter(known.revision, counts.revision));
+      (counts.position < known.position ||
+        (!isAnew && this.#isAfter(known.revision, counts.revision)));
     if (isOlder) {
       return;
     }

@@ -21,6 +21,7 @@ use crate::cursor::{Place, Position};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::log::{Block, EventRef, Log};
+use crate::polls;
 use crate::topic::TopicName;
 
 /// The events that are given to the visitor in one go, before other reads have their turn.
@@ -105,26 +106,30 @@ pub(crate) struct EventWalk {
 
 impl EventWalk {
     /// Begins a walk over `selected` with the first event, or before or after the place `at`, as
-    /// the order is. The kind of the place is that of all places of the walk.
-    pub(crate) fn new(
+    /// the order is. The kind of the place is that of all places of the walk. Lets other tasks run,
+    /// because the topics may be many.
+    pub(crate) async fn begin(
         selected: Selected,
         (order, at): (EventOrder, Place),
         terms: WalkTerms,
         bounds: WalkBounds,
     ) -> Self {
         let has_positions = matches!(at, Place::Position(_));
-        let sources = selected.topics.into_iter().map(|topic| {
+        let (mut sources, mut bounds_of) = (Vec::new(), Vec::new());
+        sources.reserve_exact(selected.topics.len());
+        for topic in selected.topics {
             let mut source = WalkSource::new(topic, order);
             match at {
                 Place::Sequence(sequence) => source.begin_at(sequence),
                 Place::Position(position) => source.begin_at_position(position),
             }
-            source
-        });
-        let sources: Vec<_> = sources.filter(|source| !source.is_over()).collect();
-        let bounded = sources.iter().enumerate();
-        let queue = bounded.map(|(index, source)| (rank(order, source.first_bound()), index));
-        let queue = queue.collect();
+            if !source.is_over() {
+                bounds_of.push((rank(order, source.first_bound()), sources.len()));
+                sources.push(source);
+            }
+            polls::rest().await;
+        }
+        let queue = BinaryHeap::from(bounds_of);
         let (held_bytes, looked, started) = (0, 0, None);
         let (is_moved, given) = (false, None);
         Self {

@@ -157,8 +157,8 @@ pub(crate) async fn read_newest(
     let position = selected.position;
     let filter = Conditions::default().and(filter)?.and(permitted)?;
     let max_bytes = shared.max_page_bytes.min(max_bytes);
-    let walk =
-        EventWalk::new(selected, (order, at), WalkTerms { filter, position }, page_bounds(shared));
+    let (terms, bounds) = (WalkTerms { filter, position }, page_bounds(shared));
+    let walk = EventWalk::begin(selected, (order, at), terms, bounds).await;
     let page = NewestEvents { events: Vec::new(), room: WalkRoom::new(limit, max_bytes) };
     let (page, end) = walk.run(shared, page).await?;
     let next = end.next.map(|after| Cursor { after, since: None, epoch: Some(shared.log.epoch()) });
