@@ -22,7 +22,7 @@ const FLIPS: u64 = 100;
 const FOLLOWING: usize = 200;
 
 /// The time limit for all copies, if `LEFTOFF_TEST_FLIPS` is not set.
-const MAX_TIME: Duration = Duration::from_secs(40);
+const MAX_TIME: Duration = Duration::from_secs(120);
 
 /// The time limit for one copy.
 const PATIENCE: Duration = Duration::from_secs(60);
