@@ -1,11 +1,54 @@
-//! The build of the protos, with a compiler in pure Rust, so that a build needs no `protoc`.
+//! The build of the protos, with a compiler in pure Rust, so that a build needs no `protoc`; and
+//! the list of the files of the client for browsers, which are part of the program.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// The folder of the client for browsers.
+const CLIENT: &str = "src/web/client";
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> Outcome {
     println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=src/web");
+    list_client()?;
     #[cfg(feature = "_edges")]
     protos::compile()?;
+    Ok(())
+}
+
+/// Writes the list of the client's files, for `src/edge/http/web.rs`: each as `(path below the
+/// folder, content)`. Files that no browser asks for are left out.
+fn list_client() -> Outcome {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join(CLIENT);
+    let mut files = Vec::new();
+    if root.is_dir() {
+        find(&root, &mut files)?;
+    }
+    files.sort(); // The same list on every machine.
+    let mut list = String::from("&[\n");
+    for file in files {
+        let name = file.strip_prefix(&root)?.to_str().ok_or("a name is not UTF-8")?;
+        let name = name.replace('\\', "/");
+        if [".js", ".d.ts", ".css"].iter().any(|end| name.ends_with(end)) {
+            let path = file.to_str().ok_or("a path is not UTF-8")?;
+            writeln!(list, "    ({name:?}, include_bytes!({path:?})),")?;
+        }
+    }
+    list.push_str("]\n");
+    Ok(fs::write(PathBuf::from(env::var("OUT_DIR")?).join("web_client.rs"), list)?)
+}
+
+fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Outcome {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => find(&path, files)?,
+            false => files.push(path),
+        }
+    }
     Ok(())
 }
 

@@ -39,7 +39,7 @@ pub struct FollowConfig {
     /// Publishes of one `PublishStream`, or of one NDJSON body, that wait for their acknowledgement
     /// before more of it is read. Default: 64.
     pub max_in_flight: u64,
-    /// Subscriptions on one WebSocket. Default: 256.
+    /// Subscriptions on one WebSocket, or of one `POST /v1/follow`. Default: 256.
     pub max_subscriptions: u64,
     /// Whether `GET /v1/connections` shows all connections, with addresses, to everybody. Default:
     /// false.

@@ -53,6 +53,9 @@ pub(super) struct Following {
     replaced: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Whether each topic that comes to match the patterns must be asked about.
     asks_about_each: bool,
+    /// Whether the client may not be told of the delivery that was read last: the hooks are being
+    /// asked about it, or have refused it.
+    is_asking: bool,
     /// The time at which [`Self::next`] returned last.
     quiet_since: Instant,
     /// The state of the consumer as which the reader reads. Boxed, because most readers have none.
@@ -96,6 +99,7 @@ impl Following {
             permit,
             replaced,
             asks_about_each,
+            is_asking: false,
             quiet_since,
             telling,
         };
@@ -154,8 +158,8 @@ impl Following {
     ///
     /// # Cancel safety
     ///
-    /// None while the hooks are asked about a topic: dropped then, its delivery is lost. Edges drop
-    /// this together with the reader.
+    /// None while the hooks are asked about a topic: dropped then, its delivery is lost, and the
+    /// reader is not read any more. [`Self::has_moved`] says whether its place may be told.
     pub(super) async fn next(&mut self) -> Result<FollowTurn> {
         polls::rest().await; // Writing the delivery before may have taken a while.
         let next = self.next_permitted().await;
@@ -191,7 +195,10 @@ impl Following {
             if self.patience.is_past_deadline() && !matches!(waited, Waited::Delivery(_)) {
                 continue;
             }
-            if self.is_told(&waited).await? {
+            self.is_asking = true;
+            let is_told = self.is_told(&waited).await?;
+            self.is_asking = false;
+            if is_told {
                 if let Waited::Delivery(Delivery::Events(run)) = &waited {
                     self.permit.delivered(run);
                 }
@@ -340,9 +347,10 @@ impl Following {
         self.told
     }
 
-    /// Returns whether the reader's cursor differs from the last one that the client was sent.
+    /// Returns whether the reader's cursor differs from the last one that the client was sent, and
+    /// no delivery before it was lost.
     pub(super) fn has_moved(&self) -> bool {
-        self.told != self.reader.cursor()
+        self.told != self.reader.cursor() && !self.is_asking
     }
 
     /// Returns the reader's cursor, and notes that the client is sent it.

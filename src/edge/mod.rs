@@ -43,6 +43,8 @@
 //!    the hooks of what is delivered, and end the stream with its grant, at once: give the client
 //!    the cursor of `told` then. Tell also what is `left_out`. A connection that outlives its
 //!    messages asks with `Permit::ask_refreshable`, and takes new tokens with `refresh`.
+//!    Where one client has many subscriptions at once, `subscriptions/` opens them, waits for them,
+//!    and makes the messages of all of them.
 //! 6. **Write.** The wire forms of a block are built once and shared: `Run::encoded` with a slot of
 //!    `forms.rs`; a new form takes a new slot, and `broker/tail/form.rs` has the number of slots.
 //!    JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.
@@ -124,6 +126,8 @@ pub mod served;
 mod sse;
 mod stamp;
 pub(crate) mod status;
+#[cfg(feature = "http")]
+mod subscriptions;
 pub(crate) mod upgrades;
 #[cfg(feature = "http")]
 mod websocket;

@@ -73,7 +73,8 @@ use http::{HeaderName, HeaderValue, header};
 use rand::RngExt;
 use serde_json::{Value, json};
 
-use self::data::{encode_content, encode_json};
+use self::data::encode_content;
+pub(super) use self::data::encode_json;
 use super::budget::WaitsForRoom;
 use super::consumers::answers;
 use super::consumers::telling::News;
@@ -105,7 +106,7 @@ const ERROR_RETRY_MS: u64 = 30_000;
 
 /// A comment without an empty line: after an empty line some clients hand an empty message to the
 /// page.
-const HEARTBEAT: &[u8] = b": heartbeat\n";
+pub(super) const HEARTBEAT: &[u8] = b": heartbeat\n";
 
 /// Returns the answer that streams the events of `following`.
 pub(super) fn response(
@@ -163,7 +164,8 @@ pub(super) fn refused_for(after: Duration, problem: &Value) -> Response {
     stream_response(Body::from(format!("{}{block}", retry_line(retry_ms))))
 }
 
-fn stream_response(body: Body) -> Response {
+/// Returns the answer with this stream as its body.
+pub(super) fn stream_response(body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),

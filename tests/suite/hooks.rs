@@ -7,6 +7,7 @@
 mod consumers;
 mod expiry;
 mod fan_out;
+mod follow;
 mod interception;
 mod matrix;
 mod mounted;

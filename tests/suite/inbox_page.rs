@@ -334,3 +334,47 @@ async fn the_files_of_the_page_have_a_tag_and_a_policy_and_nothing_inline() {
     }
     server.stop().await;
 }
+
+/// Goal: each module of the client for browsers is served with its type and a tag, for pages of any
+/// origin; nothing else of its folder is, and no folder is listed.
+#[tokio::test]
+async fn the_modules_of_the_client_are_served_to_pages_of_any_origin() {
+    fn find(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        let Ok(entries) = std::fs::read_dir(folder) else { return };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            if path.is_dir() { find(&path, found) } else { found.push(path) }
+        }
+    }
+    let server = Server::start().await;
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/web/client");
+    let mut files = Vec::new();
+    find(&root, &mut files);
+    for file in files {
+        let name = file.strip_prefix(&root).unwrap().to_str().unwrap();
+        let path = format!("/web/{name}");
+        let request = to(server.address, "GET", &path);
+        let request = request.header("origin", "https://shop.example");
+        let answer = send(request.header("sec-fetch-site", "cross-site"), "").await;
+        let content_type = match name.rsplit_once('.').unwrap().1 {
+            "js" => "text/javascript; charset=utf-8",
+            "css" => "text/css; charset=utf-8",
+            "ts" => "text/plain; charset=utf-8",
+            _ => {
+                assert_eq!(answer.status, 404, "{path}: {answer:?}");
+                continue;
+            }
+        };
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        assert_eq!(answer.body, std::fs::read(&file).unwrap(), "{path}");
+        assert_eq!(answer.header("content-type"), content_type, "{path}");
+        assert_eq!(answer.header("access-control-allow-origin"), "*", "{path}");
+        assert_eq!(answer.header("cache-control"), "no-cache", "{path}");
+        let tag = answer.header("etag").to_owned();
+        let again = to(server.address, "GET", &path).header("if-none-match", tag);
+        assert_eq!(send(again, "").await.status, 304, "{path}");
+    }
+    for path in ["/web", "/web/", "/web/nothing.js", "/web/%2e%2e/inbox/main.js"] {
+        assert_eq!(get(server.address, path).await.status, 404, "{path}");
+    }
+    server.stop().await;
+}

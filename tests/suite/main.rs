@@ -39,6 +39,7 @@ mod fan_out;
 mod feeds;
 mod first_steps;
 mod flips;
+mod follow;
 mod forgetful;
 mod forms;
 mod full_disk;

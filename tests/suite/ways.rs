@@ -20,12 +20,14 @@ pub(crate) enum Way {
     Page,
     PageHttp2,
     WebSocket,
+    Follow,
+    FollowPolls,
     GrpcSubscribe,
     GrpcRead,
 }
 
 /// Each way, and whether it reads the topic `a` alone; otherwise it reads all topics.
-pub(crate) const WAYS: [(Way, bool); 14] = [
+pub(crate) const WAYS: [(Way, bool); 18] = [
     (Way::Sse, true),
     (Way::Sse, false),
     (Way::SseHttp2, true),
@@ -36,6 +38,10 @@ pub(crate) const WAYS: [(Way, bool); 14] = [
     (Way::PageHttp2, false),
     (Way::WebSocket, true),
     (Way::WebSocket, false),
+    (Way::Follow, true),
+    (Way::Follow, false),
+    (Way::FollowPolls, true),
+    (Way::FollowPolls, false),
     (Way::GrpcSubscribe, true),
     (Way::GrpcSubscribe, false),
     (Way::GrpcRead, true),
@@ -74,6 +80,20 @@ impl Ask {
             key_prefixes: key_prefixes.into_iter().collect(),
             headers: headers.into_iter().collect(),
         })
+    }
+
+    /// Returns the subscription that a client with many of them asks for, after `cursor` if there
+    /// is one.
+    fn subscription(&self, is_one: bool, cursor: Option<&str>) -> Value {
+        let mut asked = json!({
+            "subscription": "s", "from": cursor.unwrap_or(&self.from), "on_gap": self.on_gap,
+            "filter": self.filter,
+        });
+        match is_one {
+            true => asked["topic"] = json!("a"),
+            false => asked["topics"] = json!([">"]),
+        }
+        asked
     }
 
     /// Returns the path of an HTTP request that begins after `cursor`, if there is one.
@@ -119,6 +139,8 @@ enum Open {
     Sse(Sse),
     Pages { over_http2: bool, cursor: Option<String> },
     WebSocket(Client),
+    Follow(Sse),
+    FollowPolls { cursor: Option<String> },
     Subscribed(tonic::Streaming<proto::SubscribeResponse>),
     GrpcPages { client: Box<Grpc>, cursor: Option<String> },
     Over,
@@ -157,7 +179,21 @@ impl<'a> Reading<'a> {
             }
             Way::Page => Open::Pages { over_http2: false, cursor: None },
             Way::PageHttp2 => Open::Pages { over_http2: true, cursor: None },
-            Way::WebSocket => Open::WebSocket(subscribe(server, is_one, &ask).await),
+            Way::WebSocket => {
+                let mut client = Client::connect(server.address).await;
+                let mut subscribe = ask.subscription(is_one, None);
+                subscribe["type"] = json!("subscribe");
+                client.say(subscribe).await;
+                Open::WebSocket(client)
+            }
+            Way::Follow => {
+                let asked = json!({"subscriptions": [ask.subscription(is_one, None)]});
+                let request = to(server.address, "POST", "/v1/follow");
+                let stream = Sse::open_with(request, asked.to_string()).await.unwrap();
+                assert_eq!(stream.status, 200, "{asked}");
+                Open::Follow(stream)
+            }
+            Way::FollowPolls => Open::FollowPolls { cursor: None },
             Way::GrpcSubscribe => {
                 let (topic, topics) = match is_one {
                     true => ("a".to_owned(), Vec::new()),
@@ -212,20 +248,18 @@ impl<'a> Reading<'a> {
             }
             Open::WebSocket(client) => {
                 let message = client.hear().await;
-                let cursor = message["cursor"].as_str().unwrap_or_default().to_owned();
-                vec![match message["type"].as_str().unwrap() {
-                    "event" => event(&message["event"], cursor),
-                    "gap" => gap(&message["gap"], cursor),
-                    "caught_up" => Heard::CaughtUp(cursor),
-                    "cursor" | "subscribed" => Heard::Place(cursor),
-                    "ended" => Heard::Refused(text(&message["error"]["reason"])),
-                    other => panic!("{other}: {message}"),
-                }]
+                of_message(&message).into_iter().collect()
+            }
+            Open::Follow(stream) => {
+                let frame = stream.next().await.expect("the stream ended");
+                let message = frame.data.is_some().then(|| frame.json());
+                message.as_ref().and_then(of_message).into_iter().collect()
             }
             Open::Subscribed(stream) => match stream.message().await {
                 Ok(message) => of_grpc(message.expect("the stream ended").message.unwrap()),
                 Err(status) => vec![refused(&status)],
             },
+            Open::FollowPolls { .. } => self.follow_poll().await,
             Open::Pages { .. } => self.page().await,
             Open::GrpcPages { .. } => self.grpc_page().await,
         }
@@ -256,6 +290,29 @@ impl<'a> Reading<'a> {
         let heard = heard.chain(events.iter().map(|told| event(told, next.clone())));
         let heard: Vec<Heard> = heard.collect();
         self.ended(heard, page["caught_up"].as_bool().unwrap(), next)
+    }
+
+    /// Polls all subscriptions. Waits a while if the reader has caught up, which it says once.
+    async fn follow_poll(&mut self) -> Vec<Heard> {
+        let Open::FollowPolls { cursor } = &mut self.open else { panic!("no polls") };
+        let asked = self.ask.subscription(self.is_one, cursor.as_deref());
+        let wait = if self.is_caught_up { "200ms" } else { "0ms" };
+        let request = to(self.server.address, "POST", &format!("/v1/follow?wait={wait}"));
+        let request = request.header("accept", "application/json");
+        let answer = send(request, json!({"subscriptions": [asked]}).to_string()).await;
+        assert_eq!(answer.status, 200, "{asked}: {answer:?}");
+        let answer = answer.json();
+        let messages = answer["messages"].as_array().unwrap();
+        let places = messages.iter().filter_map(|message| message["cursor"].as_str());
+        *cursor = places.last().map(str::to_owned).or(cursor.take());
+        let heard = messages.iter().filter_map(of_message).map(|heard| match heard {
+            Heard::CaughtUp(cursor) if self.is_caught_up => Heard::Place(cursor),
+            heard => {
+                self.is_caught_up |= matches!(heard, Heard::CaughtUp(_));
+                heard
+            }
+        });
+        heard.collect()
     }
 
     /// Reads the next page over gRPC.
@@ -298,19 +355,18 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Returns a WebSocket client that has sent its subscription.
-async fn subscribe(server: &Server, is_one: bool, ask: &Ask) -> Client {
-    let mut client = Client::connect(server.address).await;
-    let mut subscribe = json!({
-        "type": "subscribe", "subscription": "s", "from": ask.from, "on_gap": ask.on_gap,
-        "filter": ask.filter,
-    });
-    match is_one {
-        true => subscribe["topic"] = json!("a"),
-        false => subscribe["topics"] = json!([">"]),
-    }
-    client.say(subscribe).await;
-    client
+/// Returns what a message of a subscription says; `None` if it says nothing about a reader.
+fn of_message(message: &Value) -> Option<Heard> {
+    let cursor = message["cursor"].as_str().unwrap_or_default().to_owned();
+    Some(match message["type"].as_str().unwrap() {
+        "event" => event(&message["event"], cursor),
+        "gap" => gap(&message["gap"], cursor),
+        "caught_up" => Heard::CaughtUp(cursor),
+        "cursor" | "subscribed" => Heard::Place(cursor),
+        "ended" => Heard::Refused(text(&message["error"]["reason"])),
+        "hello" => return None,
+        other => panic!("{other}: {message}"),
+    })
 }
 
 fn text(value: &Value) -> String {

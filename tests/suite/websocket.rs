@@ -372,6 +372,33 @@ pub(crate) async fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> 
     Some((first, payload))
 }
 
+/// Goal: a ping is answered at once with the length of a heartbeat, and counts as a request of the
+/// rates.
+#[tokio::test]
+async fn a_ping_is_answered_with_a_pong_and_counts_as_a_request() {
+    let mut config = Config::default();
+    config.follow.heartbeat_ms = 7_000;
+    config.rates.requests_per_second = Some(1);
+    config.rates.burst_ms = 5_000;
+    let server = Server::with(config).await;
+    let mut client = Client::connect(server.address).await;
+    client.say(json!({"type": "ping", "ref": "first"})).await;
+    let pong = client.hear().await;
+    assert_eq!(pong, json!({"type": "pong", "ref": "first", "heartbeat_ms": 7_000}));
+    for _ in 0..20 {
+        client.say(json!({"type": "ping"})).await;
+    }
+    let mut answers = Vec::new();
+    for _ in 0..20 {
+        answers.push(client.hear().await);
+    }
+    let refused: Vec<_> = answers.iter().filter(|answer| answer["type"] == "error").collect();
+    assert!(!refused.is_empty(), "{answers:?}");
+    assert!(refused.iter().all(|it| it["error"]["status"] == 429), "{refused:?}");
+    assert!(answers.contains(&json!({"type": "pong", "heartbeat_ms": 7_000})), "{answers:?}");
+    server.stop().await;
+}
+
 /// Goal: a client that does not read is disconnected, and told so if it reads again in time.
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_told_that_it_is_too_slow() {

@@ -131,16 +131,8 @@ impl Edge {
         let share = share(peer.as_ref());
         let before = query.take_number("before")?.map(Sequence::new);
         let limit = query.take_number("limit")?.unwrap_or(DEFAULT_PAGE_EVENTS);
-        let wait = query.take("wait").map(|wait| {
-            let parsed = humantime::parse_duration(&wait);
-            parsed.map_err(|error| Error::invalid("wait", format!("{wait:?}: {error}; write 30s")))
-        });
-        let wait = wait.transpose()?.unwrap_or_default();
+        let wait = query.take_wait(self.config.max_wait_ms)?;
         query.finish(PAGE_NAMES)?;
-        if wait > Duration::from_millis(self.config.max_wait_ms) {
-            let wait_ms = usize::try_from(wait.as_millis()).unwrap_or(usize::MAX);
-            return Err(Error::over("wait ms", wait_ms, self.config.max_wait_ms as usize));
-        }
         if limit == 0 || limit > self.config.max_page_events {
             let problem = format!("{limit} is not within 1 to {}", self.config.max_page_events);
             return Err(Error::invalid("limit", problem));

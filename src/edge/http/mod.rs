@@ -7,6 +7,7 @@ mod consumers;
 pub(in crate::edge) mod counts;
 mod events;
 mod fan_out;
+mod follow;
 pub(in crate::edge) mod ignored;
 mod inbox;
 mod lines;
@@ -58,6 +59,7 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
         routes = routes
             .route("/v1/topics/{topic}/events", get(events::read).post(publish::publish))
             .route("/v1/events", get(many::read).post(many::read_posted))
+            .route("/v1/follow", post(follow::follow))
             .route("/v1/publish", post(fan_out::publish))
             .route("/v1/ws", get(websocket::open))
             .merge(topics::events());

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
@@ -151,6 +152,23 @@ impl Query {
         let Some(value) = self.take(name) else { return Ok(None) };
         let number = value.parse();
         number.map(Some).map_err(|_| Error::invalid(name, format!("{value:?} is not a number")))
+    }
+
+    /// Takes the time for which a long poll waits; zero if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], if the value is not like `30s`; [`Error::OverLimit`].
+    pub(in crate::edge) fn take_wait(&mut self, max_wait_ms: u64) -> Result<Duration> {
+        let Some(wait) = self.take("wait") else { return Ok(Duration::ZERO) };
+        let parsed = humantime::parse_duration(&wait);
+        let parsed = parsed
+            .map_err(|error| Error::invalid("wait", format!("{wait:?}: {error}; write 30s")))?;
+        if parsed > Duration::from_millis(max_wait_ms) {
+            let wait_ms = usize::try_from(parsed.as_millis()).unwrap_or(usize::MAX);
+            return Err(Error::over("wait ms", wait_ms, max_wait_ms as usize));
+        }
+        Ok(parsed)
     }
 
     /// Takes the value of `name` as a boolean. A name without a value is true, and a missing name

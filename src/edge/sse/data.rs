@@ -99,7 +99,7 @@ pub(super) fn encode_content(
 
 /// Appends a whole event as JSON: lines of a block, without its end. The block has no SSE type, so
 /// a reader of many topics needs one listener for all of them.
-pub(super) fn encode_json(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+pub(in crate::edge) fn encode_json(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     bytes.extend_from_slice(DATA);
     let start = bytes.len();
     write(bytes);

@@ -29,6 +29,11 @@ impl SessionEnd {
     pub(super) fn expired(error: &Error) -> Self {
         Self::Close(EXPIRED.into(), error.to_string())
     }
+
+    /// Returns the end of a connection for whose bytes there is no room.
+    pub(super) fn no_room() -> Self {
+        Self::Close(CloseCode::Again, "the memory for clients has no room".to_owned())
+    }
 }
 
 impl From<tungstenite::Error> for SessionEnd {
@@ -36,7 +41,7 @@ impl From<tungstenite::Error> for SessionEnd {
         let close = |code, error: &dyn std::fmt::Display| Self::Close(code, error.to_string());
         match &error {
             tungstenite::Error::Io(full) if full.kind() == io::ErrorKind::QuotaExceeded => {
-                close(CloseCode::Again, &"the memory for clients has no room")
+                Self::no_room()
             }
             tungstenite::Error::Io(slow) if slow.kind() == io::ErrorKind::TimedOut => {
                 match slow.get_ref() {

@@ -12,7 +12,8 @@ use super::super::event_lines::EventLines;
 use super::super::fuzzing::written_line;
 use super::super::publishing::PublishTopics;
 use super::super::selection::{TopicSelection, Wanted};
-use super::protocol::{NewToken, Request, Subscribe, ToStore};
+use super::super::subscriptions::asked::Subscribe;
+use super::protocol::{NewToken, Request, ToStore};
 use super::reference::Reference;
 use crate::broker::LimitsConfig;
 use crate::error::Result;
@@ -80,6 +81,9 @@ fn written(request: &Request) -> Result<String> {
         Request::Refresh { reference, token: NewToken(token) } => {
             let (reference, token) = (json!(reference), json!(token));
             format!(r#"{{"type":"refresh","ref":{reference},"token":{token}}}"#)
+        }
+        Request::Ping { reference } => {
+            format!(r#"{{"type":"ping","ref":{}}}"#, json!(reference))
         }
         Request::Keep(keep) => unreachable!("{keep:?} is not written"),
         Request::Work(work) => unreachable!("{work:?} is not written"),

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::super::effort::Effort;
 use super::super::rates::{CallerRates, Rate};
 use super::keeping::{Keep, KeepAnswer};
-use super::protocol::{NewToken, Refused, Request, Subscribe, ToStore};
+use super::protocol::{NewToken, Refused, Request, ToStore};
 use super::reference::Reference;
 use super::working::{HeardWork, WorkMessage};
 use crate::broker::{Broker, InOrder};
@@ -24,6 +24,7 @@ use crate::edge::mounting::EdgeConsumers;
 use crate::edge::permit::Permit;
 use crate::edge::publishing::{EncodedPublish, Submitted};
 use crate::edge::receiving;
+use crate::edge::subscriptions::asked::Subscribe;
 use crate::error::Error;
 use crate::permission::Action;
 
@@ -44,6 +45,8 @@ pub(super) enum Heard {
     Work(Option<Reference>, String, HeardWork),
     /// The caller has proved anew who it is, until this time; `None` if there is no end.
     Refreshed(Option<Reference>, Option<SystemTime>),
+    /// The client asks whether the connection is alive.
+    Ping(Option<Reference>),
     /// Refused by a rate of the client.
     OverRate(Refused),
     /// Refused, because the message breaks a rule.
@@ -89,6 +92,7 @@ impl Hearing {
                     Err(error) => Heard::Refused(Refused { reference, subscription: None, error }),
                 }
             }
+            Request::Ping { reference } => Heard::Ping(reference),
             Request::Keep(keep) => self.keep(keep).await,
             Request::Work(mut work) => {
                 let reference = work.reference.take();
@@ -184,6 +188,7 @@ impl Hearing {
             Ok(
                 Request::Unsubscribe { .. }
                 | Request::Refresh { .. }
+                | Request::Ping { .. }
                 | Request::Keep(_)
                 | Request::Work(_),
             )
@@ -195,6 +200,7 @@ impl Hearing {
                 Request::Publish { reference, .. }
                 | Request::PublishEphemeral { reference, .. }
                 | Request::Refresh { reference, .. }
+                | Request::Ping { reference }
                 | Request::Keep(Keep { reference, .. })
                 | Request::Work(WorkMessage { reference, .. }),
             ) => (reference, None),

@@ -7,7 +7,6 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::reference::Reference;
-use super::subscription::message;
 use crate::broker::Filter;
 use crate::consumers::Mark;
 use crate::cursor::{Cursor, Epoch};
@@ -15,6 +14,7 @@ use crate::edge::consumers::answers;
 use crate::edge::consumers::asking::{ConsumerUse, Found, Named};
 use crate::edge::consumers::requests::{CheckpointJson, MarkFilterJson, MarksJson, given};
 use crate::edge::selection_forms::FilterJson;
+use crate::edge::subscriptions::subscription::message;
 use crate::error::Result;
 use crate::event::Timestamp;
 use crate::lists::List;

@@ -10,7 +10,6 @@ mod keeping;
 mod protocol;
 mod reference;
 mod session;
-mod subscription;
 #[cfg(test)]
 mod tests;
 mod waiting;

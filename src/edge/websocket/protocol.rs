@@ -29,6 +29,8 @@
 //! ▶ {"type":"work",…}                            shared work: see working.rs
 //! ▶ {"type":"refresh","ref":"r1","token":"…"}
 //! ◀ {"type":"refreshed","ref":"r1","until":"2026-01-31T00:00:00.000Z"}
+//! ▶ {"type":"ping","ref":1}
+//! ◀ {"type":"pong","ref":1,"heartbeat_ms":15000}
 //! ```
 //!
 //! A `ref` is a text of up to 255 bytes, or a number. The answer has the same value.
@@ -47,24 +49,21 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::super::consumers::asking::{Named, ReadAs};
 use super::super::event_lines::EventLines;
 use super::super::json_problem;
 use super::super::publishing::PublishTopics;
-use super::super::selection::{TopicSelection, Wanted};
-use super::super::selection_forms::{FilterJson, MemberJson};
+use super::super::subscriptions::asked::{Subscribe, SubscribeJson, name};
 use super::keeping::Keep;
-use super::reference::{Reference, name};
+use super::reference::Reference;
 use super::working::WorkMessage;
 use crate::broker::LimitsConfig;
-use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::lists::List;
 use crate::topic::TopicName;
 
 /// The types of messages, for people.
 const TYPES: &str = "subscribe, unsubscribe, publish, checkpoint, mark, work, settle, credit, \
-                     stop, refresh";
+                     stop, refresh, ping";
 
 /// The request of a client.
 #[derive(Debug)]
@@ -85,6 +84,10 @@ pub(super) enum Request {
     Refresh {
         reference: Option<Reference>,
         token: NewToken,
+    },
+    /// Asks whether the connection is alive.
+    Ping {
+        reference: Option<Reference>,
     },
     /// A checkpoint, or marks.
     Keep(Keep),
@@ -109,13 +112,6 @@ pub(super) struct ToStore {
     pub(super) expected_sequence: Option<u64>,
 }
 
-/// A subscription to open.
-#[derive(Debug)]
-pub(super) struct Subscribe {
-    pub(super) subscription: String,
-    pub(super) wanted: Wanted,
-}
-
 /// The reason to refuse a message, with the names in it that could be read.
 #[derive(Debug)]
 pub(super) struct Refused {
@@ -135,34 +131,21 @@ struct Head<'a> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SubscribeJson {
-    #[serde(rename = "type")]
-    _type: String,
-    subscription: String,
-    topic: Option<TopicName>,
-    topics: Option<List<String>>,
-    from: Option<String>,
-    on_gap: Option<String>,
-    #[serde(default)]
-    filter: FilterJson,
-    consumer: Option<String>,
-    owner: Option<String>,
-    #[serde(default)]
-    counts: bool,
-    marks_after: Option<Cursor>,
-    member: Option<MemberJson>,
-    #[serde(default)]
-    strict: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RefreshJson<'a> {
     #[serde(rename = "type")]
     _type: String,
     #[serde(rename = "ref", borrow)]
     reference: Option<&'a RawValue>,
     token: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PingJson<'a> {
+    #[serde(rename = "type")]
+    _type: String,
+    #[serde(rename = "ref", borrow)]
+    reference: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -202,6 +185,7 @@ impl Request {
             "subscribe" => serde_json::from_str(text).map_err(invalid).and_then(subscribe),
             "unsubscribe" => serde_json::from_str(text).map_err(invalid).and_then(unsubscribe),
             "refresh" => serde_json::from_str(text).map_err(invalid).and_then(refresh),
+            "ping" => serde_json::from_str(text).map_err(invalid).and_then(ping),
             "checkpoint" => keep(Keep::checkpoint(text)),
             "mark" => keep(Keep::mark(text)),
             "publish" => {
@@ -224,33 +208,7 @@ impl Request {
 }
 
 fn subscribe(json: SubscribeJson) -> Result<Request> {
-    let topics = match (json.topic, json.topics) {
-        (Some(topic), None) => TopicSelection::One(topic),
-        (None, Some(topics)) => TopicSelection::many(&topics.entries("topics")?)?,
-        _ => return Err(Error::invalid("topic", "write either topic or topics")),
-    };
-    let (counts, marks_after) = (json.counts, json.marks_after);
-    let consumer = match json.consumer {
-        Some(name) => {
-            let named = Named::of_own(&name, json.owner)?;
-            Some(Box::new(ReadAs { named, counts, marks_after }))
-        }
-        None if json.owner.is_some() || counts || marks_after.is_some() => {
-            return Err(Error::invalid("consumer", "is missing, and other fields are about it"));
-        }
-        None => None,
-    };
-    let wanted = Wanted {
-        topics,
-        start: json.from.map(|from| from.parse()).transpose()?,
-        on_gap: json.on_gap.map(|on_gap| on_gap.parse()).transpose()?.unwrap_or_default(),
-        filter: json.filter.filter()?,
-        member: json.member.map(MemberJson::member).transpose()?,
-        is_strict: json.strict,
-        consumer,
-    };
-    let subscription = name("subscription", json.subscription)?;
-    Ok(Request::Subscribe(Subscribe { subscription, wanted }))
+    json.subscribe().map(Request::Subscribe)
 }
 
 fn keep(read: serde_json::Result<Result<Keep>>) -> Result<Request> {
@@ -265,6 +223,10 @@ fn unsubscribe(json: UnsubscribeJson) -> Result<Request> {
 fn refresh(json: RefreshJson<'_>) -> Result<Request> {
     let reference = json.reference.map(Reference::read).transpose()?;
     Ok(Request::Refresh { reference, token: NewToken(json.token) })
+}
+
+fn ping(json: PingJson<'_>) -> Result<Request> {
+    Ok(Request::Ping { reference: json.reference.map(Reference::read).transpose()? })
 }
 
 fn publish(json: PublishJson<'_>, text: &Bytes, limits: &LimitsConfig) -> Result<Request> {
@@ -309,6 +271,7 @@ mod tests {
             ),
             (r#"{"type":"refresh","ref":"r"}"#, "token is missing", Some("r")),
             (r#"{"type":"refresh","token":"t","tok":1}"#, "\"tok\" is not a known name", None),
+            (r#"{"type":"ping","ref":"r","at":1}"#, "\"at\" is not a known name", Some("r")),
             (r#"{"type":"publish","ref":"r","topic":"a"}"#, "either event or events", Some("r")),
             (r#"{"type":"publish","ref":7,"topic":"a"}"#, "either event or events", Some("7")),
             (r#"{"type":"publish","ref":[7],"topic":"a","event":{}}"#, "ref: is neither", None),

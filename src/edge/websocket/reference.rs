@@ -1,14 +1,12 @@
-//! The names that a client of a WebSocket gives: to its requests, and to its subscriptions.
+//! The names that a client of a WebSocket gives to its requests.
 
 use serde::Serialize;
 use serde_json::Number;
 use serde_json::value::RawValue;
 
 use crate::edge::json_problem;
+use crate::edge::subscriptions::asked::name;
 use crate::error::{Error, Result};
-
-/// Longest name of a subscription, or longest reference, in bytes.
-const MAX_NAME_BYTES: usize = 255;
 
 /// The client's own name for a request, repeated in the answer: a text, or a number.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -43,18 +41,5 @@ impl Reference {
             }
             Err(_) => invalid("is neither a text nor a number"),
         }
-    }
-}
-
-/// Returns a name, if it is neither empty nor too long.
-///
-/// # Errors
-///
-/// [`Error::Invalid`], [`Error::OverLimit`].
-pub(super) fn name(field: &'static str, text: String) -> Result<String> {
-    match text.len() {
-        1..=MAX_NAME_BYTES => Ok(text),
-        0 => Err(Error::invalid(field, "is empty")),
-        size_bytes => Err(Error::over(format!("{field} bytes"), size_bytes, MAX_NAME_BYTES)),
     }
 }

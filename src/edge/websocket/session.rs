@@ -4,10 +4,8 @@
 //!
 //! # Why
 //!
-//! A subscription is a place in its topics, and no queue: its next delivery is read when the
-//! previous one is written. So at most one delivery of each subscription waits for the client.
-//! While the client takes nothing, no further events are read for it, and none of its messages is
-//! read.
+//! While the client takes nothing, no further events are read for it (`subscriptions/mod.rs`), and
+//! none of its messages is read.
 
 #[cfg(test)]
 mod echo;
@@ -15,12 +13,10 @@ mod refreshed;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::{AbortHandle, Abortable, Aborted};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt, StreamExt, poll};
 use serde_json::{Map, Value, json};
@@ -34,26 +30,28 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ending::{ABUSIVE, DRAINING, SessionEnd, TOO_SLOW, UNANSWERED};
 use super::hearing::{Heard, Hearing};
-use super::protocol::{Refused, Subscribe};
+use super::protocol::Refused;
 use super::reference::Reference;
-use super::subscription::{NamedFollowing, SubscriptionTurn, message, rests};
-use super::waiting::{Waiting, beside, done, next};
+use super::waiting::{done, next};
 use super::working::Workers;
-use crate::broker::{Delivery, InOrder, Run, Waited};
+use crate::broker::{InOrder, Run};
 use crate::edge::Edge;
 use crate::edge::bounds::max_request_bytes;
-use crate::edge::budget::{Held, Share};
+use crate::edge::budget::Share;
 use crate::edge::clients::{Peer, share};
 use crate::edge::counters::TimeLimit;
-use crate::edge::following::{FollowTurn, Following};
-use crate::edge::json::{Carrier, ReceiptJson, topic_receipts, write_ephemeral};
+use crate::edge::json::{Carrier, ReceiptJson, topic_receipts};
 use crate::edge::pace::PacedSocket;
 use crate::edge::permit::Permit;
 use crate::edge::publishing::Acknowledged;
 use crate::edge::rates::{CallerRates, Rate, Temper};
-use crate::edge::{forms, gaps, status};
+use crate::edge::status;
+use crate::edge::subscriptions::asked::Subscribe;
+use crate::edge::subscriptions::set::{Outcome, Subscriptions};
+use crate::edge::subscriptions::subscription::{NamedFollowing, message};
+use crate::edge::subscriptions::told::ToClient;
 use crate::error::{Error, Result};
-use crate::polls::{self, Task, in_turn, timed};
+use crate::polls::{self, Task, timed};
 
 /// The size of the buffer that a connection reads into, in bytes. It exists as long as the
 /// connection.
@@ -88,11 +86,7 @@ pub(super) struct Session<S> {
     socket: WebSocketStream<PacedSocket<S>>,
     /// The bytes that were fed since the last flush.
     unsent_bytes: usize,
-    /// The subscriptions, by the client's names for them.
-    names: HashMap<String, AbortHandle>,
-    waiting: FuturesUnordered<Waiting>,
-    /// Outcomes of subscriptions from while the session waited for its client, with their memory.
-    ready: VecDeque<(Result<SubscriptionTurn, Aborted>, Held)>,
+    subscriptions: Subscriptions,
     in_flight: FuturesUnordered<RequestInFlight>,
     workers: Workers,
     hearing: Hearing,
@@ -115,7 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     ) {
         let mut session = Self::new(edge, (peer, permit), socket).await;
         let Err(end) = session.serve().await;
-        session.let_go().await;
+        session.subscriptions.let_go().await;
         session.end(end).await;
     }
 
@@ -135,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             .max_message_size(Some(max_bytes))
             .max_frame_size(Some(max_bytes));
         let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(config)).await;
-        let rates = CallerRates::of(peer.as_ref());
+        let (rates, share) = (CallerRates::of(peer.as_ref()), share(peer.as_ref()));
         Self {
             temper: rates.temper(),
             hearing: Hearing {
@@ -147,13 +141,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             },
             heard: None,
             edge,
-            share: share(peer.as_ref()),
+            subscriptions: Subscriptions::new("websocket", share.clone()),
+            share,
             peer,
             socket,
             unsent_bytes: 0,
-            names: HashMap::new(),
-            waiting: FuturesUnordered::new(),
-            ready: VecDeque::new(),
             in_flight: FuturesUnordered::new(),
             workers: Workers::default(),
             refused: 0,
@@ -173,8 +165,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         // Boxed, because most grants have no end.
         let mut over = Box::pin(self.hearing.permit.clone().over());
         loop {
-            if let Some((turn, _held)) = self.ready.pop_front() {
-                self.take(turn).await?;
+            if let Some((outcome, _held)) = self.subscriptions.ready() {
+                self.take(outcome).await?;
                 continue;
             }
             let is_read = self.heard.is_none() && self.in_flight.len() < max_in_flight;
@@ -185,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 heard = done(&mut self.heard), if self.heard.is_some() => {
                     self.answer_to(heard).await?;
                 }
-                Some(turn) = self.waiting.next() => self.take(turn).await?,
+                Some(outcome) = self.subscriptions.next() => self.take(outcome).await?,
                 turn = self.workers.next() => {
                     if let Some(text) = Workers::text(&turn).await {
                         self.feed(Message::text(text)).await?;
@@ -300,7 +292,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Heard::Work(reference, work, heard) => {
                 let limit = self.edge.config.max_subscriptions as usize;
-                let begun = self.workers.go_on(work, heard, limit.saturating_sub(self.names.len()));
+                let room = limit.saturating_sub(self.subscriptions.len());
+                let begun = self.workers.go_on(work, heard, room);
                 match begun {
                     Ok(answer) => {
                         self.in_flight.push(Box::pin(async move { (reference, answer.await) }));
@@ -315,6 +308,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Heard::Refreshed(reference, until) => {
                 self.refreshed(reference, until).await?;
+                Ok(())
+            }
+            Heard::Ping(reference) => {
+                let mut message = message("pong");
+                message.extend(reference.map(|own| ("ref".to_owned(), json!(own))));
+                let heartbeat_ms = self.edge.config.heartbeat_ms;
+                message.insert("heartbeat_ms".to_owned(), json!(heartbeat_ms));
+                self.send(message).await?;
                 Ok(())
             }
             Heard::Ephemeral(reference, receivers) => {
@@ -375,40 +376,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Refused> {
-        let Subscribe { subscription: name, wanted } = subscribe;
-        let limit = self.edge.config.max_subscriptions as usize;
-        let refused = match self.names.len() {
-            _ if self.names.contains_key(&name) => {
-                Some(Error::invalid("subscription", format!("{name:?} is open already")))
-            }
-            count if count >= limit => Some(Error::over("subscriptions", count + 1, limit)),
-            _ => None,
-        };
-        if let Some(error) = refused {
-            return Err(Refused { reference: None, subscription: Some(name), error });
-        }
-        let (edge, peer, named) = (self.edge.clone(), self.peer.clone(), name.clone());
-        let permit = self.hearing.permit.clone();
-        let open = async move {
-            let caller = (peer.as_ref(), permit);
-            let opening = Following::open(wanted, "websocket", &edge, caller);
-            let opened = opening
-                .await
-                .map(|following| Box::new(NamedFollowing { name: named.clone(), following }));
-            SubscriptionTurn::Opened(named, opened)
-        };
-        let (handle, registration) = AbortHandle::new_pair();
-        self.names.insert(name, handle);
-        self.waiting.push(in_turn(Abortable::new(Box::pin(open), registration)));
-        Ok(())
+        let caller = (&self.edge, self.peer.as_ref(), &self.hearing.permit);
+        self.subscriptions.open(subscribe, caller).map_err(|(name, error)| Refused {
+            reference: None,
+            subscription: Some(name),
+            error,
+        })
     }
 
     async fn unsubscribe(&mut self, name: String) -> Result<Result<(), Refused>, SessionEnd> {
-        let Some(handle) = self.names.remove(&name) else {
+        if !self.subscriptions.close(&name) {
             let error = Error::invalid("subscription", format!("{name:?} is not open"));
             return Ok(Err(Refused { reference: None, subscription: Some(name), error }));
-        };
-        handle.abort();
+        }
         let mut message = message("unsubscribed");
         message.insert("subscription".to_owned(), json!(name));
         self.send(message).await.map(Ok)
@@ -433,105 +413,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Writes the outcome of a subscription, and begins to wait for its next one.
-    async fn take(&mut self, turn: Result<SubscriptionTurn, Aborted>) -> Result<(), SessionEnd> {
-        let Ok(turn) = turn else { return Ok(()) };
-        if let SubscriptionTurn::Opened(_, Err(error @ Error::Unauthenticated { .. }))
-        | SubscriptionTurn::Waited(_, Err(error @ Error::Unauthenticated { .. })) = &turn
-        {
-            return Err(SessionEnd::expired(error));
-        }
-        let (mut subscription, waited) = match turn {
-            SubscriptionTurn::Opened(name, Err(error)) => return self.ended(&name, &error).await,
-            SubscriptionTurn::Opened(_, Ok(mut subscription)) => {
-                let (earliest, tail) = subscription.following.reader().bounds();
-                let mut message = subscription.tell("subscribed");
-                message.insert("earliest".to_owned(), json!(earliest));
-                message.insert("tail".to_owned(), json!(tail));
-                let followed = subscription.following.cut_to();
-                if !followed.is_empty() {
-                    message.insert("topics".to_owned(), json!(followed));
+    /// Writes the outcome of a subscription, which then waits for its next one.
+    async fn take(&mut self, outcome: Outcome) -> Result<(), SessionEnd> {
+        let next = match self.subscriptions.told(outcome) {
+            ToClient::Nothing => return Ok(()),
+            ToClient::Expired(error) => return Err(SessionEnd::expired(&error)),
+            ToClient::Messages(_, messages, subscription) => {
+                for message in messages {
+                    self.send_text(message).await?;
                 }
-                self.send(message).await?;
-                if let Some(denied) = subscription.denied() {
-                    self.send(denied).await?;
-                }
-                return self.wait(subscription);
+                subscription
             }
-            SubscriptionTurn::Waited(subscription, Ok(turn))
-                if subscription.following.is_outdated() =>
-            {
-                self.look_again(subscription, turn);
-                return Ok(());
-            }
-            SubscriptionTurn::Waited(subscription, Ok(FollowTurn::News(news))) => {
-                self.send(subscription.news(&news)).await?;
-                return self.wait(subscription);
-            }
-            SubscriptionTurn::Waited(subscription, Ok(FollowTurn::Waited(waited))) => {
-                (subscription, Ok(waited))
-            }
-            SubscriptionTurn::Waited(subscription, Err(error)) => (subscription, Err(error)),
-        };
-        match waited {
-            Ok(Waited::Silence) if !subscription.following.has_moved() => {}
-            Ok(Waited::Silence) => {
-                let message = subscription.tell("cursor");
-                self.send(message).await?;
-            }
-            Ok(Waited::Stopping) => return Ok(()), // The connection is closed at once.
-            Ok(Waited::Delivery(Delivery::CaughtUp)) => {
-                let message = subscription.tell("caught_up");
-                self.send(message).await?;
-            }
-            Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
-                let name = Value::from(subscription.name.as_str());
-                let rest = event.encoded(forms::MESSAGE, |event| {
-                    let mut rest = Vec::new();
-                    write_ephemeral(event, Carrier::Whole, &mut rest);
-                    rest.push(b'}');
-                    rest.into()
-                });
-                let text = format!(
-                    r#"{{"type":"ephemeral","subscription":{name},"event":{}"#,
-                    String::from_utf8_lossy(&rest)
-                );
-                self.feed(Message::text(text)).await?;
-                self.flush().await?;
-            }
-            Ok(Waited::Delivery(Delivery::Gap(gap))) => {
-                let mut message = subscription.tell("gap");
-                message.insert("gap".to_owned(), gaps::json(&gap));
-                self.send(message).await?;
-            }
-            Ok(Waited::Delivery(Delivery::Events(run))) => {
+            ToClient::Events(mut subscription, run) => {
                 self.deliver(&mut subscription, &run).await?;
+                subscription
             }
-            Err(error) => return self.ended(&subscription.name, &error).await,
-        }
-        self.wait(subscription)
-    }
-
-    /// Begins to wait for the next delivery of a subscription, beside all others.
-    fn wait(&mut self, mut subscription: Box<NamedFollowing>) -> Result<(), SessionEnd> {
-        let (handle, registration) = AbortHandle::new_pair();
-        // The subscription may have been ended while its delivery was written.
-        let Some(known) = self.names.get_mut(&subscription.name) else { return Ok(()) };
-        *known = handle;
-        let wait = async move {
-            let turn = subscription.following.next().await;
-            SubscriptionTurn::Waited(subscription, turn)
+            ToClient::Ephemeral(subscription, event) => {
+                self.send_text(subscription.ephemeral(&event, Carrier::Whole)).await?;
+                subscription
+            }
+            ToClient::Ended(_, message) => return self.send_text(message).await,
         };
-        self.waiting.push(in_turn(Abortable::new(Box::pin(wait), registration)));
+        self.subscriptions.wait(next);
         Ok(())
-    }
-
-    async fn ended(&mut self, name: &str, error: &Error) -> Result<(), SessionEnd> {
-        self.names.remove(name);
-        let mut message = message("ended");
-        message.insert("subscription".to_owned(), json!(name));
-        message.insert("error".to_owned(), status::problem_json(error));
-        self.send(message).await
     }
 
     /// Writes the events of `run`, and of the next runs that are in memory already.
@@ -540,8 +444,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         subscription: &mut NamedFollowing,
         run: &Run,
     ) -> Result<(), SessionEnd> {
-        let name = Value::from(subscription.name.as_str());
-        let prefix = format!(r#"{{"type":"event","subscription":{name},"#);
+        let prefix = subscription.event_prefix();
         let mut written = self.feed_run(&prefix, subscription, run).await?;
         while written < MAX_WRITE_BYTES
             && let Some(run) = subscription.following.next_in_memory()
@@ -565,8 +468,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         run: &Run,
     ) -> Result<usize, SessionEnd> {
         let mut size_bytes = 0;
-        subscription.following.tell_events(run);
-        let rests = rests(subscription.following.reader(), run);
+        let rests = subscription.event_rests(run, Carrier::Whole);
         polls::rest().await; // Writing them may have been a lot of work.
         for rest in rests {
             let text = format!("{prefix}{}", String::from_utf8_lossy(&rest));
@@ -578,7 +480,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     async fn send(&mut self, message: Map<String, Value>) -> Result<(), SessionEnd> {
-        self.feed(Message::text(Value::Object(message).to_string())).await?;
+        self.send_text(Value::Object(message).to_string()).await
+    }
+
+    async fn send_text(&mut self, message: String) -> Result<(), SessionEnd> {
+        self.feed(Message::text(message)).await?;
         self.flush().await
     }
 
@@ -587,13 +493,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.unsent_bytes += message.len();
         let feed = self.socket.feed(message);
         let feed = self.share.waiting_with(self.unsent_bytes, feed);
-        beside(feed, &mut self.waiting, &mut self.ready, &self.share).await
+        Ok(self.subscriptions.beside(feed).await.map_err(|_| SessionEnd::no_room())??)
     }
 
     /// Writes the messages that were fed.
     async fn flush(&mut self) -> Result<(), SessionEnd> {
         let flush = self.share.waiting_with(self.unsent_bytes, self.socket.flush());
-        beside(flush, &mut self.waiting, &mut self.ready, &self.share).await?;
+        self.subscriptions.beside(flush).await.map_err(|_| SessionEnd::no_room())??;
         self.unsent_bytes = 0;
         Ok(())
     }
@@ -628,15 +534,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Ok::<_, tungstenite::Error>(())
         };
         let _gone_or_closed = tokio::time::timeout(CLOSE_WAIT, closing).await;
-    }
-
-    /// Drops the subscriptions one by one, with pauses: hundreds of them may each hold much memory.
-    async fn let_go(&mut self) {
-        self.names.values().for_each(AbortHandle::abort);
-        while self.waiting.next().await.is_some() {}
-        while self.ready.pop_front().is_some() {
-            polls::rest().await;
-        }
     }
 }
 

@@ -25,12 +25,13 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::keeping::KeepAnswer;
-use super::reference::{Reference, name};
-use super::subscription::message;
+use super::reference::Reference;
 use crate::consumers::{LeaseId, Leased};
 use crate::edge::mounting::EdgeConsumers;
 use crate::edge::permit::Permit;
 use crate::edge::status;
+use crate::edge::subscriptions::asked::name;
+use crate::edge::subscriptions::subscription::message;
 use crate::edge::work::answers;
 use crate::edge::work::asking::PermittedQueue;
 use crate::edge::work::requests::{ExtendJson, NackJson, SettleJson};

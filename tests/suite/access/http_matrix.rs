@@ -38,6 +38,10 @@ fn operation(method: &str, path: &str) -> Operation {
         ("post", "/v1/publish") => {
             (Needs(Publish), "", json!({"topics": [SECRET], "event": {}}), 201)
         }
+        ("post", "/v1/follow") => {
+            let asked = json!({"subscription": "s", "topic": SECRET, "from": "earliest"});
+            (Inside, "", json!({"subscriptions": [asked]}), 200)
+        }
         ("get", "/v1/ws") => (Inside, "", Value::Null, 426),
         ("get", "/v1/topics") => (Lists, "", Value::Null, 200),
         ("get", "/v1/topics/{topic}") => (Needs(Subscribe), "", Value::Null, 200),

@@ -46,6 +46,10 @@ fn http_rule(method: &str, path: &str) -> (Rule, &'static str, Value) {
         ("post", "/v1/publish") => {
             (Needs(Publish), "", json!({"topics": ["secret.two", SECRET], "event": {}}))
         }
+        ("post", "/v1/follow") => {
+            let asked = json!({"subscription": "s", "topic": SECRET, "from": "earliest"});
+            (Inside, "", json!({"subscriptions": [asked]}))
+        }
         ("get", "/v1/ws") => (Inside, "", Value::Null),
         ("get", "/v1/topics") => (Lists, "", Value::Null),
         ("get", "/v1/topics/{topic}") => (Needs(Subscribe), "", Value::Null),

@@ -45,6 +45,8 @@ pub(super) async fn cycle(
             Way::Sse => sse(address, &mut cycle, false).await,
             Way::SseHttp2 => sse(address, &mut cycle, true).await,
             Way::WebSocket => websocket(address, &mut cycle).await,
+            Way::Follow => follow(address, &mut cycle).await,
+            Way::FollowPolls => follow_polls(address, &mut cycle).await,
             Way::Page => pages(address, &mut cycle, false).await,
             Way::PageHttp2 => pages(address, &mut cycle, true).await,
             Way::GrpcSubscribe => subscribe(address, &mut cycle).await,
@@ -125,6 +127,33 @@ impl Cycle {
         self.gaps.push(ToldGap { topic, earliest: gap.earliest, reason: gap.reason.clone() });
     }
 
+    /// Returns the selection as a subscription that continues after the last cursor.
+    fn subscription(&self) -> Value {
+        let from = self.last.clone().unwrap_or("earliest".to_owned());
+        let mut asked = json!({"subscription": "s", "from": from});
+        match self.scope.is_of_many {
+            true => asked["topics"] = json!(self.scope.topics),
+            false => asked["topic"] = json!(self.scope.topics[0]),
+        }
+        if let Some(event_type) = self.scope.event_type {
+            asked["filter"] = json!({"types": [event_type]});
+        }
+        asked
+    }
+
+    /// Takes a message of a subscription. Returns whether the subscription goes on.
+    fn take_message(&mut self, message: &Value) -> bool {
+        match message["type"].as_str().unwrap() {
+            "event" => self.take_json(&message["event"]),
+            "gap" => self.take_gap_json(&message["gap"]),
+            "hello" | "subscribed" | "caught_up" | "cursor" => {}
+            "ended" | "stopping" => return false,
+            other => panic!("{other}: {message}"),
+        }
+        self.last = message["cursor"].as_str().map(str::to_owned).or(self.last.take());
+        true
+    }
+
     fn filter(&self) -> Option<Filter> {
         let of =
             |event_type: &str| Filter { types: vec![event_type.to_owned()], ..Filter::default() };
@@ -181,15 +210,8 @@ async fn websocket(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
     let stream = TcpStream::connect(address).await.ok()?;
     let connecting = tokio_tungstenite::client_async(request, stream);
     let (mut socket, _) = tokio::time::timeout(PATIENCE, connecting).await.ok()?.ok()?;
-    let from = cycle.last.clone().unwrap_or("earliest".to_owned());
-    let mut message = json!({"type": "subscribe", "subscription": "s", "from": from});
-    match cycle.scope.is_of_many {
-        true => message["topics"] = json!(cycle.scope.topics),
-        false => message["topic"] = json!(cycle.scope.topics[0]),
-    }
-    if let Some(event_type) = cycle.scope.event_type {
-        message["filter"] = json!({"types": [event_type]});
-    }
+    let mut message = cycle.subscription();
+    message["type"] = json!("subscribe");
     socket.send(Message::text(message.to_string())).await.ok()?;
     let mut silence = Silence::new();
     while !cycle.is_full() {
@@ -202,14 +224,66 @@ async fn websocket(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
             _ => return Some(false),
         };
         let message: Value = serde_json::from_str(&text).unwrap();
-        match message["type"].as_str().unwrap() {
-            "event" => cycle.take_json(&message["event"]),
-            "gap" => cycle.take_gap_json(&message["gap"]),
-            "subscribed" | "caught_up" | "cursor" => {}
-            "ended" => return Some(false),
-            other => panic!("{other}: {message}"),
+        if !cycle.take_message(&message) {
+            return Some(false);
         }
-        cycle.last = message["cursor"].as_str().map(str::to_owned).or(cycle.last.take());
+    }
+    Some(true)
+}
+
+async fn follow(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
+    let asked = json!({"subscriptions": [cycle.subscription()]});
+    let opening = Sse::open_with(to(address, "POST", "/v1/follow"), asked.to_string());
+    let mut stream = tokio::time::timeout(PATIENCE, opening).await.ok()?.ok()?;
+    if stream.status == 503 {
+        return None;
+    }
+    assert_eq!(stream.status, 200, "{asked}");
+    let mut silence = Silence::new();
+    while !cycle.is_full() {
+        let Some(frame) = silence.hear(cycle, stream.next()).await else {
+            return Some(true);
+        };
+        let Some(frame) = frame else { return Some(false) };
+        if frame.data.is_some() && !cycle.take_message(&frame.json()) {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
+async fn follow_polls(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let mut has_answered = false;
+    while !cycle.is_full() {
+        let asked = json!({"subscriptions": [cycle.subscription()]}).to_string();
+        let request = to(address, "POST", "/v1/follow?wait=300ms");
+        let request = request.header("accept", "application/json");
+        let polled = async {
+            let answer = client.request(request.body(asked.into()).unwrap()).await.ok()?;
+            let status = answer.status();
+            let body = answer.into_body().collect().await.ok()?.to_bytes();
+            Some((status, body))
+        };
+        let Some((status, body)) = tokio::time::timeout(PATIENCE, polled).await.ok().flatten()
+        else {
+            return has_answered.then_some(false);
+        };
+        has_answered = true;
+        if status == 503 {
+            return Some(false);
+        }
+        assert_eq!(status, 200, "{body:?}");
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        let before = cycle.count();
+        for message in answer["messages"].as_array().unwrap() {
+            if !cycle.take_message(message) {
+                return Some(false);
+            }
+        }
+        if cycle.count() == before {
+            return Some(true);
+        }
     }
     Some(true)
 }

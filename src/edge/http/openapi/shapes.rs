@@ -431,15 +431,19 @@ pub(super) fn filter() -> Object {
     )
 }
 
-fn subscription(limits: &Limits<'_>) -> Object {
-    let _the_same_for_all = limits;
-    let who = closed(
+/// Returns the shape of the member that reads.
+pub(super) fn reading_member() -> Object {
+    closed(
         "The member that reads.",
         [
             optional(field("id", text_up_to(255), "The member's id, as in the query.")),
             optional(info("Information about the member for the others, at most 1 KiB.")),
         ],
-    );
+    )
+}
+
+fn subscription(limits: &Limits<'_>) -> Object {
+    let _the_same_for_all = limits;
     let (name, topics, _) = texts("topics", "Topics and patterns of their names.");
     closed(
         "The topics of a reader of many, and the other parameters of the query.",
@@ -453,7 +457,7 @@ fn subscription(limits: &Limits<'_>) -> Object {
             optional(field("owner", text(), "As in the query.")),
             optional(field("counts", boolean(), "As in the query.")),
             optional(field("marks_after", text(), "As in the query.")),
-            ("member", Schema::from(who).into(), false),
+            ("member", Schema::from(reading_member()).into(), false),
             optional(field("strict", boolean(), "As in the query; one of the two is enough.")),
         ],
     )

@@ -1,0 +1,329 @@
+// The connection: one state machine that picks a transport, comes back after each end, and climbs
+// back to the best transport. All subscriptions go over one line, each from its cursor.
+
+import { move } from "./subscription.js";
+import { backoff, Problem, transports } from "./transports.js";
+
+/** The time for the first message: some proxies open lines that carry nothing. */
+const OPEN_MS = 10_000;
+/** The time for a sign of life when a line is in doubt. */
+const DOUBT_MS = 3_000;
+/** Deadlines move no more often: a timer for each event would be too much. */
+const MOVE_MS = 1_000;
+/** A line that lasted so long is good. */
+const GOOD_MS = 10_000;
+const PROBE_MS = 60_000;
+/** The time for which two lines bring messages, when one follows the other. */
+const OVERLAP_MS = 1_000;
+/** The pause of a broker that stops or has no room. */
+const STOPPING_MS = 2_000;
+/** A transport that failed so often, one time after the other, is left. */
+const STRIKES = 3;
+/** Subscriptions that change within this time change the stream once. */
+const CHANGE_MS = 10;
+
+export const stateOf = (state, reason = "", attempt = 0, nextTryAt = null, transport = null) =>
+  Object.freeze({ state, reason, attempt, nextTryAt, transport });
+
+/** Opens a line: a transport with deadlines. It is up with its first message, and ends once. */
+function openLine(io, http, on, open) {
+  let timer;
+  let heardAt = io.now();
+  let movedAt = 0;
+  let hasAsked;
+  let heartbeatMs = 15_000;
+
+  const wait = (ms, run) => {
+    io.clearTimeout(timer);
+    timer = io.setTimeout(run, ms);
+  };
+  const ask = (ms) => {
+    hasAsked = true;
+    wait(ms, () => line.end({ why: "silent" }));
+    line.transport.ping?.();
+  };
+  const heard = () => {
+    heardAt = io.now();
+    // The deadline is set while the network speaks: browsers delay other timers of hidden tabs.
+    if (line.isUp && !line.isOver && (hasAsked || Math.abs(heardAt - movedAt) > MOVE_MS)) {
+      movedAt = heardAt;
+      hasAsked = false;
+      wait(heartbeatMs, () => ask(heartbeatMs / 2));
+    }
+  };
+  const message = (told, size) => {
+    heartbeatMs = told.heartbeat_ms ?? heartbeatMs;
+    const isFirst = !line.isUp && !line.isOver;
+    line.isUp ||= isFirst;
+    heard();
+    isFirst && on.up(line);
+    line.isOver || on.message(line, told, size);
+  };
+
+  const line = {
+    /** Looks at the clock, since timers stand still while a page sleeps. */
+    check(isDoubtful) {
+      const isSilent = Math.abs(io.now() - heardAt) > 1.5 * heartbeatMs;
+      line.isUp && !hasAsked && (isDoubtful || isSilent) && ask(DOUBT_MS);
+    },
+    /** Ends the line. `end` says why; without it nobody is told. */
+    end(end) {
+      if (!line.isOver) {
+        line.isOver = true;
+        io.clearTimeout(timer);
+        line.transport?.close();
+        end && on.down(line, end);
+      }
+    },
+  };
+  http.renew().then(
+    () => {
+      if (!line.isOver) {
+        wait(OPEN_MS, () => line.end({ why: "nothing came" }));
+        line.transport = open({ message, heard, down: line.end });
+      }
+    },
+    (error) => line.end({ problem: new Problem({ detail: `no token: ${error.message}` }) }),
+  );
+  return line;
+}
+
+/** Connects. `on` is told `message` and, with each change of the state, `status`. */
+export function connection(io, http, names, on) {
+  /** The messages that ask for the subscriptions, each from its present cursor. */
+  const asks = new Map();
+  /** The number of changes of the subscriptions. */
+  let version = 0;
+  let line;
+  let beside;
+  /** The present transport by its place in the list, and those that were good. */
+  let level = 0;
+  const good = new Set();
+  let strikes = 0;
+  const pauses = backoff(io);
+  let hasRenewed;
+  let wasUp;
+  /** The time before which the broker does not want the client back. */
+  let notBefore = 0;
+  let isStopped;
+  const timers = {};
+
+  /** Sets the timer of this name; without a time, ends it. */
+  const after = (name, ms, run) => {
+    io.clearTimeout(timers[name]);
+    timers[name] = ms === undefined ? 0 : io.setTimeout(run, ms);
+  };
+
+  const tell = (state, reason, nextTryAt) => {
+    const transport = line?.isUp ? names[level] : null;
+    self.status = stateOf(state, reason, pauses.tries, nextTryAt, transport);
+    on.status(self.status);
+  };
+
+  const tellTrying = (reason, nextTryAt) =>
+    tell(io.isOnline() ? (wasUp ? "reconnecting" : "connecting") : "offline", reason, nextTryAt);
+
+  const leaveBeside = () => {
+    beside?.end();
+    beside = undefined;
+    after("overlap");
+  };
+
+  const end = () => {
+    Object.keys(timers).forEach((name) => after(name));
+    leaveBeside();
+    line?.end();
+    line = undefined;
+  };
+
+  const stop = (state, reason) => {
+    end();
+    isStopped = true;
+    tell(state, reason);
+  };
+
+  const connect = () => {
+    end();
+    isStopped = false;
+    line = open(level);
+    tellTrying(self.status?.reason);
+  };
+
+  const open = (at) => {
+    const opened = openLine(io, http, { up, message: take, down }, (told) => {
+      opened.version = version;
+      return transports[names[at]](io, http, () => [...asks.values()], told);
+    });
+    return Object.assign(opened, { level: at });
+  };
+
+  const up = (it) => {
+    asks.forEach((ask) => it.transport.subscribe?.(ask));
+    it === beside ? after("overlap", OVERLAP_MS, change) : lead(it);
+  };
+
+  const change = () => {
+    const next = beside;
+    beside = undefined;
+    after("overlap");
+    line.end();
+    strikes = 0;
+    lead(next);
+  };
+
+  /** Everything goes over this line from now on. */
+  const lead = (it) => {
+    line = it;
+    level = it.level;
+    wasUp = true;
+    after("good", GOOD_MS, () => {
+      it.isGood = true;
+      pauses.tries = strikes = 0;
+      hasRenewed = false;
+      good.add(it.level);
+    });
+    after("probe", level > 0 ? PROBE_MS : undefined, () => probe(0));
+    // Another line, with another token, is there before the permission of this one is over.
+    const life = Math.max((http.claims.exp * 1000 - io.now()) * 0.8, PROBE_MS);
+    after("token", life < 2 ** 31 ? life : undefined, () => probe(level));
+    it.version === version || reopen();
+    tell(it.transport.isPolling ? "polling" : "connected");
+  };
+
+  /** Opens a line of this level beside the present one; failing that, of the next levels. */
+  const probe = (at) => {
+    leaveBeside();
+    after("probe", level > 0 ? PROBE_MS : undefined, () => probe(0));
+    beside = line?.isUp ? open(at) : undefined;
+  };
+
+  /** Opens a line again that cannot be told of new subscriptions. */
+  const reopen = () =>
+    line?.isUp && !line.transport.subscribe && after("change", CHANGE_MS, () => probe(level));
+
+  /** Takes a message. Two lines may bring the same event: the first one counts. */
+  const take = (from, message, size) => {
+    const { type, subscription } = message;
+    const ask = asks.get(subscription);
+    const isTwofold = beside?.isUp;
+    if (!ask || (type === "ephemeral" && from !== line) || !move(ask, message, isTwofold)) {
+      return;
+    }
+    const isEnd = type === "ended" || type === "error";
+    isEnd && asks.delete(subscription);
+    on.message(isEnd ? { ...message, type: "ended" } : message, size);
+  };
+
+  const down = (it, why) => {
+    if (it === beside) {
+      leaveBeside();
+      if (it.level < level) {
+        return it.level + 1 < level && probe(it.level + 1);
+      }
+      // Without its successor the line does not carry all subscriptions.
+    } else if (beside?.isUp) {
+      return change();
+    }
+    end();
+    failed(it, why);
+  };
+
+  const failed = (it, { why, code, retryAfterMs, problem, status = problem?.status }) => {
+    const reason = problem?.message ?? why;
+    if (status === 401 || status === 403 || code === 4001) {
+      if (problem || hasRenewed || !http.hasToken) {
+        return stop("denied", reason);
+      }
+      hasRenewed = true;
+    } else if ([1002, 1007, 1008, 1009].includes(code) || (code >= 4000 && code < 4100)) {
+      return stop("closed", reason); // The broker forbids to come back.
+    } else if (strike(it, status, code)) {
+      return connect();
+    }
+    const hintMs = retryAfterMs ?? (code === 1013 || code === 4109 ? STOPPING_MS : 0);
+    const leastMs = problem?.retryAfterMs ?? hintMs * (0.5 + io.random());
+    const pause = pauses.next(leastMs);
+    notBefore = io.now() + leastMs;
+    after("pause", pause, connect);
+    tellTrying(reason, io.now() + pause);
+  };
+
+  /** Counts a failure of a transport. Returns whether the next one is to be tried at once. */
+  const strike = ({ level: at, isUp, isGood }, status, code) => {
+    if (!isUp && (status === 0 || status === 429 || status >= 500)) {
+      // The broker is away, and no other transport would reach it.
+      level = good.size > 0 ? Math.min(...good) : 0;
+    } else if (!isGood && !(code >= 1000 && code !== 1006)) {
+      strikes += isUp || good.has(at) ? 1 : STRIKES;
+      if (strikes >= STRIKES) {
+        strikes = 0;
+        good.delete(at);
+        level = (at + 1) % names.length;
+        return level > 0 && !isUp;
+      }
+    }
+  };
+
+  const tellLines = (tellLine) => {
+    version++;
+    [line, beside].forEach((it) => it?.isUp && tellLine(it.transport));
+    reopen();
+  };
+
+  const self = {
+    subscribe(ask) {
+      asks.set(ask.subscription, { ...ask });
+      tellLines((transport) => transport.subscribe?.(ask));
+    },
+
+    unsubscribe(subscription) {
+      asks.delete(subscription);
+      tellLines((transport) => transport.unsubscribe?.(subscription));
+    },
+
+    /** Ends the subscriptions of a tab. */
+    forget(tab) {
+      [...asks.keys()].filter((name) => name.startsWith(tab)).forEach(self.unsubscribe);
+    },
+
+    async publish(message) {
+      const { isUp, transport } = line ?? {};
+      if (!isUp) {
+        throw new Problem({ detail: "there is no connection" });
+      }
+      if (transport.request) {
+        return transport.request({ type: "publish", ...message });
+      }
+      const { ephemeral, topics, event } = message;
+      if (!ephemeral) {
+        return http.send("POST", "v1/publish", message);
+      }
+      const { type = "", key = "", data } = event;
+      const query = new URLSearchParams({ type, key, ephemeral });
+      return http.send("POST", `v1/topics/${encodeURIComponent(topics[0])}/events?${query}`, data);
+    },
+
+    /** Looks at the line, or comes back, unless the broker forbids it and nobody forces it. */
+    wake(isForced, isOtherNetwork) {
+      if (line) {
+        line.check(isOtherNetwork);
+        isOtherNetwork && level > 0 && probe(0);
+      } else if (isForced || (!isStopped && io.now() >= notBefore)) {
+        level = isOtherNetwork ? 0 : level;
+        connect();
+      }
+    },
+
+    /** Ends the line for as long as the page sleeps. */
+    suspend() {
+      end();
+      tellTrying("the page sleeps");
+    },
+
+    close: () => stop("closed", "closed by the page"),
+  };
+  tellTrying();
+  // What is subscribed to in the first task goes with the first request.
+  after("pause", 0, connect);
+  return self;
+}

@@ -1,0 +1,145 @@
+// Leftoff in JavaScript: reading, publishing and the state of the connection. README.md shows how it
+// is used, and leftoff.d.ts says what everything means.
+
+import { connection, stateOf } from "./connection.js";
+import { outbox } from "./outbox.js";
+import { keyed, subscription } from "./subscription.js";
+import { tabs } from "./tabs.js";
+import { Problem, requests } from "./transports.js";
+
+export { Problem };
+
+/** What the client uses of the world around it. A test, or another runtime, gives parts of its own. */
+function environment(own) {
+  const all = globalThis;
+  return {
+    now: Date.now,
+    random: Math.random,
+    setTimeout: (run, ms) => all.setTimeout(run, ms),
+    clearTimeout: (timer) => all.clearTimeout(timer),
+    fetch: (url, options) => all.fetch(url, options),
+    WebSocket: all.WebSocket,
+    BroadcastChannel: all.BroadcastChannel,
+    locks: all.navigator?.locks,
+    storage: () => all.localStorage, // A page may be forbidden to look at it.
+    indexedDB: all.indexedDB,
+    window: all,
+    document: all.document,
+    isOnline: () => all.navigator?.onLine !== false,
+    report: (error) => (all.reportError ?? console.error)(error),
+    newId: () => crypto.getRandomValues(new Uint32Array(4)).join("-"),
+    ...own,
+  };
+}
+
+/** Returns what keeps cursors: `get` and `set`, which may return promises. */
+function placesOf(io, storage = "memory") {
+  const done = (request) =>
+    new Promise((resolve, reject) => {
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
+    });
+  let opened;
+  const cursors = async (mode) => {
+    if (!opened) {
+      const opening = io.indexedDB.open("leftoff");
+      opening.onupgradeneeded = () => opening.result.createObjectStore("cursors");
+      opened = done(opening);
+    }
+    return (await opened).transaction("cursors", mode).objectStore("cursors");
+  };
+  const kinds = {
+    memory: { get() {}, set() {} },
+    local: {
+      get: (name) => io.storage().getItem(name),
+      set: (name, cursor) => io.storage().setItem(name, cursor),
+    },
+    indexed: {
+      get: async (name) => done((await cursors("readonly")).get(name)),
+      set: async (name, cursor) => done((await cursors("readwrite")).put(cursor, name)),
+    },
+  };
+  return kinds[storage] ?? storage;
+}
+
+/** Connects to a broker. */
+export function connect(options = {}) {
+  const io = environment(options.io);
+  const { token, transports = ["websocket", "sse", "poll"], shared = Boolean(io.document) } = options;
+  // The broker serves this file as `web/leftoff.js`, wherever it is mounted.
+  const url = new URL(options.url ?? new URL("..", import.meta.url), io.document?.baseURI);
+  const base = url.href.replace(/\/*$/, "/");
+  const http = requests(io, base, token);
+  const places = placesOf(io, options.storage);
+  const subscriptions = new Set();
+  const page = new AbortController();
+  let last = 0;
+
+  const self = Object.assign(new EventTarget(), {
+    io,
+    onstate: null,
+    connection: stateOf("connecting"),
+
+    subscribe(topics, options = {}, handlers) {
+      const { name = JSON.stringify([topics, options.filter, options.consumer]), storage } = options;
+      const own = {
+        io,
+        link,
+        name: ++last,
+        key: `leftoff ${base} ${name}`,
+        kept: storage ? placesOf(io, storage) : places,
+        onClose: (closed) => subscriptions.delete(closed),
+      };
+      const opened = subscription(own, topics, options, handlers);
+      subscriptions.add(opened);
+      return opened;
+    },
+
+    state: (topic, options, handlers) => keyed(self, topic, options, handlers),
+    publish: (topics, event) => out.publish(topics, event),
+    request: (method, path, body) => http.send(method, path, body),
+    retryNow: () => page.signal.aborted || link.wake(true),
+
+    close() {
+      page.abort();
+      subscriptions.forEach((it) => it.close());
+      out.close();
+      link.close();
+    },
+  });
+
+  const on = {
+    message: (message, size) => subscriptions.forEach((it) => it.take(message, size)),
+    reset: () => subscriptions.forEach((it) => it.ask()),
+    status(status) {
+      if (JSON.stringify(status) === JSON.stringify(self.connection)) {
+        return;
+      }
+      self.connection = status;
+      self.onstate?.(status);
+      self.dispatchEvent(Object.assign(new Event("state"), { detail: status }));
+      out.send();
+    },
+  };
+  const out = outbox(io, base, options.outbox, {
+    publish: async (message) => link.publish(message),
+    isUp: () => self.connection.transport !== null,
+  });
+  const open = (told) => connection(io, http, transports, told);
+  const isShared = shared && io.locks && io.BroadcastChannel;
+  const link = isShared ? tabs(io, http, shared, open, on) : open(on);
+
+  // What the page and the network tell: timers of a page that sleeps tell nothing.
+  const listen = (target, type, run) =>
+    target?.addEventListener?.(type, run, { signal: page.signal });
+  const { window, document } = io;
+  for (const type of ["online", "offline"]) {
+    listen(window, type, () => link.wake(false, true));
+  }
+  listen(document, "visibilitychange", () => document.visibilityState === "visible" && link.wake());
+  for (const [target, sleep, wake] of [[window, "pagehide", "pageshow"], [document, "freeze", "resume"]]) {
+    listen(target, sleep, () => link.suspend());
+    listen(target, wake, () => link.wake(true));
+  }
+  return self;
+}

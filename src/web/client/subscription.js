@@ -1,0 +1,279 @@
+// Subscriptions: their cursors, their handlers, one event after the other, and their way back.
+
+import { backoff, orMissing, Problem } from "./transports.js";
+
+/** What may wait for handlers. Beyond it the broker keeps the rest until it is asked again. */
+const MAX_WAITING = 1_000;
+const MAX_WAITING_SIZE = 1 << 20;
+
+const CURSOR = /^(@?)(\d+)(?:~\d+)?-(.+)$/;
+
+/** Whether a cursor is not after another one. Two epochs or kinds cannot be compared. */
+function isOld(cursor, other) {
+  const [, kind, place, epoch] = CURSOR.exec(cursor) ?? [];
+  const [, otherKind, otherPlace, otherEpoch] = CURSOR.exec(other) ?? [];
+  return epoch && kind === otherKind && epoch === otherEpoch && Number(place) <= Number(otherPlace);
+}
+
+/** Moves `ask.from` with a message. Returns false if it has come before; a gap may, from two lines. */
+export function move(ask, { type, cursor, revision }, isTwofold) {
+  const isKnown = isOld(cursor, ask.from);
+  if (isKnown && (type === "event" || type === "cursor" || (type === "gap" && isTwofold))) {
+    return false;
+  }
+  // The place of a word such as "latest" is known from here on.
+  if (cursor && (type === "subscribed" ? !CURSOR.test(ask.from) : !isKnown || type === "gap")) {
+    ask.from = cursor;
+  }
+  if (type === "marked") {
+    ask.marks_after = revision;
+  }
+  return true;
+}
+
+/** Spells names as the broker does: `onGap` becomes `on_gap`. */
+export function spelled(fields) {
+  const spell = (name) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  return Object.fromEntries(Object.entries(fields).map(([name, value]) => [spell(name), value]));
+}
+
+/** Follows topics. `own` has what the client lends: `io`, `link`, `name`, `kept` and `onClose`. */
+export function subscription(own, topics, { name, storage, filter, ...options }, handlers) {
+  const { io, link, kept } = own;
+  const pauses = backoff(io);
+  const isOne = typeof topics === "string" && !/[*>]/.test(topics);
+  /** What asks for the subscription, from the newest message, handled or not. */
+  const ask = {
+    ...spelled(options),
+    ...(isOne ? { topic: topics } : { topics: [topics].flat() }),
+    filter: filter && spelled(filter),
+  };
+  /** Its name on the wire, another one each time: what comes under an earlier one is dropped. */
+  let id;
+  let asked = 0;
+  let waiting = [];
+  let waitingSize = 0;
+  let isReady;
+  let isHandling;
+  let isPaused;
+  let timer;
+  /** Hands a message to the iterator. */
+  let hand;
+  let unwritten;
+  let isWriting;
+
+  const leave = () => {
+    id && link.unsubscribe(id);
+    id = undefined;
+  };
+
+  /** Keeps the cursor, one write after the other. */
+  const keep = async () => {
+    unwritten = self.cursor;
+    while (unwritten && !isWriting) {
+      const cursor = unwritten;
+      unwritten = undefined;
+      isWriting = true;
+      try {
+        await kept.set(own.key, cursor);
+      } catch (error) {
+        io.report(error);
+      }
+      isWriting = false;
+    }
+  };
+
+  const tell = (message) => {
+    const { type, event, gap, error } = message;
+    const { caughtUp: caught_up, ephemeral = handlers.event, ...others } = handlers;
+    const value = type === "ended" ? new Problem(error) : (event ?? gap ?? message);
+    return { ...others, caught_up, ephemeral }[type]?.call(handlers, value, message);
+  };
+
+  const handle = async () => {
+    if (isHandling || !(handlers || hand)) {
+      return;
+    }
+    isHandling = true;
+    while (waiting.length > 0 && !self.isClosed) {
+      const [message, size] = waiting.shift();
+      const { type, cursor = self.cursor } = message;
+      try {
+        const handled = hand ? hand(message) : tell(message);
+        handled?.then && (await handled);
+      } catch (error) {
+        io.report(error);
+      }
+      waitingSize -= size;
+      if (cursor !== self.cursor && !self.isClosed && !(type === "subscribed" && self.cursor)) {
+        self.cursor = cursor;
+        keep();
+      }
+      type === "ended" && self.close();
+    }
+    isHandling = false;
+    if (isPaused) {
+      isPaused = false;
+      self.ask();
+    }
+  };
+
+  const self = {
+    cursor: undefined,
+    isClosed: false,
+
+    ask() {
+      if (isReady && !self.isClosed && !isPaused) {
+        leave();
+        id = `${own.name}.${++asked}`;
+        link.subscribe({ ...ask, subscription: id });
+      }
+    },
+
+    /** Takes a message, if it is for this subscription and has not come before. */
+    take(message, size) {
+      if (message.subscription !== id || !move(ask, message)) {
+        return;
+      }
+      const problem = message.type === "ended" && new Problem(message.error);
+      if (problem.isTemporary) {
+        id = undefined;
+        timer = io.setTimeout(self.ask, pauses.next(problem.retryAfterMs));
+        return;
+      }
+      pauses.tries = 0;
+      waiting.push([message, size]);
+      waitingSize += size;
+      if (waiting.length > MAX_WAITING || waitingSize > MAX_WAITING_SIZE) {
+        isPaused = true;
+        leave();
+      }
+      handle();
+    },
+
+    close() {
+      if (!self.isClosed) {
+        self.isClosed = true;
+        io.clearTimeout(timer);
+        leave();
+        waiting = [];
+        hand?.();
+        own.onClose(self);
+      }
+    },
+
+    /** Iterates over all messages. One is handled when the next one is asked for. */
+    async *[Symbol.asyncIterator]() {
+      let offer;
+      let deliver;
+      hand = (message) =>
+        new Promise((done) => {
+          offer = message && { message, done };
+          deliver?.();
+        });
+      handle();
+      try {
+        while (!self.isClosed) {
+          const { message, done } = offer ?? {};
+          offer = undefined;
+          if (message) {
+            yield message;
+            done();
+          } else {
+            await new Promise((done) => (deliver = done));
+          }
+        }
+      } finally {
+        self.close();
+      }
+    },
+  };
+
+  (async () => kept.get(own.key))()
+    .catch(io.report)
+    .then((cursor) => {
+      self.cursor = cursor ?? undefined;
+      ask.from = cursor ?? ask.from;
+      isReady = true;
+      self.ask();
+    });
+  return self;
+}
+
+/** Keeps a map of the latest event of each key of a topic. */
+export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
+  const { io } = client;
+  let settle;
+  let following;
+  /** The number of loads: what an earlier one brings is dropped. */
+  let load = 0;
+
+  const pages = async () => {
+    const map = new Map();
+    for (let page_token = ""; ; ) {
+      const query = new URLSearchParams({ limit: 500, key_prefix: keyPrefix, page_token });
+      const asked = client.request("GET", `v1/topics/${encodeURIComponent(topic)}/state?${query}`);
+      const page = await asked.catch(orMissing({ events: [], cursor: "earliest" }));
+      page.events.forEach((event) => map.set(event.key, event));
+      page_token = page.next_page_token;
+      if (!page_token) {
+        return { map, from: page.cursor };
+      }
+    }
+  };
+
+  const follow = ({ map, from }) => {
+    self.map = map;
+    const filter = keyPrefix ? { keyPrefixes: [keyPrefix] } : undefined;
+    following = client.subscribe(topic, { from, filter, storage: "memory" }, {
+      event(event) {
+        const { key } = event;
+        const isDeletion = event.data === undefined && event.data_base64 === undefined;
+        if (key) {
+          isDeletion ? map.delete(key) : map.set(key, event);
+          return handlers.changed?.(key, isDeletion ? undefined : event, map);
+        }
+      },
+      gap: loadAll,
+      ended: stop,
+    });
+    settle.resolve(map);
+    handlers.changed?.(undefined, undefined, map);
+  };
+
+  /** Loads the state, and follows the topic from exactly there. */
+  const loadAll = async () => {
+    const mine = ++load;
+    const pauses = backoff(io);
+    following?.close();
+    while (mine === load) {
+      try {
+        const loaded = await pages();
+        return mine === load && follow(loaded);
+      } catch (problem) {
+        if (!problem.isTemporary) {
+          return stop(problem);
+        }
+        await new Promise((done) => io.setTimeout(done, pauses.next(problem.retryAfterMs)));
+      }
+    }
+  };
+
+  const stop = (problem) => {
+    settle.reject(problem);
+    self.close();
+    handlers.ended?.(problem);
+  };
+
+  const self = {
+    map: new Map(),
+    ready: new Promise((resolve, reject) => (settle = { resolve, reject })),
+    close() {
+      load++;
+      following?.close();
+    },
+  };
+  self.ready.catch(() => {});
+  loadAll();
+  return self;
+}

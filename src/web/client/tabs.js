@@ -1,0 +1,224 @@
+// Tabs: one connection for all tabs of an origin. The tab that holds a lock leads: it has the
+// connection, and the others call it over channels. Each keeps its own cursors, so that another one
+// can lead at any time.
+
+import { stateOf } from "./connection.js";
+import { Problem } from "./transports.js";
+
+/** The time between two questions to the leader; longer while nobody looks. */
+const ASK_MS = 400;
+const HIDDEN_ASK_MS = 5_000;
+/** A leader that leaves so many questions without an answer is frozen, and loses its place. */
+const MOST_UNANSWERED = 3;
+
+/** Joins the tabs. `on` is told what a connection tells, and `reset` by another leader. */
+export function tabs(io, http, group, open, on) {
+  let id;
+  let name;
+  /** Who leads, and the number of the lead: one with a lower number has been replaced. */
+  let leader;
+  let term = 0;
+  /** The connection, if this tab leads. */
+  let connection;
+  const followers = new Set();
+  const channels = new Map();
+  /** The calls that the leader has not answered. */
+  const calls = new Map();
+  let lastCall = 0;
+  let unanswered = 0;
+  let timer;
+  /** Gives locks back, and requests for them. */
+  let releases = [];
+  let isSleeping;
+  /** Rises when the tab joins the group or leaves it. */
+  let stay = 0;
+
+  /** Joins the tabs of the same person, as far as the token says who that is. */
+  const join = async () => {
+    const mine = ++stay;
+    isSleeping = false;
+    // Another name each time: a frozen tab may wait for the lock of the former one.
+    id = io.newId();
+    try {
+      await http.renew();
+    } catch {
+      timer = io.setTimeout(join, HIDDEN_ASK_MS);
+      return;
+    }
+    if (mine === stay) {
+      const { iss, sub } = http.claims;
+      name = JSON.stringify(["leftoff", http.base, group, iss, sub]);
+      to("").onmessage = to(id).onmessage = ({ data }) => hear(data);
+      // The lock of a tab tells the leader that the tab is there.
+      hold(id, {}, () => {
+        stand();
+        ask();
+      });
+    }
+  };
+
+  /** Holds a lock until the tab leaves. */
+  const hold = (lock, options, run) => {
+    const mine = stay;
+    const abort = new AbortController();
+    const held = () =>
+      new Promise((release) => {
+        releases.push(release);
+        mine === stay ? run() : release();
+      });
+    const { signal } = options.steal ? {} : abort;
+    releases.push(() => abort.abort());
+    io.locks.request(name + lock, { ...options, signal }, held).catch((error) => {
+      if (mine === stay && error.name === "AbortError") {
+        // Another tab has taken the lead: this one was frozen or busy.
+        self.suspend();
+        join();
+      } else if (mine === stay) {
+        lead(); // Locks are forbidden here, as in some frames.
+      }
+    });
+  };
+
+  const stand = (options = {}) => hold("", options, () => connection ?? lead());
+
+  const lead = () => {
+    const mine = stay;
+    term = Math.max(term + 1, io.now());
+    meet(id);
+    const status = (told) => {
+      if (mine === stay) {
+        post("", { status: told });
+        on.status(told);
+      }
+    };
+    connection = open({ message: route, status });
+    on.reset();
+  };
+
+  /** Hands a message to its tab, whose name is the beginning of the subscription's. */
+  const route = (message, size) => {
+    const [tab, subscription] = message.subscription.split("/");
+    const told = { ...message, subscription };
+    tab === id ? on.message(told, size) : post(tab, { message: told, size });
+  };
+
+  const to = (tab) => {
+    const channel = channels.get(tab) ?? new io.BroadcastChannel(name + tab);
+    channels.set(tab, channel);
+    return channel;
+  };
+
+  const post = (tab, data) =>
+    name && to(tab).postMessage({ from: id, term: leader === id && term, ...data });
+
+  /** Asks the leader whether it is there. Questions count, not time: timers of tabs may stop. */
+  const ask = () => {
+    io.clearTimeout(timer);
+    if (!connection && name) {
+      timer = io.setTimeout(ask, io.document?.visibilityState === "hidden" ? HIDDEN_ASK_MS : ASK_MS);
+      if (unanswered++ < MOST_UNANSWERED) {
+        return post("", {});
+      }
+      unanswered = 0;
+      stand({ steal: true });
+    }
+  };
+
+  const hear = ({ from, term: its, status, message, size, call, answer, problem, ...asked }) => {
+    if (!its) {
+      return connection && serve(from, asked, call);
+    }
+    if (connection || its < term) {
+      return; // Of two leaders, the earlier one was frozen, and will lose its lock.
+    }
+    unanswered = 0;
+    if (from !== leader) {
+      term = its;
+      meet(from);
+      on.reset();
+    }
+    status && on.status(status);
+    message && on.message(message, size);
+    const { resolve, reject } = calls.get(call) ?? {};
+    calls.delete(call);
+    problem ? reject?.(new Problem(...problem)) : resolve?.(answer);
+  };
+
+  /** Takes a leader; calls of the former one are lost. */
+  const meet = (tab) => {
+    leader = tab;
+    calls.forEach(({ reject }) => reject(new Problem({ detail: "another tab leads now" })));
+    calls.clear();
+  };
+
+  /** Calls a method of the connection for another tab, or tells it the state. */
+  const serve = async (from, { method, values }, call) => {
+    if (!followers.has(from)) {
+      followers.add(from);
+      io.locks.request(name + from, () => forget(from));
+    }
+    if (!method) {
+      return post(from, { status: connection.status });
+    }
+    try {
+      const answer = await connection[method](...values);
+      call && post(from, { call, answer });
+    } catch ({ details, retryAfterMs }) {
+      post(from, { call, problem: [details, retryAfterMs] });
+    }
+  };
+
+  const forget = (tab) => {
+    followers.delete(tab);
+    connection?.forget(tab);
+    channels.get(tab)?.close();
+    channels.delete(tab);
+  };
+
+  const callOn = (method, ...values) =>
+    connection ? connection[method](...values) : leader && post(leader, { method, values });
+
+  const self = {
+    subscribe: (asked) => callOn("subscribe", { ...asked, subscription: `${id}/${asked.subscription}` }),
+    unsubscribe: (subscription) => callOn("unsubscribe", `${id}/${subscription}`),
+
+    publish: (message) =>
+      connection?.publish(message) ??
+      new Promise((resolve, reject) => {
+        if (!leader) {
+          throw new Problem({ detail: "no tab leads" });
+        }
+        calls.set(++lastCall, { resolve, reject });
+        post(leader, { method: "publish", values: [message], call: lastCall });
+      }),
+
+    wake(...values) {
+      if (isSleeping) {
+        return join();
+      }
+      callOn("wake", ...values);
+      ask();
+    },
+
+    /** Leaves the group while the page sleeps. */
+    suspend(state = "reconnecting", reason = "the page sleeps") {
+      stay++;
+      isSleeping = true;
+      io.clearTimeout(timer);
+      connection?.close();
+      connection = name = undefined;
+      meet();
+      followers.clear();
+      releases.forEach((release) => release());
+      releases = [];
+      channels.forEach((channel) => channel.close());
+      channels.clear();
+      unanswered = 0;
+      on.status(stateOf(state, reason));
+    },
+
+    close: () => self.suspend("closed", "closed by the page"),
+  };
+  join();
+  return self;
+}

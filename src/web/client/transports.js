@@ -1,0 +1,246 @@
+// HTTP, and three transports of the messages in `protocol.md`. A transport tells `on` each
+// `message`, `heard` when anything came, and `down`.
+
+const REQUEST_MS = 30_000;
+const LONGEST_RETRY_MS = 300_000;
+const LONGEST_POLL_S = 25;
+const ANSWER_MS = 10_000;
+const POLL_PAUSE_MS = 5_000;
+/** A poll that is cut after this time is cut for its length. */
+const CUT_MS = 3_000;
+
+const LOST = { error: { detail: "no answer came" } };
+
+/** Why the broker refused something; with the status 0, why nothing is known of it. */
+export class Problem extends Error {
+  constructor(details, retryAfterMs = details.retry_after_ms ?? 0) {
+    super(details.detail ?? details.title ?? `refused with ${details.status}`);
+    Object.assign(this, { name: "Problem", status: details.status ?? 0, details, retryAfterMs });
+  }
+
+  /** Whether the same request may succeed later. */
+  get isTemporary() {
+    const { status, details } = this;
+    return [0, 408, 429, 502, 503, 504, 507].includes(status) || /outcome-unknown$/.test(details.type);
+  }
+}
+
+/** Returns what takes a refusal with 404 for `value`. */
+export const orMissing = (value) => (problem) => {
+  if (problem.status !== 404) {
+    throw problem;
+  }
+  return value;
+};
+
+/** Pauses by chance, each up to twice the one before: clients must not come back together. */
+export function backoff(io) {
+  return {
+    tries: 0,
+    next(leastMs) {
+      return leastMs + io.random() * Math.min(30_000, 500 * 2 ** this.tries++);
+    },
+  };
+}
+
+export function requests(io, base, askToken) {
+  let token;
+  const http = {
+    base,
+    hasToken: Boolean(askToken),
+    /** The claims of the token, if it is a JWT. */
+    claims: {},
+
+    async renew() {
+      token = await askToken?.();
+      try {
+        http.claims = JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
+      } catch {
+        http.claims = {};
+      }
+      return token;
+    },
+
+    /** Returns what `read` makes of the answer. A 401 is asked again with another token, once. */
+    async send(method, path, body, options = {}) {
+      const { accept = "application/json", abort = new AbortController(), timeoutMs = REQUEST_MS } = options;
+      const { read = async (answer) => JSON.parse((await answer.text()) || null) } = options;
+      token ?? (await http.renew());
+      const headers = { Accept: accept };
+      if (body !== undefined) {
+        headers["Content-Type"] = "application/json";
+      }
+      if (token) {
+        headers.Authorization = `Bearer ${token}`;
+      }
+      const timer = io.setTimeout(() => abort.abort(), timeoutMs);
+      let answer;
+      let result;
+      try {
+        const url = new URL(path.replace(/^\//, ""), base).href;
+        answer = await io.fetch(url, { method, headers, body: JSON.stringify(body), signal: abort.signal });
+        result = await (answer.ok ? read(answer) : answer.json().catch(() => ({})));
+      } catch (error) {
+        throw new Problem({ detail: `no answer: ${error.message}` });
+      } finally {
+        io.clearTimeout(timer);
+      }
+      const { ok, status } = answer;
+      if (ok) {
+        return result;
+      }
+      if (status === 401 && askToken && !options.isAgain) {
+        await http.renew();
+        return http.send(method, path, body, { ...options, isAgain: true });
+      }
+      const retryMs = 1000 * answer.headers.get("Retry-After") || 0;
+      throw new Problem({ ...result, status }, result.retry_after_ms ?? Math.min(retryMs, LONGEST_RETRY_MS));
+    },
+  };
+  return http;
+}
+
+function websocket(io, http, asks, on) {
+  const waiting = new Map(); // What waits for an answer, by its `ref`.
+  let ref = 0;
+  let socket;
+  let isClosed;
+  const send = (message) => socket?.readyState === 1 && socket.send(JSON.stringify(message));
+
+  const open = async () => {
+    const url = new URL("v1/ws", http.base);
+    url.protocol = url.protocol.replace("http", "ws");
+    if (http.hasToken) {
+      const asked = http.send("POST", "v1/tickets", { kind: "once" });
+      const { ticket } = await asked.catch(orMissing({})); // A broker may ask nobody who they are.
+      ticket && url.searchParams.set("ticket", ticket);
+    }
+    if (isClosed) {
+      return;
+    }
+    socket = new io.WebSocket(url.href, "leftoff.v1.json");
+    socket.onopen = () => send({ type: "ping" });
+    socket.onclose = ({ code, reason }) => on.down({ why: reason || `closed with ${code}`, code });
+    socket.onmessage = ({ data }) => {
+      const message = JSON.parse(data);
+      waiting.get(message.ref)?.(message);
+      on.message(message, data.length);
+    };
+  };
+  open().catch((problem) => on.down({ problem }));
+
+  return {
+    subscribe: (ask) => send({ type: "subscribe", ...ask }),
+    unsubscribe: (subscription) => send({ type: "unsubscribe", subscription }),
+    ping: () => send({ type: "ping" }),
+    request: (message) =>
+      new Promise((resolve, reject) => {
+        const mine = ++ref;
+        const settle = (answer) => {
+          io.clearTimeout(timer);
+          waiting.delete(mine);
+          answer.error ? reject(new Problem(answer.error)) : resolve(answer);
+        };
+        const timer = io.setTimeout(() => settle(LOST), REQUEST_MS);
+        waiting.set(mine, settle);
+        send({ ...message, ref });
+      }),
+    close() {
+      isClosed = true;
+      waiting.forEach((settle) => settle(LOST));
+      if (socket) {
+        socket.onopen = socket.onclose = socket.onmessage = null;
+        socket.close();
+      }
+    },
+  };
+}
+
+/** Server-sent events, read with `fetch` so that the token goes into a header. */
+function sse(io, http, asks, on) {
+  const subscriptions = asks();
+  if (!subscriptions[0]) {
+    return { ...poll(io, http, asks, on), isPolling: false }; // There is nothing to stream.
+  }
+  const abort = new AbortController();
+
+  const take = (message, size) => {
+    if (message.type === "stopping") {
+      on.down({ why: "the broker stops", retryAfterMs: message.retry_ms });
+    } else if (message.type === "expired") {
+      on.down({ why: "the permission is over", status: 401 });
+    } else {
+      on.message(message, size);
+    }
+  };
+
+  const run = async () => {
+    const options = { accept: "text/event-stream", abort, read: ({ body }) => body };
+    const body = await http.send("POST", "v1/follow", { subscriptions }, options);
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ""; ; ) {
+      const { done, value } = await reader.read();
+      if (done) {
+        return on.down({ why: "the stream was cut" });
+      }
+      on.heard();
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) {
+        line.startsWith("data:") && take(JSON.parse(line.slice(5)), line.length);
+      }
+    }
+  };
+  run().catch((problem) => on.down({ problem }));
+  return { close: () => abort.abort() };
+}
+
+/** One request after the other. Where a proxy cuts long ones, they become shorter. */
+function poll(io, http, asks, on) {
+  let waitS = 0;
+  let longestS = LONGEST_POLL_S;
+  let abort = new AbortController();
+  let timer;
+  let isClosed;
+
+  const run = async () => {
+    while (!isClosed) {
+      const since = io.now();
+      const subscriptions = asks();
+      let messages = [];
+      abort = new AbortController();
+      const options = { abort, timeoutMs: 1000 * waitS + ANSWER_MS };
+      try {
+        if (subscriptions[0]) {
+          ({ messages } = await http.send("POST", `v1/follow?wait=${waitS}s`, { subscriptions }, options));
+        } else {
+          await http.send("GET", "healthz", undefined, { ...options, read() {} });
+        }
+      } catch (problem) {
+        const tookMs = io.now() - since;
+        if (waitS === 0 || tookMs < CUT_MS || ![0, 502, 504].includes(problem.status)) {
+          return on.down({ problem });
+        }
+        longestS = Math.floor(Math.min(waitS, tookMs / 1000) / 2);
+      }
+      on.message({ heartbeat_ms: 1000 * longestS + ANSWER_MS });
+      messages.forEach((message) => on.message(message, JSON.stringify(message).length));
+      waitS = longestS;
+      if (!waitS || !subscriptions[0]) {
+        await new Promise((done) => (timer = io.setTimeout(done, POLL_PAUSE_MS)));
+      }
+    }
+  };
+  run();
+
+  return {
+    isPolling: true,
+    close() {
+      isClosed = true;
+      io.clearTimeout(timer);
+      abort.abort();
+    },
+  };
+}
+
+export const transports = { websocket, sse, poll };

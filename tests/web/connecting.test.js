@@ -1,0 +1,313 @@
+// The connection: states that are true, coming back, falling back, and climbing up again.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { follow, world } from "./fakes/world.js";
+
+const kinds = (broker) => broker.open().map(({ kind }) => kind);
+
+test("tries are spread by chance, up to thirty seconds, and begin anew after a good connection", async () => {
+  const { clock, broker, leftoff, states } = world({ transports: ["websocket"] });
+  await clock.advance(10);
+  broker.kill();
+  const pauses = [];
+  leftoff.addEventListener("state", ({ detail }) => detail.nextTryAt && pauses.push(detail.nextTryAt - clock.now));
+  await clock.advance(300_000);
+  const most = pauses.map((_, at) => Math.min(30_000, 500 * 2 ** (at + 1)));
+  assert.ok(pauses.length > 10);
+  assert.ok(pauses.every((pause, at) => pause <= most[at]), `${pauses}`);
+  assert.ok(new Set(pauses.map(Math.round)).size > 8, "each pause is another one");
+  broker.restart();
+  await clock.advance(31_000);
+  assert.equal(leftoff.connection.state, "connected");
+  await clock.advance(11_000);
+  pauses.length = 0;
+  broker.open()[0].end();
+  await clock.advance(10);
+  assert.ok(pauses[0] <= 500, "a good connection ends the doubling");
+  assert.deepEqual(states.slice(0, 3), ["connecting", "connected", "reconnecting"]);
+  leftoff.close();
+});
+
+test("a connection that dies at once does not end the doubling", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["websocket"] });
+  const attempts = [];
+  leftoff.onstate = ({ state, attempt }) => {
+    attempts.push(attempt);
+    state === "connected" && setImmediate(() => broker.open().forEach((connection) => connection.end()));
+  };
+  await clock.advance(120_000);
+  assert.ok(Math.max(...attempts) >= 7, `${attempts}`);
+  assert.ok(broker.requests.length < 20, `${broker.requests.length} tries in two minutes`);
+  leftoff.close();
+});
+
+test("silence is asked about after a heartbeat, and ends the connection after one and a half", async () => {
+  const { clock, broker, leftoff } = world();
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(60_000);
+  assert.equal(broker.requests.length, 1, "an answered ping keeps the connection");
+  broker.open()[0].isStalled = true;
+  const since = clock.now;
+  let endedAt;
+  leftoff.onstate = () => (endedAt ??= clock.now);
+  await clock.advance(40_000);
+  assert.ok(endedAt - since <= 1.5 * broker.heartbeatMs, `${endedAt - since}`);
+  broker.publish("orders", { data: 1 });
+  await clock.advance(100);
+  assert.deepEqual(events(), [1]);
+  leftoff.close();
+});
+
+test("a page that comes back goes on at once, by its cursor", async () => {
+  const { clock, broker, leftoff, page, states } = world();
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(11_000);
+  page.tell("pagehide", { persisted: true });
+  assert.equal(leftoff.connection.state, "reconnecting");
+  await clock.advance(10);
+  assert.equal(broker.open().length, 0, "a page in the cache of pages holds no connection");
+  broker.publish("orders", { data: 1 });
+  await clock.advance(600_000);
+  assert.deepEqual(events(), []);
+  page.tell("pageshow", { persisted: true });
+  await clock.advance(10);
+  assert.deepEqual(events(), [1]);
+  page.freeze();
+  broker.publish("orders", { data: 2 });
+  await clock.advance(600_000);
+  page.thaw();
+  await clock.advance(10);
+  assert.deepEqual(events(), [1, 2]);
+  assert.equal(states.at(-1), "connected");
+  leftoff.close();
+});
+
+test("a page that slept without being told looks at its connection when it is seen again", async () => {
+  const { clock, broker, leftoff, page } = world();
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(11_000);
+  const [connection] = broker.open();
+  connection.isStalled = true;
+  clock.jump(3_600_000); // Timers have stood still.
+  broker.publish("orders", { data: 1 });
+  page.tell("visibilitychange");
+  await clock.advance(4_000);
+  assert.deepEqual(events(), [1]);
+  leftoff.close();
+});
+
+test("offline is told, and online comes back at once", async () => {
+  const { clock, broker, browser, leftoff, page } = world();
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(11_000);
+  browser.setOnline(page, false);
+  await clock.advance(100_000);
+  assert.equal(leftoff.connection.state, "offline");
+  broker.publish("orders", { data: 1 });
+  browser.setOnline(page, true);
+  await clock.advance(20);
+  assert.equal(leftoff.connection.state, "connected");
+  assert.deepEqual(events(), [1]);
+  leftoff.close();
+});
+
+test("close codes say whether to come back", async () => {
+  for (const [code, state] of [[4029, "closed"], [4001, "denied"], [1008, "closed"], [4108, "connected"], [4109, "connected"], [1013, "connected"], [1006, "connected"]]) {
+    const { clock, broker, leftoff } = world();
+    await clock.advance(11_000);
+    broker.open()[0].end(code, `because of ${code}`);
+    await clock.advance(1);
+    assert.match(leftoff.connection.reason, new RegExp(code));
+    await clock.advance(60_000);
+    assert.equal(leftoff.connection.state, state, `after ${code}`);
+    if (state !== "connected") {
+      leftoff.retryNow();
+      await clock.advance(10);
+      assert.equal(leftoff.connection.state, "connected", "the application may try again");
+    }
+    leftoff.close();
+  }
+});
+
+test("a broker that is being restarted is not stormed", async () => {
+  const { clock, broker, leftoff } = world();
+  await clock.advance(11_000);
+  broker.open()[0].end(4109, "stopping");
+  await clock.advance(900);
+  assert.equal(broker.requests.length, 1);
+  await clock.advance(3_000);
+  assert.equal(leftoff.connection.state, "connected");
+  leftoff.close();
+});
+
+test("Retry-After is waited for, whatever the page does", async () => {
+  const { clock, broker, leftoff, page } = world({ transports: ["sse"] });
+  follow(leftoff, "orders");
+  broker.faults.answer = () => new Response("{}", { status: 503, headers: { "Retry-After": "20" } });
+  await clock.advance(100);
+  broker.faults.answer = null;
+  page.tell("online");
+  page.tell("visibilitychange");
+  await clock.advance(19_000);
+  assert.equal(broker.open().length, 0);
+  await clock.advance(3_000);
+  assert.equal(leftoff.connection.state, "connected");
+  leftoff.close();
+});
+
+test("the token is asked for before each connect, and once more after a 401", async () => {
+  const asked = [];
+  const { clock, broker, leftoff } = world({ token: async () => `t${asked.push(1)}` });
+  broker.token = "t2";
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(100);
+  assert.equal(asked.length, 2);
+  assert.equal(leftoff.connection.state, "connected");
+  broker.publish("orders", { data: 1 });
+  broker.token = "t3";
+  broker.open()[0].end();
+  await clock.advance(11_000);
+  assert.equal(asked.length, 3);
+  broker.token = "t5";
+  broker.open()[0].end(4001, "the permission is over");
+  await clock.advance(11_000);
+  assert.equal(leftoff.connection.state, "connected", "another token may be better");
+  broker.token = "none";
+  broker.open()[0].end(4001, "the permission is over");
+  await clock.advance(11_000);
+  assert.equal(leftoff.connection.state, "denied");
+  const before = asked.length;
+  await clock.advance(600_000);
+  assert.equal(asked.length, before, "a refusal is not repeated");
+  assert.deepEqual(events(), [1]);
+  leftoff.close();
+});
+
+for (const transport of ["websocket", "sse", "poll"]) {
+  test(`a token is renewed before it ends, and nobody notices, over ${transport}`, async () => {
+    const jwt = (exp) => `x.${btoa(JSON.stringify({ sub: "ann", exp }))}.y`;
+    const made = [];
+    const { clock, broker, leftoff, states } = world({
+      transports: [transport],
+      token: async () => {
+        made.push(jwt(Math.floor(clock.now / 1000) + 600));
+        broker.token = made.at(-1);
+        return made.at(-1);
+      },
+    });
+    const { events } = follow(leftoff, "orders");
+    await clock.advance(479_500);
+    for (let data = 0; data < 20; data++) {
+      broker.publish("orders", { data });
+      await clock.advance(100);
+    }
+    assert.ok(made.length === 2 || made.length === 3);
+    assert.equal(broker.open().length, 1);
+    assert.deepEqual(events(), Array.from({ length: 20 }, (_, data) => data));
+    assert.deepEqual(states.slice(1), [transport === "poll" ? "polling" : "connected"]);
+    leftoff.close();
+  });
+}
+
+test("without WebSockets a stream is used at once, then polls; and the best way is looked for", async () => {
+  const { clock, broker, leftoff, states } = world({ faults: { refusesUpgrade: true } });
+  const { events, noted } = follow(leftoff, "orders");
+  await clock.advance(20);
+  assert.deepEqual(kinds(broker), ["stream"]);
+  assert.equal(leftoff.connection.transport, "sse");
+  broker.publish("orders", { data: 1 });
+  await clock.advance(20);
+  broker.faults.refusesUpgrade = false;
+  await clock.advance(61_000);
+  assert.deepEqual(kinds(broker), ["websocket"], "the better one is taken, the other one closed");
+  broker.publish("orders", { data: 2 });
+  await clock.advance(20);
+  assert.deepEqual(events(), [1, 2]);
+  assert.deepEqual(states, ["connecting", "connected"], "nobody notices the change");
+  assert.equal(noted.filter(([kind]) => kind === "gap").length, 0);
+  leftoff.close();
+});
+
+test("a proxy that opens WebSockets and carries nothing, and keeps streams, leaves polls", async () => {
+  const { clock, broker, leftoff } = world({ faults: { silencesUpgrade: true, buffersStreams: true } });
+  const { events } = follow(leftoff, "orders", { from: "earliest" });
+  broker.publish("orders", { data: 1 });
+  await clock.advance(21_000);
+  assert.equal(leftoff.connection.state, "polling");
+  assert.deepEqual(events(), [1]);
+  for (let data = 2; data < 20; data++) {
+    broker.publish("orders", { data });
+    await clock.advance(700);
+  }
+  assert.deepEqual(events(), Array.from({ length: 19 }, (_, at) => at + 1));
+  Object.assign(broker.faults, { silencesUpgrade: false, buffersStreams: false });
+  await clock.advance(90_000);
+  assert.equal(leftoff.connection.state, "connected");
+  assert.deepEqual(kinds(broker), ["websocket"]);
+  leftoff.close();
+});
+
+test("polls that are cut for their length become shorter, down to short ones", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["poll"], faults: { cutsAfterMs: 4_000 } });
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(30_000);
+  assert.equal(leftoff.connection.state, "polling");
+  const waits = broker.requests.filter((request) => request.includes("wait=")).map((it) => it.split("wait=")[1]);
+  assert.deepEqual(waits.slice(0, 4), ["0s", "25s", "2s", "2s"]);
+  broker.publish("orders", { data: 1 });
+  await clock.advance(5_000);
+  assert.deepEqual(events(), [1]);
+  leftoff.close();
+});
+
+test("a stream takes further subscriptions without losing a beat, and is watched", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["sse", "poll"] });
+  const one = follow(leftoff, "a");
+  await clock.advance(20);
+  const two = follow(leftoff, "b.*", { from: "earliest" });
+  broker.publish("a", { data: 1 });
+  broker.publish("b.x", { data: 2 });
+  await clock.advance(1_100);
+  assert.equal(broker.open().length, 1);
+  assert.deepEqual([one.events(), two.events()], [[1], [2]]);
+  one.subscription.close();
+  await clock.advance(1_100);
+  assert.equal(broker.open()[0].readers.size, 1);
+  await clock.advance(100_000);
+  assert.equal(broker.open().length, 1, "heartbeats keep it");
+  const [stalled] = broker.open();
+  stalled.isStalled = true;
+  broker.publish("b.y", { data: 3 });
+  await clock.advance(30_000);
+  assert.deepEqual(two.events(), [2, 3]);
+  assert.equal(leftoff.connection.transport, "sse");
+  leftoff.close();
+});
+
+test("a broker that is away is not taken for a proxy", async () => {
+  const { clock, broker, leftoff } = world();
+  await clock.advance(11_000);
+  broker.kill();
+  await clock.advance(300_000);
+  broker.restart();
+  await clock.advance(31_000 + 61_000);
+  assert.equal(leftoff.connection.transport, "websocket");
+  leftoff.close();
+});
+
+test("a clock that jumps ends no good connection", async () => {
+  const { clock, broker, leftoff, page } = world();
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(11_000);
+  for (const jump of [-7_200_000, 7_200_000, -100_000, 500_000]) {
+    clock.jump(jump);
+    page.tell("visibilitychange");
+    await clock.advance(40_000);
+  }
+  broker.publish("orders", { data: 1 });
+  await clock.advance(10);
+  assert.deepEqual(events(), [1]);
+  assert.equal(broker.requests.length, 1);
+  leftoff.close();
+});

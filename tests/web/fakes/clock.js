@@ -1,0 +1,76 @@
+// A clock that stands still until a test moves it, and chance that a seed decides.
+
+/** Lets everything run that waits for no timer. */
+export async function settle() {
+  for (let turn = 0; turn < 5; turn++) {
+    await new Promise((done) => setImmediate(done));
+  }
+}
+
+/** Returns chance that is the same for the same seed: mulberry32. */
+export function chance(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** The time of all pages and brokers of a test. */
+export class Clock {
+  #timers = new Map();
+  #last = 0;
+  /** The time that has passed, by which timers go; and what the clock on the wall shows besides. */
+  #passed = 0;
+  #offset = Date.UTC(2026, 0, 31);
+
+  get now() {
+    return this.#passed + this.#offset;
+  }
+
+  /** Sets the clock on the wall, or lets the time of a sleep pass. Timers do not notice. */
+  jump(ms) {
+    this.#offset += ms;
+  }
+
+  /** Sets a timer. `owner` is the page that it belongs to: the timers of a frozen page wait. */
+  set(run, ms, owner) {
+    const timer = ++this.#last;
+    this.#timers.set(timer, { at: this.#passed + Math.max(0, Number(ms) || 0), timer, run, owner });
+    return timer;
+  }
+
+  clear(timer) {
+    this.#timers.delete(timer);
+  }
+
+  /** The number of timers that a page has set. */
+  timersOf(page) {
+    return [...this.#timers.values()].filter(({ owner }) => owner === page).length;
+  }
+
+  /** Waits for a time. */
+  wait(ms) {
+    return new Promise((done) => this.set(done, ms));
+  }
+
+  /** Moves on, and runs each timer at its time. */
+  async advance(ms) {
+    const end = this.#passed + ms;
+    for (;;) {
+      await settle();
+      const due = [...this.#timers.values()].filter(({ at, owner }) => at <= end && !owner?.isFrozen);
+      const [next] = due.sort((one, other) => one.at - other.at || one.timer - other.timer);
+      if (!next) {
+        break;
+      }
+      this.#timers.delete(next.timer);
+      this.#passed = Math.max(this.#passed, next.at);
+      next.run();
+    }
+    this.#passed = end;
+    await settle();
+  }
+}
