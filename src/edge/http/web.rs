@@ -56,14 +56,11 @@ macro_rules! inbox {
 }
 
 /// The files of all pages.
-static FILES: [WebFile; 8] = [
+static FILES: [WebFile; 5] = [
     inbox!("/examples/inbox", "index.html", HTML),
     inbox!("/examples/inbox/inbox.css", "inbox.css", CSS),
     inbox!("/examples/inbox/bell.svg", "bell.svg", "image/svg+xml"),
     inbox!("/examples/inbox/main.js", "main.js", JAVASCRIPT),
-    inbox!("/examples/inbox/broker.js", "broker.js", JAVASCRIPT),
-    inbox!("/examples/inbox/inbox.js", "inbox.js", JAVASCRIPT),
-    inbox!("/examples/inbox/marks.js", "marks.js", JAVASCRIPT),
     inbox!("/examples/inbox/view.js", "view.js", JAVASCRIPT),
 ];
 

@@ -1,7 +1,5 @@
 // What people see of an inbox, and do with it: the bell, the badge and the list.
 
-import { titleOf } from "./inbox.js";
-
 const byId = (id) => document.getElementById(id);
 
 /** The buttons of an entry, and the marks that each of them changes. */
@@ -33,9 +31,6 @@ export class View {
     this.inbox = inbox;
     byId("selection").textContent = selection;
     inbox.addEventListener("change", () => this.#render());
-    inbox.addEventListener("say", ({ detail }) => {
-      byId("state").textContent = detail;
-    });
     byId("bell").addEventListener("click", () => this.#toggle());
     byId("panel").addEventListener("keydown", ({ key }) => {
       if (key === "Escape") {
@@ -43,7 +38,7 @@ export class View {
         byId("bell").focus();
       }
     });
-    byId("read-all").addEventListener("click", () => inbox.markAll("read"));
+    byId("read-all").addEventListener("click", () => this.#markAll("read"));
     byId("more").addEventListener("click", () => inbox.more());
     for (const button of document.querySelectorAll("[data-view]")) {
       button.addEventListener("click", () => inbox.show(button.dataset.view));
@@ -57,8 +52,17 @@ export class View {
     panel.hidden = !panel.hidden;
     byId("bell").setAttribute("aria-expanded", String(!panel.hidden));
     if (!panel.hidden) {
-      this.inbox.markAll("seen");
+      this.#markAll("seen");
     }
+  }
+
+  // A refusal is told by the inbox's event "refused", and the change is taken back.
+  #mark(entry, change) {
+    this.inbox.mark(entry, change).catch(() => {});
+  }
+
+  #markAll(mark) {
+    this.inbox.markAll(mark).catch(() => {});
   }
 
   #render() {
@@ -133,7 +137,7 @@ export class View {
       button.textContent = name;
       button.id = `action-${event.position}-${name.replaceAll(" ", "-")}`;
       button.setAttribute("aria-labelledby", `${button.id} ${title.id}`);
-      button.addEventListener("click", () => this.inbox.mark({ event }, change()));
+      button.addEventListener("click", () => this.#mark({ event }, change()));
       actions.append(button);
     }
     item.append(title, about, actions);
@@ -146,4 +150,12 @@ export class View {
       item.querySelector(`[data-action="${name}"]`).hidden = !isFor(marks);
     }
   }
+}
+
+/** Returns the text that stands for an event. */
+export function titleOf({ data, type }) {
+  if (typeof data === "string") {
+    return data;
+  }
+  return data?.title ?? data?.text ?? (data === undefined ? type || "(empty)" : JSON.stringify(data));
 }

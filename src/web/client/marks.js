@@ -86,3 +86,17 @@ export function changed(marks, { mark = [], unmark = [], snooze_until: until }) 
   }
   return after;
 }
+
+/** Whether a revision is after another one. Each is, after one of another epoch. */
+export function isAfter(revision, other) {
+  return epochOf(revision) !== epochOf(other) || placeOf(revision) > placeOf(other);
+}
+
+/** Returns named events as the broker tells them: ranges of sequences by their topics. */
+export function rangesOf(events) {
+  const ranges = {};
+  for (const { topic, sequence } of events) {
+    ranges[topic] = ranges[topic] ? `${ranges[topic]},${sequence}` : `${sequence}`;
+  }
+  return ranges;
+}

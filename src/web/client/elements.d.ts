@@ -1,0 +1,32 @@
+// Custom elements. See README.md.
+
+import type { Inbox } from "./inbox.js";
+import type { Leftoff, StoredEvent } from "./leftoff.js";
+import type { Member } from "./presence.js";
+
+/** Registers `<leftoff-status>`, `<leftoff-inbox>` and `<leftoff-presence>` for a client. */
+export function define(leftoff: Leftoff): void;
+
+/** Says in words how the connection is. Attributes of the states' names have other words. */
+export class StatusElement extends HTMLElement {
+  leftoff: Leftoff;
+}
+
+/** A bell with a badge, and the list behind it. Attributes: topic, consumer, page-size, label. */
+export class InboxElement extends HTMLElement {
+  leftoff: Leftoff;
+  readonly inbox: Inbox | undefined;
+  /** Returns the title of an event. */
+  titleOf: (event: StoredEvent) => string;
+  /** Returns the address that the title leads to, if there is one. */
+  linkOf: (event: StoredEvent) => string | undefined;
+  /** Opens or closes the list. */
+  toggle(): void;
+}
+
+/** The members who are present. Attributes: topic, member, info, label. */
+export class PresenceElement extends HTMLElement {
+  leftoff: Leftoff;
+  /** Returns the text for a member. */
+  nameOf: (member: Member) => string;
+}

@@ -1,0 +1,50 @@
+// <leftoff-presence topic="…">: the members who are present in a topic, as a list.
+
+import { presence } from "../presence.js";
+import { ClientElement, make, styleOf } from "./base.js";
+
+/** The most members that are listed; beyond them their number is told. */
+const MOST_SHOWN = 50;
+
+let style;
+
+export class PresenceElement extends ClientElement {
+  static observedAttributes = ["topic", "member", "info", "label"];
+  #list;
+  /** Returns the text for a member `{ id, info }`. Pages may set another one. */
+  nameOf = ({ id, info }) => (typeof info === "string" ? info : (info?.name ?? id));
+
+  build(root) {
+    style ??= styleOf(`
+      ul { display: flex; flex-wrap: wrap; gap: 0.4rem; margin: 0; padding: 0; list-style: none; }
+      li { padding: 0.1rem 0.6rem; border: 1px solid var(--leftoff-line); border-radius: 1rem; }
+    `);
+    root.adoptedStyleSheets = [style];
+    this.#list = make("ul", { part: "list", role: "list" });
+    root.append(this.#list);
+  }
+
+  follow(leftoff) {
+    const topic = this.getAttribute("topic");
+    this.#list.setAttribute("aria-label", this.getAttribute("label") ?? "Present");
+    if (!topic) {
+      return undefined;
+    }
+    const id = this.getAttribute("member");
+    const info = this.getAttribute("info");
+    // Who is known to the broker needs no id: the broker gives it.
+    const member = id !== null || info !== null ? { id: id || undefined, info: info ?? undefined } : undefined;
+    const followed = presence(leftoff, topic, { member });
+    followed.addEventListener("change", () => this.#show(followed.members));
+    return () => followed.close();
+  }
+
+  #show(members) {
+    const shown = members.slice(0, MOST_SHOWN);
+    const items = shown.map((member) => make("li", { part: "member", textContent: this.nameOf(member) }));
+    if (members.length > shown.length) {
+      items.push(make("li", { part: "more", textContent: `+${members.length - shown.length}` }));
+    }
+    this.#list.replaceChildren(...items);
+  }
+}
