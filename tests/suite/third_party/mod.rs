@@ -17,6 +17,7 @@ mod cloudevents;
 mod cuts;
 mod event_streams;
 mod grpc;
+mod own_client;
 mod proxies;
 mod proxy;
 mod schema;
