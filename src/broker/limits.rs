@@ -91,6 +91,8 @@ impl LimitsConfig {
             max_batch_bytes: MAX_BATCH_BYTES,
             max_batch_events: MAX_BATCH_EVENTS,
             max_batch_topics: MAX_OWN_TOPICS,
+            max_type_bytes: MAX_OWN_KEY_BYTES,
+            max_content_type_bytes: MAX_OWN_KEY_BYTES,
             max_key_bytes: MAX_OWN_KEY_BYTES,
             max_headers: MAX_ENTRIES as u64,
             max_header_bytes: MAX_OWN_HEADER_BYTES,

@@ -313,7 +313,7 @@ impl ServerBuilder {
             #[cfg(feature = "tls")]
             certificates,
             #[cfg(feature = "webhooks")]
-            _hooks: self.hooks,
+            hooks: self.hooks,
         })
     }
 

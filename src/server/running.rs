@@ -27,6 +27,10 @@ use crate::webhooks::Webhooks;
 /// theirs.
 const CLOSE_SHARE: u32 = 10;
 
+/// One part in this many of a stop's time is for requests of webhooks that are under way.
+#[cfg(feature = "webhooks")]
+const HOOKS_SHARE: u32 = 4;
+
 /// A server whose sockets are bound.
 ///
 /// A server owns its connections: it bounds them, their memory and their time, ends those that
@@ -44,7 +48,7 @@ pub struct Server {
     pub(super) certificates: Option<Arc<Certificates>>,
     /// The webhooks, which are sent as long as the server is there.
     #[cfg(feature = "webhooks")]
-    pub(super) _hooks: Option<Webhooks>,
+    pub(super) hooks: Option<Webhooks>,
 }
 
 impl Server {
@@ -81,6 +85,8 @@ impl Server {
         #[cfg(feature = "tls")]
         let _reloading =
             self.certificates.map(|it| AbortOnDropHandle::new(tokio::spawn(it.follow())));
+        #[cfg(feature = "webhooks")]
+        let hooks = self.hooks;
         let Self { broker, config, doors, health, counters, .. } = self;
         let mut connections = Connections::new(&config, counters);
         let mut is_failed = false;
@@ -99,9 +105,14 @@ impl Server {
         drop(doors);
         info!(connections = connections.count(), "stopping");
         health.end().await;
-        broker.drain();
         let bound = Duration::from_millis(config.shutdown_ms);
         let deadline = Instant::now() + bound;
+        #[cfg(feature = "webhooks")]
+        if let Some(hooks) = &hooks {
+            // What the receivers answer is stored as long as the broker takes it.
+            let _sent_again = tokio::time::timeout(bound / HOOKS_SHARE, hooks.finish()).await;
+        }
+        broker.drain();
         connections.end(deadline - bound / CLOSE_SHARE).await;
         if tokio::time::timeout_at(deadline, broker.close()).await.is_err() {
             warn!("storage does not answer; acknowledged events are durable");

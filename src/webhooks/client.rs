@@ -17,9 +17,10 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
 use super::config::WebhooksConfig;
-use super::connector::{GuardedConnector, Resolve, SystemResolver, TimedConnector};
+use super::connector::{GuardedConnector, TimedConnector};
 use super::guard::AddressGuard;
 use super::receiver_url;
+use super::resolver::{Resolve, SystemResolver};
 use crate::error::{Error, Result, with_causes};
 use crate::trust;
 
@@ -79,7 +80,7 @@ impl WebhookClient {
             let invalid = |problem| Error::invalid("webhooks.trusted_ca", problem);
             trust::roots_of(file).map_err(invalid)?;
         }
-        Self::with_resolver(config, Arc::new(SystemResolver))
+        Self::with_resolver(config, Arc::new(SystemResolver::default()))
     }
 
     fn with_resolver(config: &WebhooksConfig, resolver: Arc<dyn Resolve>) -> Result<Self> {
@@ -216,8 +217,8 @@ fn text_of(shown: &[u8]) -> String {
 /// Returns the time that a receiver asks for. Source: RFC 9110, 10.2.3.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Some(Duration::from_secs(seconds.into()));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse::<u32>().unwrap_or(u32::MAX).into()));
     }
     let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
@@ -239,7 +240,8 @@ mod tests {
         assert_eq!(after("120"), Some(120));
         assert_eq!(after("Fri, 27 Nov 2026 08:01:00 GMT"), Some(60));
         assert_eq!(after("Fri, 27 Nov 2026 07:00:00 GMT"), Some(0));
-        for wrong in ["-1", "soon", "1.5", "99999999999999999999"] {
+        assert_eq!(after("99999999999999999999"), Some(u32::MAX.into()));
+        for wrong in ["-1", "+1", "", "soon", "1.5"] {
             assert_eq!(after(wrong), None, "{wrong}");
         }
     }

@@ -5,7 +5,6 @@
 //! ```
 
 use std::error::Error as StdError;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,31 +18,13 @@ use tokio::time::timeout;
 use tower::Service;
 
 use super::guard::AddressGuard;
+use super::resolver::Resolve;
 
 /// The most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// What finds the addresses of a name.
-pub(super) trait Resolve: Send + Sync + 'static {
-    /// Returns the addresses of a name, in the order in which they are to be tried.
-    fn resolve(&self, name: String) -> BoxFuture<io::Result<Vec<IpAddr>>>;
-}
-
-/// The resolver of the system.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SystemResolver;
-
-impl Resolve for SystemResolver {
-    fn resolve(&self, name: String) -> BoxFuture<io::Result<Vec<IpAddr>>> {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            Ok(found.map(|address| address.ip()).collect())
-        })
-    }
-}
 
 /// Connects to the host of a URL, if its address may be reached.
 #[derive(Clone)]
@@ -157,10 +138,12 @@ where
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::VecDeque;
+    use std::io;
     use std::sync::Mutex;
 
     use tokio::net::TcpListener;
 
+    use super::super::resolver::Resolving;
     use super::*;
 
     /// A resolver that gives these answers, one after the other, and then fails.
@@ -179,7 +162,7 @@ pub(super) mod tests {
     }
 
     impl Resolve for Answers {
-        fn resolve(&self, name: String) -> BoxFuture<io::Result<Vec<IpAddr>>> {
+        fn resolve(&self, name: String) -> Resolving {
             let next = self.0.lock().unwrap().pop_front();
             Box::pin(async move { next.ok_or_else(|| io::Error::other(format!("no {name}"))) })
         }

@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use http::Uri;
 use tokio::sync::Semaphore;
 
-/// The bounds of all hosts. A host is a name with a port, as URLs have them.
+/// The bounds of all hosts. A host is a name with a port, as URLs have them; a URL without a port
+/// has that of its scheme.
 #[derive(Debug, Default)]
 pub(super) struct HostLimits(Mutex<HashMap<String, Weak<Semaphore>>>);
 
 impl HostLimits {
     /// Returns the bound of the host of `url`, which is forgotten with the last who has it.
     pub(super) fn of(&self, url: &Uri, max_in_flight: u64) -> Arc<Semaphore> {
-        let host = url.authority().map(|it| it.as_str().to_ascii_lowercase()).unwrap_or_default();
+        let name = url.host().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+        let own_port = if url.scheme_str() == Some("http") { 80 } else { 443 };
+        let host = format!("{name}:{}", url.port_u16().unwrap_or(own_port));
         let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = hosts.get(&host).and_then(Weak::upgrade) {
             return known;
@@ -34,7 +37,9 @@ mod tests {
         let limits = HostLimits::default();
         let of = |url: &str| limits.of(&url.parse().unwrap(), 2);
         let first = of("https://a.example/x");
-        assert!(Arc::ptr_eq(&first, &of("https://A.example/y?z")));
+        for same in ["https://A.example/y?z", "https://a.example:443/", "https://a.example./"] {
+            assert!(Arc::ptr_eq(&first, &of(same)), "{same}");
+        }
         assert!(!Arc::ptr_eq(&first, &of("https://a.example:8443/x")));
         assert_eq!(first.available_permits(), 2);
         for other in 0..10 {

@@ -6,7 +6,7 @@ use super::settings::{WebhookName, WebhookSettings};
 use super::signing::SignatureKind;
 use super::state::WebhookCounts;
 use super::stored::{StoredKey, WebhookPause, WebhookRecord};
-use crate::consumers::WorkStatus;
+use crate::consumers::{EventCounts, WorkStatus};
 use crate::event::Timestamp;
 use crate::secret::Secret;
 
@@ -51,6 +51,32 @@ pub struct WebhookInfo {
     /// How its queue stands; absent while that cannot be told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<WorkStatus>,
+    /// How far it is behind. It takes time to count, so it is told of one webhook that is asked
+    /// for, and is absent in lists and in the answers to changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<WebhookLag>,
+}
+
+/// How far a webhook is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WebhookLag {
+    /// The events that its filter picks, and no receiver has taken yet.
+    pub unfinished: u64,
+    /// Whether `unfinished` is a lower bound, because more events would have had to be looked at
+    /// than `consumers.max_counted`.
+    pub more_than: bool,
+    /// The events that retention or a purge took before they were sent, whatever the filter picks.
+    pub lost: u64,
+    /// Whether `lost` is a lower bound.
+    pub lost_more_than: bool,
+}
+
+impl From<EventCounts> for WebhookLag {
+    fn from(counts: EventCounts) -> Self {
+        let EventCounts { unfinished, more_than, lost, lost_more_than, .. } = counts;
+        Self { unfinished, more_than, lost, lost_more_than }
+    }
 }
 
 /// A webhook with the key that it was given just now. The key is told here alone.
@@ -94,12 +120,13 @@ impl WebhookInfo {
         Self {
             name: name.clone(),
             settings: record.settings.clone(),
-            keys: record.keys.iter().map(WebhookKeyInfo::from).collect(),
+            keys: record.keys_at(Timestamp::now()).map(WebhookKeyInfo::from).collect(),
             created: record.created,
             updated: record.updated,
             paused: record.paused.clone(),
             state,
             queue,
+            lag: None,
         }
     }
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::client::WebhookClient;
 use super::config::WebhooksConfig;
 use super::hosts::HostLimits;
-use super::info::{MadeWebhook, WebhookInfo};
+use super::info::{MadeWebhook, WebhookInfo, WebhookLag};
 use super::settings::{PutWebhook, RotateWebhook, WebhookName, WebhookSettings};
 use super::signing::{SignatureKind, WebhookKey};
 use super::state::HookState;
@@ -48,6 +49,8 @@ pub(super) struct WebhooksParts {
     writing: tokio::sync::Mutex<()>,
     hooks: RwLock<BTreeMap<WebhookName, Hook>>,
     start: StartTask,
+    /// Told when no further request begins.
+    stopping: CancellationToken,
 }
 
 /// Starts the task of a webhook; `None` if the webhooks are gone.
@@ -64,7 +67,8 @@ pub(super) struct HookParts {
 pub(super) struct Hook {
     pub(super) record: watch::Sender<Arc<WebhookRecord>>,
     pub(super) state: Arc<HookState>,
-    _task: AbortOnDropHandle<()>,
+    /// `None` once somebody waits for its end.
+    task: Option<AbortOnDropHandle<()>>,
 }
 
 /// Returns the webhooks that are stored.
@@ -133,6 +137,7 @@ impl WebhooksParts {
             writing: tokio::sync::Mutex::default(),
             hooks: RwLock::default(),
             start,
+            stopping: CancellationToken::new(),
         };
         Ok((parts, records))
     }
@@ -147,6 +152,39 @@ impl WebhooksParts {
     /// Ends all tasks.
     pub(super) fn end(&self) {
         self.hooks.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Has no further request begin, and waits until those that are under way have ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the requests that are left are given up.
+    pub(super) async fn finish(&self) {
+        self.stopping.cancel();
+        let tasks: Vec<AbortOnDropHandle<()>> = {
+            let mut hooks = self.hooks.write().unwrap_or_else(PoisonError::into_inner);
+            hooks.values_mut().filter_map(|hook| hook.task.take()).collect()
+        };
+        for task in tasks {
+            let _ended = task.await;
+        }
+    }
+
+    /// Waits until no further request begins, because the webhooks or the broker stop.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn ending(&self) {
+        tokio::select! {
+            () = self.stopping.cancelled() => {}
+            () = self.broker.draining() => {}
+        }
+    }
+
+    /// Returns whether no further request begins.
+    pub(super) fn is_ending(&self) -> bool {
+        self.stopping.is_cancelled() || self.broker.is_draining()
     }
 
     /// Returns all webhooks.
@@ -174,6 +212,18 @@ impl WebhooksParts {
         let (record, state) = self.hook(name)?;
         let queue = self.consumers.work(&consumer_of(name, &record.settings)?);
         Ok(WebhookInfo::of(name, &record, state.counts(), queue.status().ok()))
+    }
+
+    /// Returns how far a webhook is behind.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownWebhook`]; as [`Consumers::counts`].
+    pub(super) async fn lag(&self, name: &WebhookName) -> Result<WebhookLag> {
+        let (record, _) = self.hook(name)?;
+        let counts = self.consumers.counts(&consumer_of(name, &record.settings)?, &[]).await?;
+        // Without filters there is one count.
+        Ok(counts.counts.first().copied().unwrap_or_default().into())
     }
 
     /// Returns the queue of a webhook. Its consumer is given the settings of the webhook first.
@@ -340,10 +390,8 @@ impl WebhooksParts {
     ) -> Result<()> {
         let _alone = self.writing.lock().await;
         let (record, _) = self.hook(name)?;
-        // Whoever asks for a pause does not want that it ends by itself.
-        let is_kept = |pause: &WebhookPause| {
-            reason != PauseReason::Asked || pause.reason == PauseReason::Asked
-        };
+        // A pause that does not end by itself takes the place of one that does.
+        let is_kept = |pause: &WebhookPause| pause.reason.rank() >= reason.rank();
         if record.paused.as_ref().is_some_and(is_kept) {
             return Ok(());
         }
@@ -445,7 +493,7 @@ impl WebhooksParts {
         let state = Arc::new(HookState::new(Instant::now()));
         let parts = HookParts { name: name.clone(), record: changes, state: state.clone() };
         if let Some(task) = (self.start)(parts) {
-            hooks.insert(name.clone(), Hook { record, state, _task: task });
+            hooks.insert(name.clone(), Hook { record, state, task: Some(task) });
         }
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! `registry.rs` is what a host has of them, `kept.rs` what is stored of them in the topic
 //! `$webhooks`, in the form of `stored.rs`. `runner.rs` is the task of one, `sending.rs` one
-//! request. `client.rs` sends it, through `connector.rs`, which asks `guard.rs` about each address.
+//! request. `client.rs` sends it, through `connector.rs`, which asks `resolver.rs` for addresses, and
+//! `guard.rs` about each of them.
 //! `routes.rs` and `service.rs` have what administrators may do over HTTP and gRPC.
 //!
 //! # Why
@@ -30,6 +31,7 @@ mod pauses;
 mod receiver_url;
 mod registry;
 mod requests;
+mod resolver;
 mod routes;
 mod runner;
 mod sending;
@@ -42,7 +44,7 @@ mod telling;
 
 pub use config::WebhooksConfig;
 pub use format::WebhookFormat;
-pub use info::{MadeWebhook, WebhookInfo, WebhookKeyInfo};
+pub use info::{MadeWebhook, WebhookInfo, WebhookKeyInfo, WebhookLag};
 pub use registry::Webhooks;
 pub(crate) use service::GrpcWebhooks;
 pub use settings::{PutWebhook, RotateWebhook, WebhookName, WebhookSettings};

@@ -20,11 +20,12 @@ fn longest(config: &WebhooksConfig, failures: u32) -> Duration {
 pub(super) fn after(config: &WebhooksConfig, failures: u32, asked: Option<Duration>) -> Duration {
     let longest = longest(config, failures);
     let random = longest.mul_f64(rand::rng().random_range(0.0..=1.0));
-    let most = Duration::from_millis(config.max_retry_after_ms);
-    match asked {
-        Some(asked) => random.max(asked.min(most)),
-        None => random,
-    }
+    asked.map_or(random, |asked| random.max(obeyed(config, asked)))
+}
+
+/// Returns as much of the time that a receiver asks for as is obeyed.
+pub(super) fn obeyed(config: &WebhooksConfig, asked: Duration) -> Duration {
+    asked.min(Duration::from_millis(config.max_retry_after_ms))
 }
 
 #[cfg(test)]

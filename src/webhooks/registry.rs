@@ -114,13 +114,24 @@ impl Webhooks {
         detached(async move { parts.update(&name, change).await }).await
     }
 
-    /// Returns a webhook.
+    /// Returns a webhook, with how far it is behind.
     ///
     /// # Errors
     ///
     /// [`Error::UnknownWebhook`].
-    pub fn get(&self, name: &WebhookName) -> Result<WebhookInfo> {
-        self.parts().info(name)
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Consumers::counts`].
+    pub async fn get(&self, name: &WebhookName) -> Result<WebhookInfo> {
+        // Where events cannot be counted, everything else is told all the same.
+        let lag = self.parts().lag(name).await.ok();
+        Ok(WebhookInfo { lag, ..self.parts().info(name)? })
+    }
+
+    /// Returns whether there is a webhook of this name.
+    pub fn has(&self, name: &WebhookName) -> bool {
+        self.parts().hooks().contains_key(name)
     }
 
     /// Returns up to `limit` webhooks in the order of their names, after the name `after`.
@@ -197,6 +208,17 @@ impl Webhooks {
     pub async fn rotate(&self, name: &WebhookName, wanted: RotateWebhook) -> Result<MadeWebhook> {
         let (parts, name) = (self.parts().clone(), name.clone());
         detached(async move { parts.rotate(&name, wanted).await }).await
+    }
+
+    /// Begins no further request, and waits until those that are under way are answered and what
+    /// became of them is stored. A host calls it before [`Broker::drain`]; otherwise the events of
+    /// these requests are sent again after the next start.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the requests that are left are given up, and nothing is lost.
+    pub async fn finish(&self) {
+        self.parts().finish().await;
     }
 
     /// Returns the metrics of all webhooks in Prometheus' format.

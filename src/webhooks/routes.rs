@@ -7,6 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http::StatusCode;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::info::WebhookInfo;
@@ -78,7 +79,7 @@ async fn put(
 ) -> Result<Response> {
     let (permit, name, body) = asked(&edge, path, request, Purpose::Change).await?;
     let wanted = requests::put(members(&edge, body).await?)?;
-    let is_new = hooks.get(&name).is_err();
+    let is_new = !hooks.has(&name);
     let work = hooks.put(&name, wanted);
     let made = permit.administering_webhook(ActKind::SetWebhook, name.as_str(), work).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
@@ -105,7 +106,7 @@ async fn show(
     request: Request,
 ) -> Result<Response> {
     let (_permit, name, _no_body) = asked(&edge, path, request, Purpose::Page).await?;
-    Ok(axum::Json(hooks.get(&name)?).into_response())
+    Ok(axum::Json(hooks.get(&name).await?).into_response())
 }
 
 async fn delete(
@@ -120,17 +121,28 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// Answers a request without members: does `act` to a webhook, and returns what comes of it.
+async fn plain<T: Serialize, F: Future<Output = Result<T>>>(
+    edge: &Edge,
+    (path, request): (NamePath, Request),
+    kind: ActKind,
+    act: impl FnOnce(WebhookName) -> F,
+) -> Result<Response> {
+    let (permit, name, body) = asked(edge, path, request, Purpose::Change).await?;
+    no_members(edge, body).await?;
+    let work = act(name.clone());
+    let outcome = permit.administering_webhook(kind, name.as_str(), work).await?;
+    Ok(axum::Json(outcome).into_response())
+}
+
 async fn pause(
     State(edge): State<Edge>,
     Extension(hooks): Extension<Webhooks>,
     path: NamePath,
     request: Request,
 ) -> Result<Response> {
-    let (permit, name, body) = asked(&edge, path, request, Purpose::Change).await?;
-    no_members(&edge, body).await?;
-    let work = hooks.pause(&name);
-    let info = permit.administering_webhook(ActKind::PauseWebhook, name.as_str(), work).await?;
-    Ok(axum::Json(info).into_response())
+    let act = async move |name| hooks.pause(&name).await;
+    plain(&edge, (path, request), ActKind::PauseWebhook, act).await
 }
 
 async fn resume(
@@ -139,11 +151,18 @@ async fn resume(
     path: NamePath,
     request: Request,
 ) -> Result<Response> {
-    let (permit, name, body) = asked(&edge, path, request, Purpose::Change).await?;
-    no_members(&edge, body).await?;
-    let work = hooks.resume(&name);
-    let info = permit.administering_webhook(ActKind::ResumeWebhook, name.as_str(), work).await?;
-    Ok(axum::Json(info).into_response())
+    let act = async move |name| hooks.resume(&name).await;
+    plain(&edge, (path, request), ActKind::ResumeWebhook, act).await
+}
+
+async fn test(
+    State(edge): State<Edge>,
+    Extension(hooks): Extension<Webhooks>,
+    path: NamePath,
+    request: Request,
+) -> Result<Response> {
+    let act = async move |name| hooks.test(&name).await;
+    plain(&edge, (path, request), ActKind::TestWebhook, act).await
 }
 
 async fn rotate(
@@ -157,19 +176,6 @@ async fn rotate(
     let work = hooks.rotate(&name, wanted);
     let made = permit.administering_webhook(ActKind::RotateWebhook, name.as_str(), work).await?;
     Ok(axum::Json(made).into_response())
-}
-
-async fn test(
-    State(edge): State<Edge>,
-    Extension(hooks): Extension<Webhooks>,
-    path: NamePath,
-    request: Request,
-) -> Result<Response> {
-    let (permit, name, body) = asked(&edge, path, request, Purpose::Change).await?;
-    no_members(&edge, body).await?;
-    let work = hooks.test(&name);
-    let attempt = permit.administering_webhook(ActKind::TestWebhook, name.as_str(), work).await?;
-    Ok(axum::Json(attempt).into_response())
 }
 
 async fn list_all(

@@ -23,10 +23,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::kept::WebhooksParts;
-use super::sending::{Sender, SentOutcome};
+use super::sending::{LEASE_PARTS, Sender, SentOutcome};
 use super::settings::WebhookName;
 use super::state::HookState;
 use super::stored::{PauseReason, WebhookRecord};
@@ -74,13 +75,19 @@ impl Runner {
             let record = self.record.borrow_and_update().clone();
             let is_paused = record.paused.is_some();
             if is_paused && !self.probe_is_due(&record).await {
-                match self.record.has_changed() {
-                    Ok(_) => continue,
-                    Err(_) => return,
+                if self.is_over() {
+                    return;
                 }
+                continue;
             }
-            match self.serve(record, is_paused).await {
-                ServedUntil::Changed => {}
+            match self.serve(record.clone(), is_paused).await {
+                ServedUntil::Changed => {
+                    // What one receiver has failed at says nothing of another one.
+                    let is_another = self.record.borrow().settings.url != record.settings.url;
+                    if is_another {
+                        self.state.forgive(Instant::now());
+                    }
+                }
                 ServedUntil::Probed => self.probed = Some(Instant::now()),
                 ServedUntil::Stopped => return,
             }
@@ -101,14 +108,15 @@ impl Runner {
                 Instant::now() + Duration::from_millis(left_ms)
             }
         });
+        let asked = self.state.asked_until();
         let due = async {
             match due {
-                Some(due) => sleep_until(due).await,
+                Some(due) => sleep_until(asked.map_or(due, |asked| due.max(asked))).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = self.parts.broker.draining() => false,
+            () = self.parts.ending() => false,
             _ = self.record.changed() => {
                 self.record.mark_changed();
                 self.probed = None;
@@ -131,6 +139,7 @@ impl Runner {
                     self.record.mark_changed();
                     return None;
                 }
+                () = self.parts.ending() => return None,
                 () = sleep(RETRY) => {}
             }
         }
@@ -145,24 +154,24 @@ impl Runner {
         let mut ready = VecDeque::<Vec<Leased>>::new();
         let mut pulling: Option<Pulling> = None;
         let mut retry_at: Option<Instant> = None;
+        // The leases of what waits are extended when this time has come.
+        let part = Duration::from_millis(self.parts.config.lease_ms / LEASE_PARTS);
+        let mut keep_at = Instant::now();
         let until = loop {
-            let most = self.most_in_flight(&record, is_probe);
-            while sending.len() < most
-                && let Some(leased) = ready.pop_front()
-            {
-                let sender = sender.clone();
-                sending.spawn(async move { sender.send(leased).await });
-            }
-            let now = Instant::now();
+            let (most, now) = (self.most_in_flight(&record, is_probe), Instant::now());
             let hold = self.state.hold_until(now).max(retry_at.filter(|at| *at > now));
-            if pulling.is_none() && sending.len() < most && (hold.is_none() || is_probe) {
+            let may_send = hold.is_none() || is_probe;
+            if may_send {
+                start(&mut sending, &mut ready, &sender, most);
+            }
+            if pulling.is_none() && ready.is_empty() && sending.len() < most && may_send {
                 let request = self.pull(&record, most - sending.len());
                 let queue = queue.clone();
                 pulling = Some(Box::pin(async move { queue.pull(request).await }));
             }
             tokio::select! {
                 biased;
-                () = self.parts.broker.draining() => break ServedUntil::Stopped,
+                () = self.parts.ending() => break ServedUntil::Stopped,
                 changed = self.record.changed() => break match changed {
                     Ok(()) => {
                         self.record.mark_changed();
@@ -180,7 +189,10 @@ impl Runner {
                 pulled = wait_for(&mut pulling) => {
                     pulling = None;
                     match pulled {
-                        Ok(leased) => ready.extend(requests(leased, &record)),
+                        Ok(leased) => {
+                            ready.extend(requests(leased, &record));
+                            keep_at = Instant::now() + part;
+                        }
                         Err(Error::ShuttingDown) => break ServedUntil::Stopped,
                         Err(error) => {
                             warn!(webhook = %self.name, %error, "no events for a webhook");
@@ -188,20 +200,29 @@ impl Runner {
                         }
                     }
                 }
+                () = sleep_until(keep_at), if !ready.is_empty() => {
+                    sender.keep(&mut ready).await;
+                    keep_at = Instant::now() + part;
+                }
                 () = self.state.woken() => retry_at = None,
                 () = sleep_until(hold.unwrap_or_else(Instant::now)), if hold.is_some() => {}
             }
         };
         drop(pulling);
-        sender.give_back(ready.into_iter().flatten()).await;
+        sender.ended.cancel();
+        sender.give_back(ready.into_iter().flatten().map(|it| it.lease).collect()).await;
         // What is under way has its time, and is settled.
         while sending.join_next().await.is_some() {}
         until
     }
 
+    /// Returns whether the broker stops, or the webhook is gone.
+    fn is_over(&self) -> bool {
+        self.parts.is_ending() || self.record.has_changed().is_err()
+    }
+
     fn changed_or_stopped(&self) -> ServedUntil {
-        let is_over = self.parts.broker.is_draining() || self.record.has_changed().is_err();
-        if is_over { ServedUntil::Stopped } else { ServedUntil::Changed }
+        if self.is_over() { ServedUntil::Stopped } else { ServedUntil::Changed }
     }
 
     fn sender(&self, record: &WebhookRecord, queue: WorkQueue) -> Sender {
@@ -215,6 +236,7 @@ impl Runner {
             state: self.state.clone(),
             queue,
             epoch: parts.broker.epoch(),
+            ended: CancellationToken::new(),
         }
     }
 
@@ -227,10 +249,11 @@ impl Runner {
     }
 
     /// Returns the request for the events of `room` requests. With batches, of one: events that
-    /// failed before are sent alone, so there may be more.
+    /// failed before are sent alone, so there may be more. After a failure one event is enough.
     fn pull(&self, record: &WebhookRecord, room: usize) -> PullRequest {
         let limit = match record.settings.max_batch_events as usize {
             1 => room,
+            _ if self.state.failures_in_a_row() > 0 => 1,
             batch => batch,
         };
         PullRequest::new(WORKER)
@@ -263,6 +286,21 @@ impl Runner {
         if let Err(error) = heeded {
             warn!(webhook = %self.name, %error, "the pause of a webhook cannot be stored");
         }
+    }
+}
+
+/// Begins with requests that wait, until `most` are under way.
+fn start(
+    sending: &mut JoinSet<SentOutcome>,
+    ready: &mut VecDeque<Vec<Leased>>,
+    sender: &Arc<Sender>,
+    most: usize,
+) {
+    while sending.len() < most
+        && let Some(leased) = ready.pop_front()
+    {
+        let sender = sender.clone();
+        sending.spawn(async move { sender.send(leased).await });
     }
 }
 

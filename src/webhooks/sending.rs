@@ -1,11 +1,13 @@
 //! One request: from leased events to their acknowledgement, with the leases held meanwhile.
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::client::{ReceiverAnswer, WebhookClient, WebhookRequest};
@@ -14,7 +16,7 @@ use super::format::SentBody;
 use super::pauses;
 use super::state::{HookState, WebhookAttempt};
 use super::stored::WebhookRecord;
-use crate::consumers::{LeaseId, Leased, Nack, Settlement, WorkQueue};
+use crate::consumers::{LeaseId, Leased, Nack, SettleOutcome, Settlement, WorkQueue};
 use crate::cursor::{Epoch, Position};
 use crate::event::{Event, Timestamp};
 use crate::topic::TopicName;
@@ -23,7 +25,7 @@ use crate::topic::TopicName;
 const MAX_PROBLEM_BYTES: usize = 256;
 
 /// The parts of a lease after which it is extended while a request is under way.
-const LEASE_PARTS: u64 = 3;
+pub(super) const LEASE_PARTS: u64 = 3;
 
 const USER_AGENT: &str = concat!("leftoff/", env!("CARGO_PKG_VERSION"));
 
@@ -36,6 +38,8 @@ pub(super) struct Sender {
     pub(super) state: std::sync::Arc<HookState>,
     pub(super) queue: WorkQueue,
     pub(super) epoch: Epoch,
+    /// Told when no further request begins: the webhook is paused, changed or gone.
+    pub(super) ended: CancellationToken,
 }
 
 /// What became of a request.
@@ -47,6 +51,8 @@ pub(super) enum SentOutcome {
     Failed(String),
     /// The receiver says that it is gone.
     Gone(String),
+    /// There was no room at the host before the webhook was to send nothing more.
+    Unsent,
 }
 
 /// Returns the id of a request with one event. It is the same each time that the event is sent, and
@@ -113,18 +119,23 @@ impl Sender {
         let leases: Vec<LeaseId> = leased.iter().map(|it| it.lease).collect();
         let mut request = std::pin::pin!(self.attempt(&leased));
         let pause = Duration::from_millis(self.config.lease_ms / LEASE_PARTS);
-        let (attempt, asked) = loop {
+        let attempted = loop {
             tokio::select! {
-                done = &mut request => break done,
-                () = sleep(pause) => self.extend(&leases).await,
+                attempted = &mut request => break attempted,
+                () = sleep(pause) => drop(self.extend(&leases).await),
             }
+        };
+        let Some((attempt, asked)) = attempted else {
+            self.give_back(leases).await;
+            return SentOutcome::Unsent;
         };
         self.settle(&leased, &attempt, asked).await;
         let problem = problem_of(&attempt);
         let failures = self.state.failures_in_a_row().saturating_add(1);
         let (is_taken, status) = (attempt.is_success(), attempt.status);
         let hold = pauses::after(&self.config, failures, asked);
-        self.state.note(attempt, hold, Instant::now());
+        let asked = asked.map(|asked| pauses::obeyed(&self.config, asked));
+        self.state.note(attempt, (hold, asked), Instant::now());
         match status {
             _ if is_taken => SentOutcome::Taken,
             Some(410) => SentOutcome::Gone(problem),
@@ -133,9 +144,13 @@ impl Sender {
     }
 
     /// Sends the request once there is room at its host. Returns what became of it, and the time
-    /// for which the receiver wants no further one.
-    async fn attempt(&self, leased: &[Leased]) -> (WebhookAttempt, Option<Duration>) {
-        let _room = self.host.acquire().await; // It is never closed.
+    /// for which the receiver wants no further one; `None` if it is not to be sent any more.
+    async fn attempt(&self, leased: &[Leased]) -> Option<(WebhookAttempt, Option<Duration>)> {
+        let _room = tokio::select! {
+            biased;
+            () = self.ended.cancelled() => return None,
+            room = self.host.acquire() => room, // It is never closed.
+        };
         let id = request_id(leased, self.epoch);
         let settings = &self.record.settings;
         let events: Vec<(&TopicName, &Event)> =
@@ -153,12 +168,11 @@ impl Sender {
         let asked = answer.as_ref().ok().and_then(|answer| answer.retry_after);
         let tries = leased.first().map_or(1, |it| it.tries);
         let attempt = attempt_of(answer, id, time, started);
-        (WebhookAttempt { events: leased.len() as u32, tries, ..attempt }, asked)
+        Some((WebhookAttempt { events: leased.len() as u32, tries, ..attempt }, asked))
     }
 
     /// Gives events back that were taken and not sent.
-    pub(super) async fn give_back(&self, leased: impl Iterator<Item = Leased>) {
-        let leases: Vec<LeaseId> = leased.map(|it| it.lease).collect();
+    pub(super) async fn give_back(&self, leases: Vec<LeaseId>) {
         if leases.is_empty() {
             return;
         }
@@ -167,13 +181,31 @@ impl Sender {
         }
     }
 
-    async fn extend(&self, leases: &[LeaseId]) {
+    /// Has the leases of requests hold that wait, and leaves out the events that are over.
+    pub(super) async fn keep(&self, waiting: &mut VecDeque<Vec<Leased>>) {
+        let leases: Vec<LeaseId> = waiting.iter().flatten().map(|it| it.lease).collect();
+        let Some(outcomes) = self.extend(&leases).await else { return };
+        let over: HashSet<LeaseId> = leases
+            .into_iter()
+            .zip(outcomes)
+            .filter(|(_, outcome)| *outcome == SettleOutcome::Over)
+            .map(|(lease, _)| lease)
+            .collect();
+        waiting.iter_mut().for_each(|request| request.retain(|it| !over.contains(&it.lease)));
+        waiting.retain(|request| !request.is_empty());
+    }
+
+    /// Has leases hold for their whole time from now on. Returns the outcomes; `None` if that is
+    /// not known.
+    async fn extend(&self, leases: &[LeaseId]) -> Option<Vec<SettleOutcome>> {
         let time = Duration::from_millis(self.config.lease_ms);
         let extend = leases.iter().map(|lease| (*lease, time)).collect();
         let settlement = Settlement { extend, ..Settlement::default() };
-        if let Err(error) = self.queue.settle(settlement).await {
+        let settled = self.queue.settle(settlement).await;
+        let warned = settled.inspect_err(|error| {
             warn!(%error, "leases of a webhook cannot be extended");
-        }
+        });
+        warned.ok().map(|settled| settled.extend)
     }
 
     /// Settles the leases of a request. What cannot be settled is sent again when its lease is

@@ -61,7 +61,8 @@ impl GrpcWebhooks {
     }
 
     fn info(&self, info: &WebhookInfo) -> proto::Webhook {
-        let WebhookInfo { name, settings, keys, created, updated, paused, state, queue } = info;
+        let WebhookInfo { name, settings, keys, created, updated, paused, state, queue, lag } =
+            info;
         let key = |key: &super::info::WebhookKeyInfo| proto::WebhookKey {
             kind: kind_number(key.kind).into(),
             public_key: key.public_key.clone().unwrap_or_default(),
@@ -86,6 +87,12 @@ impl GrpcWebhooks {
             next_try_ms: state.next_try.map(|time| time.as_ms()),
             attempts: state.attempts.iter().map(attempt).collect(),
             checkpoint: checkpoint.map(|cursor| cursor.to_string()).unwrap_or_default(),
+            lag: lag.map(|lag| proto::WebhookLag {
+                unfinished: lag.unfinished,
+                more_than: lag.more_than,
+                lost: lag.lost,
+                lost_more_than: lag.lost_more_than,
+            }),
         }
     }
 }
@@ -136,9 +143,10 @@ impl WebhookService for GrpcWebhooks {
         &self,
         request: Request<proto::GetWebhookRequest>,
     ) -> Result<Response<proto::GetWebhookResponse>, Status> {
+        let deadline = deadline(request.metadata())?;
         self.permit(&request, path!("GetWebhook")).await?;
         let name: WebhookName = request.into_inner().webhook.parse()?;
-        let webhook = Some(self.info(&self.hooks.get(&name)?));
+        let webhook = Some(self.info(&within(deadline, self.hooks.get(&name)).await?));
         Ok(Response::new(proto::GetWebhookResponse { webhook }))
     }
 

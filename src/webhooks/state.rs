@@ -76,6 +76,9 @@ pub(super) struct HookState {
 struct StateParts {
     counts: WebhookCounts,
     hold_until: Option<Instant>,
+    /// The time before which the receiver wants no request. A success of one that was under way
+    /// does not end it.
+    asked_until: Option<Instant>,
     /// The last success, or the start.
     well_at: Instant,
 }
@@ -83,7 +86,7 @@ struct StateParts {
 impl HookState {
     pub(super) fn new(now: Instant) -> Self {
         let counts = WebhookCounts::default();
-        let parts = StateParts { counts, hold_until: None, well_at: now };
+        let parts = StateParts { counts, hold_until: None, asked_until: None, well_at: now };
         Self { parts: Mutex::new(parts), woken: Notify::new() }
     }
 
@@ -102,23 +105,31 @@ impl HookState {
         UnderWay(self)
     }
 
-    /// Notes a request that ended `now`, and how long none is sent after it if it failed.
-    pub(super) fn note(&self, attempt: WebhookAttempt, pause: Duration, now: Instant) {
+    /// Notes a request that ended `now`, how long none is sent after it if it failed, and for how
+    /// long the receiver wants none.
+    pub(super) fn note(
+        &self,
+        attempt: WebhookAttempt,
+        (pause, asked): (Duration, Option<Duration>),
+        now: Instant,
+    ) {
         self.with(|it| {
             let counts = &mut it.counts;
             if attempt.is_success() {
                 counts.delivered += u64::from(attempt.events);
                 counts.failures_in_a_row = 0;
                 counts.last_success = Some(attempt.time);
-                counts.next_try = None;
                 (it.hold_until, it.well_at) = (None, now);
             } else {
                 counts.failed += 1;
                 counts.failures_in_a_row = counts.failures_in_a_row.saturating_add(1);
-                let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                counts.next_try = Some(Timestamp::now().plus_ms(pause_ms));
-                it.hold_until = Some(now + pause);
+                it.hold_until = it.hold_until.max(Some(now + pause));
+                it.asked_until = it.asked_until.max(asked.map(|asked| now + asked));
             }
+            it.counts.next_try = it.held_until(now).map(|until| {
+                let left_ms = u64::try_from((until - now).as_millis()).unwrap_or(u64::MAX);
+                Timestamp::now().plus_ms(left_ms)
+            });
             it.keep(attempt);
         });
     }
@@ -138,16 +149,21 @@ impl HookState {
         self.with(|it| now.saturating_duration_since(it.well_at))
     }
 
+    /// Returns the time before which the receiver wants no request.
+    pub(super) fn asked_until(&self) -> Option<Instant> {
+        self.with(|it| it.asked_until)
+    }
+
     /// Returns the time before which no request is sent.
     pub(super) fn hold_until(&self, now: Instant) -> Option<Instant> {
-        self.with(|it| it.hold_until.filter(|until| *until > now))
+        self.with(|it| it.held_until(now))
     }
 
     /// Takes it that the receiver is well: what has failed before counts no more.
     pub(super) fn forgive(&self, now: Instant) {
         self.with(|it| {
             (it.counts.failures_in_a_row, it.counts.next_try) = (0, None);
-            (it.hold_until, it.well_at) = (None, now);
+            (it.hold_until, it.asked_until, it.well_at) = (None, None, now);
         });
         self.woken.notify_one();
     }
@@ -163,6 +179,10 @@ impl HookState {
 }
 
 impl StateParts {
+    fn held_until(&self, now: Instant) -> Option<Instant> {
+        self.hold_until.max(self.asked_until).filter(|until| *until > now)
+    }
+
     fn keep(&mut self, attempt: WebhookAttempt) {
         let attempts = &mut self.counts.attempts;
         attempts.truncate(MAX_KEPT_ATTEMPTS - 1);
@@ -197,7 +217,7 @@ mod tests {
         let state = HookState::new(now);
         for number in 0..20 {
             now += second;
-            state.note(attempt(500, number), second, now);
+            state.note(attempt(500, number), (second, None), now);
         }
         assert_eq!(state.failures_in_a_row(), 20);
         assert_eq!(state.ailing_for(now), 20 * second);
@@ -207,15 +227,33 @@ mod tests {
         assert_eq!(counts.attempts.len(), MAX_KEPT_ATTEMPTS);
         assert_eq!(counts.attempts[0].webhook_id, "evt_19");
         assert!(counts.next_try.is_some());
-        state.note(attempt(204, 20), Duration::ZERO, now);
+        state.note(attempt(204, 20), (Duration::ZERO, None), now);
         let counts = state.counts();
         assert_eq!((counts.delivered, counts.failed, counts.failures_in_a_row), (2, 20, 0));
         assert_eq!((state.hold_until(now), counts.next_try), (None, None));
         assert_eq!(state.ailing_for(now), Duration::ZERO);
-        state.note(attempt(302, 21), second, now);
+        state.note(attempt(302, 21), (second, None), now);
         state.forgive(now);
         state.woken().await;
         assert_eq!((state.failures_in_a_row(), state.hold_until(now)), (0, None));
+    }
+
+    /// Goal: what a receiver asks for holds, whatever other requests come to that were under way.
+    #[test]
+    fn the_longest_time_that_a_receiver_asks_for_holds_until_somebody_forgives() {
+        let (second, now) = (Duration::from_secs(1), Instant::now());
+        let state = HookState::new(now);
+        state.note(attempt(429, 1), (second, Some(60 * second)), now);
+        state.note(attempt(500, 2), (second, None), now);
+        assert_eq!(state.hold_until(now), Some(now + 60 * second));
+        state.note(attempt(200, 3), (Duration::ZERO, None), now);
+        assert_eq!(state.hold_until(now), Some(now + 60 * second));
+        assert!(state.counts().next_try.is_some());
+        state.note(attempt(500, 4), (5 * second, None), now);
+        state.note(attempt(500, 5), (second, None), now);
+        assert_eq!(state.hold_until(now + 60 * second), None);
+        state.forgive(now);
+        assert_eq!(state.hold_until(now), None);
     }
 
     #[test]

@@ -48,6 +48,15 @@ impl PauseReason {
             Self::Gone => "gone",
         }
     }
+
+    /// Returns how much a pause for this reason needs to end: more for a higher rank.
+    pub(super) fn rank(self) -> u8 {
+        match self {
+            Self::Failing => 0,
+            Self::Gone => 1,
+            Self::Asked => 2,
+        }
+    }
 }
 
 /// A pause of a webhook.
@@ -113,11 +122,15 @@ impl WebhookRecord {
         Ok(Self { keys, updated: now, ..self.clone() })
     }
 
+    /// Returns the keys that hold `now`, the newest first.
+    pub(super) fn keys_at(&self, now: Timestamp) -> impl Iterator<Item = &StoredKey> {
+        self.keys.iter().filter(move |key| key.until.is_none_or(|until| now < until))
+    }
+
     /// Returns the signatures of a request, of all keys that hold `now`.
     pub(super) fn signatures(&self, id: &str, now: Timestamp, body: &[u8]) -> String {
-        let holds = |key: &&StoredKey| key.until.is_none_or(|until| now < until);
         let sign = |key: &StoredKey| key.key.sign(id, now.as_ms() / 1_000, body);
-        self.keys.iter().filter(holds).map(sign).collect::<Vec<_>>().join(" ")
+        self.keys_at(now).map(sign).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -12,6 +12,7 @@ use crate::broker::{SeekAfter, SelectedTopic};
 use crate::consumers::marks::{Mark, MarkLine};
 use crate::consumers::ranges::ranges;
 use crate::consumers::requests::ConsumerState;
+use crate::consumers::work::{FinishedWork, is_in};
 use crate::cursor::{Place, Position, Sequence};
 use crate::error::Result;
 use crate::event::Timestamp;
@@ -19,7 +20,7 @@ use crate::event::Timestamp;
 /// The class of an event: which of these hold for it, one bit each.
 pub(super) type Class = u8;
 
-/// The event is at or before the checkpoint.
+/// The event is at or before the checkpoint, or a worker has finished it.
 pub(super) const FINISHED: Class = 1;
 pub(super) const SEEN: Class = 2;
 pub(super) const READ: Class = 4;
@@ -46,7 +47,7 @@ impl Classes {
     /// Those of `seek`.
     pub(super) fn of(
         topic: &SelectedTopic,
-        state: &ConsumerState,
+        (state, finished): (&ConsumerState, &FinishedWork),
         now: Timestamp,
         seek: &mut SeekAfter<'_>,
     ) -> Result<Option<Self>> {
@@ -69,13 +70,13 @@ impl Classes {
             };
             lines.push((class, up_to, line));
         }
-        Ok(Some(Self::of_lines(topic, &lines, state, now)))
+        Ok(Some(Self::of_lines(topic, &lines, (state, finished.of(topic.id())), now)))
     }
 
     fn of_lines(
         topic: &SelectedTopic,
         lines: &[ClassLine<'_>],
-        state: &ConsumerState,
+        (state, finished): (&ConsumerState, &[(u64, u64)]),
         now: Timestamp,
     ) -> Self {
         let name = topic.name();
@@ -98,6 +99,10 @@ impl Classes {
                 }
             }
         }
+        for (from, to) in finished {
+            add(*from);
+            add(to.saturating_add(1));
+        }
         for sequence in snoozed.keys() {
             add(*sequence);
             add(sequence.saturating_add(1));
@@ -113,7 +118,8 @@ impl Classes {
                 if holds { *class } else { 0 }
             };
             let snoozed = if snoozed.contains_key(&sequence) { SNOOZED } else { 0 };
-            lines.iter().map(of_line).fold(snoozed, |all, class| all | class)
+            let ahead = if is_in(finished, sequence) { FINISHED } else { 0 };
+            lines.iter().map(of_line).fold(snoozed | ahead, |all, class| all | class)
         };
         Self { starts: starts.into_iter().map(|start| (start, class(start))).collect() }
     }

@@ -2,6 +2,7 @@
 
 use crate::broker::{Extent, Selected};
 use crate::consumers::requests::ConsumerState;
+use crate::consumers::work::FinishedWork;
 use crate::cursor::{Place, Position};
 use crate::topic::TopicName;
 
@@ -15,17 +16,22 @@ pub(super) struct Lost {
 
 /// Returns how many events after the checkpoint were trimmed, whether the filter picked them or
 /// not.
-pub(super) fn lost(state: &ConsumerState, selected: &Selected) -> Lost {
+pub(super) fn lost(state: &ConsumerState, work: &FinishedWork, selected: &Selected) -> Lost {
     let mut lost = Lost::default();
     let Some(checkpoint) = state.info.checkpoint else { return lost };
-    let kept = selected.topics.iter().map(|topic| (topic.name(), &topic.extent));
-    let deleted = selected.deleted.iter().map(|(name, extent)| (name, extent));
-    for (name, extent) in kept.chain(deleted) {
+    let kept = selected.topics.iter().map(|topic| {
+        // What workers have finished beyond the checkpoint is not lost.
+        let finished = work.below(topic.id(), topic.extent.earliest.get());
+        (topic.name(), &topic.extent, finished)
+    });
+    let deleted = selected.deleted.iter().map(|(name, extent)| (name, extent, 0));
+    for (name, extent, known) in kept.chain(deleted) {
         match checkpoint.after {
             Place::Sequence(finished) => {
-                lost.events += extent.earliest.previous().get().saturating_sub(finished.get());
+                let trimmed = extent.earliest.previous().get();
+                lost.events += trimmed.saturating_sub(finished.get()).saturating_sub(known);
             }
-            Place::Position(finished) => lost.add(state, finished, (name, extent)),
+            Place::Position(finished) => lost.add(state, finished, (name, extent, known)),
         }
     }
     lost
@@ -37,7 +43,7 @@ impl Lost {
         &mut self,
         state: &ConsumerState,
         finished: Position,
-        (name, extent): (&TopicName, &Extent),
+        (name, extent, finished_ahead): (&TopicName, &Extent, u64),
     ) {
         if extent.trimmed_position <= finished {
             return;
@@ -45,7 +51,10 @@ impl Lost {
         let trimmed = extent.earliest.previous().get();
         let known = state.reach.iter().find(|(topic, _)| topic == name);
         match known {
-            Some((_, reached)) => self.events += trimmed.saturating_sub(reached.get()),
+            Some((_, reached)) => {
+                let after = trimmed.saturating_sub(reached.get());
+                self.events += after.saturating_sub(finished_ahead);
+            }
             // The checkpoint knows all topics that there were, so this one came later.
             None if !state.reach.is_empty() => self.events += trimmed,
             None => {

@@ -26,12 +26,15 @@ mod stamps;
 pub(super) mod tag;
 mod tally;
 
+use std::sync::Arc;
+
 use self::count::{CountFilter, EventCounts, MAX_COUNT_FILTERS, PlacedCounts};
 use self::lost::Lost;
 use self::tally::{CLASSES, MarkTally};
 use super::Consumers;
 use super::id::ConsumerId;
-use super::requests::ConsumerState;
+use super::requests::{ConsumerInfo, ConsumerState};
+use super::work::FinishedWork;
 use crate::broker::Selected;
 use crate::error::Result;
 use crate::lists;
@@ -54,20 +57,40 @@ impl Consumers {
         lists::check("filters", filters.len(), MAX_COUNT_FILTERS)?;
         filters.iter().try_for_each(|of| of.filter.validate().and(of.permitted.validate()))?;
         // The state is taken first: it has no mark of an event that the selection does not have.
-        let state = self.state(id);
+        let (state, finished) = self.worked(id, self.state(id)).await;
         let selected = self.0.broker.select(&id.selection).await?;
         let all = [CountFilter::default()];
-        self.counted(state, selected, if filters.is_empty() { &all } else { filters }).await
+        let filters = if filters.is_empty() { &all } else { filters };
+        self.counted((state, Arc::new(finished)), selected, filters).await
+    }
+
+    /// Returns the state of a consumer with the checkpoint of its work, if it shares its events,
+    /// and what its workers have finished beyond it, both at one moment.
+    async fn worked(&self, id: &ConsumerId, state: ConsumerState) -> (ConsumerState, FinishedWork) {
+        let entry = self.view().get(id).map(|entry| (entry.number, entry.checkpoint()));
+        let is_shared = state.info.settings.shared.is_some();
+        let Some((number, begun)) = entry.filter(|_| is_shared) else {
+            return (state, FinishedWork::default());
+        };
+        let Some((floor, finished)) = self.0.work.finished(number).await else {
+            return (state, FinishedWork::default());
+        };
+        let info = ConsumerInfo { checkpoint: Some(floor), ..(*state.info).clone() };
+        // The sequences are known at the place where it began, and at no later one.
+        let has_moved = begun.is_none_or(|begun| begun.after != floor.after);
+        let reach = if has_moved { Arc::from([]) } else { state.reach.clone() };
+        (ConsumerState { info: Arc::new(info), reach, ..state }, finished)
     }
 
     /// Counts what was selected.
     async fn counted(
         &self,
-        state: ConsumerState,
+        (state, finished): (ConsumerState, Arc<FinishedWork>),
         selected: Selected,
         filters: &[CountFilter],
     ) -> Result<PlacedCounts> {
-        let Lost { events: lost, more_than: lost_more_than } = lost::lost(&state, &selected);
+        let Lost { events: lost, more_than: lost_more_than } =
+            lost::lost(&state, &finished, &selected);
         let (position, now, revision) = (selected.position, selected.now, state.info.revision);
         let own = &state.info.settings.filter;
         let is_whole = |of: &CountFilter| own.is_empty() && of.is_empty();
@@ -76,7 +99,7 @@ impl Consumers {
         let mut until = state.marks.next_return(now);
         let mut add_until = |time| until = until.into_iter().chain(time).min();
         if filters.iter().any(is_whole) {
-            let tally = MarkTally::new(state.clone(), now, Vec::new());
+            let tally = MarkTally::new((state.clone(), finished.clone()), now, Vec::new());
             let max_counted = self.0.config.max_counted;
             let (tally, is_cut) =
                 self.0.broker.count(selected.clone(), [], max_counted, tally).await?;
@@ -86,7 +109,7 @@ impl Consumers {
         let picked: Vec<_> = filters.iter().filter(|of| !is_whole(of)).cloned().collect();
         let (mut of_filters, mut is_cut) = (Vec::new(), false);
         if !picked.is_empty() {
-            let tally = MarkTally::new(state.clone(), now, picked);
+            let tally = MarkTally::new((state.clone(), finished), now, picked);
             let max_counted = self.0.config.max_counted;
             let counted = self.0.broker.count(selected, [own.clone()], max_counted, tally);
             let (tally, cut) = counted.await?;

@@ -1,11 +1,13 @@
 //! The counter of one consumer: how many events of each class there are, for each filter.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::classes::{ARCHIVED, Class, Classes, FINISHED, READ, SEEN, SNOOZED};
 use super::count::{CountFilter, EventCounts};
 use crate::broker::{EventCounter, EventRef, SeekAfter, SelectedTopic};
 use crate::consumers::requests::ConsumerState;
+use crate::consumers::work::FinishedWork;
 use crate::cursor::Sequence;
 use crate::error::Result;
 use crate::event::Timestamp;
@@ -20,6 +22,7 @@ pub(super) type ClassCounts = [u64; CLASSES];
 #[derive(Debug)]
 pub(super) struct MarkTally {
     state: ConsumerState,
+    finished: Arc<FinishedWork>,
     now: Timestamp,
     /// The filters; none to count all events, which then need not be decoded.
     filters: Vec<CountFilter>,
@@ -32,11 +35,15 @@ pub(super) struct MarkTally {
 }
 
 impl MarkTally {
-    pub(super) fn new(state: ConsumerState, now: Timestamp, filters: Vec<CountFilter>) -> Self {
+    pub(super) fn new(
+        (state, finished): (ConsumerState, Arc<FinishedWork>),
+        now: Timestamp,
+        filters: Vec<CountFilter>,
+    ) -> Self {
         let counted = vec![[0; CLASSES]; filters.len().max(1)];
         let current = counted.clone();
         let (classes, current_until, until) = (Classes::default(), None, None);
-        Self { state, now, filters, classes, current, current_until, counted, until }
+        Self { state, finished, now, filters, classes, current, current_until, counted, until }
     }
 
     /// Returns the numbers for each filter.
@@ -58,7 +65,7 @@ impl EventCounter for MarkTally {
     fn begin(&mut self, topic: &SelectedTopic, seek: &mut SeekAfter<'_>) -> Result<bool> {
         self.current.fill([0; CLASSES]);
         self.current_until = None;
-        let classes = Classes::of(topic, &self.state, self.now, seek)?;
+        let classes = Classes::of(topic, (&self.state, &self.finished), self.now, seek)?;
         let is_found = classes.is_some();
         self.classes = classes.unwrap_or_default();
         Ok(is_found)

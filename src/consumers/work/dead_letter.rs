@@ -32,10 +32,12 @@ const RAN_OUT: &str = "the lease ran out";
 pub(super) fn dead_letter(consumer: &str, entry: &WindowEntry, event: &Event) -> Option<NewEvent> {
     let topic = entry.topic.as_ref()?;
     let reason = if entry.ran_out { RAN_OUT } else { &entry.reason };
+    // Workers send what their errors say, of many lines, and a header has one.
+    let reason = reason.replace(char::is_control, " ");
     let mut letter = NewEvent { id: String::new(), ttl_ms: None, ..event.content.clone() };
     let id = &event.content.id;
     let headers = [
-        (DEAD_REASON_HEADER, reason.to_owned()),
+        (DEAD_REASON_HEADER, reason),
         (DEAD_TOPIC_HEADER, topic.to_string()),
         (DEAD_SEQUENCE_HEADER, event.sequence.to_string()),
         (DEAD_TRIES_HEADER, entry.tries.to_string()),

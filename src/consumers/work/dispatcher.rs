@@ -33,7 +33,9 @@ use tokio::time::Instant;
 use super::config::WorkConfig;
 use super::lease_id::LeaseId;
 use super::records::WorkRecords;
-use super::requests::{Leased, Nack, SettleOutcome, Settled, Settlement, WorkStatus, milliseconds};
+use super::requests::{
+    Leased, MAX_SHOWN_WORKERS, Nack, SettleOutcome, Settled, Settlement, WorkStatus, milliseconds,
+};
 use super::shared::SharedConsumer;
 use super::source::{WantedWork, WorkSource};
 use super::window::Window;
@@ -46,9 +48,6 @@ use crate::topic::TopicName;
 
 /// The most commands that are decided together.
 const MAX_COMMANDS: usize = 1_024;
-
-/// The most workers that a status names.
-const MAX_SHOWN_WORKERS: usize = 100;
 
 /// The longest search for a first event of a pull that does not wait.
 pub(super) const MAX_SEARCH: Duration = Duration::from_secs(1);
@@ -190,6 +189,9 @@ impl Dispatcher {
     /// Returns the time at which something is to be done if nobody asks for anything.
     fn next_wake(&self) -> Instant {
         let (now, time) = (Instant::now(), time_of(&self.parts.broker));
+        if !self.window.dying().is_empty() {
+            return now;
+        }
         let due = self.window.next_due_ms().map(|due_ms| {
             let left_ms = due_ms.saturating_sub(time.steady_ms).max(1);
             now + Duration::from_millis(left_ms)
@@ -223,11 +225,13 @@ impl Dispatcher {
         self.adopt(&commands);
         let time = self.time();
         if let Err(error) = self.load(time).await {
+            self.forget(); // It is read again for whoever asks next.
             refuse(&mut commands, &error);
             self.fail_waiting(&error);
             return ended(commands);
         }
         self.window.run_due(time, self.consumer.settings.max_tries);
+        self.window.revive(self.consumer.settings.max_tries);
         let mut answers = WorkAnswers::default();
         let mut end = None;
         for command in commands {
@@ -312,10 +316,14 @@ impl Dispatcher {
     fn settle(&mut self, settlement: &Settlement, time: WorkTime) -> Settled {
         let (window, max_tries) = (&mut self.window, self.consumer.settings.max_tries);
         let source = self.source.as_ref();
-        let ack = |lease: &LeaseId| {
+        let ack = |lease: &LeaseId| match source {
             // A finished event that the reader has not reached again.
-            let is_finished = source.is_some_and(|source| source.is_finished(&lease.place));
-            if is_finished { SettleOutcome::Done } else { window.ack(lease.place, lease.tries) }
+            Some(source) if source.is_finished(&lease.place) => SettleOutcome::Done,
+            // Nobody can have had a lease there.
+            Some(source) if source.is_ahead(&lease.place) && !window.has(&lease.place) => {
+                SettleOutcome::Over
+            }
+            _ => window.ack(lease.place, lease.tries),
         };
         let ack = settlement.ack.iter().map(ack).collect();
         let nack = |nack: &Nack| {
@@ -353,7 +361,7 @@ impl Dispatcher {
             dying: self.window.dead_count() as u64,
             waiting: self.waiting.len() as u64,
             totals: self.window.totals,
-            problem: self.problem.clone(),
+            problem: self.problem.clone().filter(|_| self.window.dead_count() > 0),
             workers,
         };
     }

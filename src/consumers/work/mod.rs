@@ -14,8 +14,8 @@
 //! ```
 //!
 //! `settings.rs` has the settings of one consumer, `config.rs` those of all; `requests.rs` and
-//! `lease_id.rs` have what workers ask and are told; `fetching.rs` reads single events again, and
-//! `dead_letter.rs` makes dead letters.
+//! `lease_id.rs` have what workers ask and are told; `fetching.rs` reads single events again,
+//! `dead_letter.rs` makes dead letters, and `finished.rs` tells counts what is finished.
 //!
 //! # What holds
 //!
@@ -27,6 +27,7 @@ mod config;
 mod dead_letter;
 mod dispatcher;
 mod fetching;
+mod finished;
 mod lease_id;
 mod leasing;
 mod places;
@@ -51,6 +52,7 @@ pub use dead_letter::{
     DEAD_CONSUMER_HEADER, DEAD_ID_HEADER, DEAD_REASON_HEADER, DEAD_SEQUENCE_HEADER,
     DEAD_TOPIC_HEADER, DEAD_TRIES_HEADER,
 };
+pub(crate) use finished::{FinishedWork, is_in};
 pub use lease_id::LeaseId;
 pub use queues::WorkQueue;
 pub(crate) use queues::WorkQueues;

@@ -11,14 +11,17 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::config::WorkConfig;
 use super::dispatcher::{Dispatcher, DispatcherParts, lock};
+use super::finished::FinishedWork;
 use super::records::WorkRecords;
 use super::requests::{Leased, PullRequest, Settled, Settlement, WorkStatus};
 use super::settings::WorkSettings;
 use super::shared::SharedConsumer;
+use super::totals::WorkTotals;
 use super::work_commands::Command;
 use crate::broker::Broker;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::polls;
 use crate::topic::TopicName;
 
 /// The most commands that wait for one dispatcher.
@@ -143,6 +146,18 @@ struct Hold {
     commands: mpsc::Sender<Command>,
 }
 
+/// A caller that waits for leases. Dropped before they came, it has the dispatcher look who is
+/// left, so that nobody is told to wait who is gone.
+struct WaitingCaller(Option<mpsc::Sender<Command>>);
+
+impl Drop for WaitingCaller {
+    fn drop(&mut self) {
+        if let Some(commands) = self.0.take() {
+            let _has_much_to_do = commands.try_send(Command::Undelivered(Vec::new()));
+        }
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         if let Some(slot) = lock(&self.queues.0.slots).by_number.get_mut(&self.number) {
@@ -181,6 +196,28 @@ impl WorkQueues {
         lock(&self.0.records).floor(number)
     }
 
+    /// Returns the totals of a consumer with its floor, which change with each event that comes to
+    /// its end.
+    pub(crate) fn progress(&self, number: u64) -> Option<(Cursor, WorkTotals)> {
+        let records = lock(&self.0.records);
+        records.of(number)?.floor.as_ref().map(|floor| (floor.cursor, floor.totals))
+    }
+
+    /// Returns the floor of a consumer, and the events above it that are finished, at one moment;
+    /// `None` if no event was leased yet.
+    pub(crate) async fn finished(&self, number: u64) -> Option<(Cursor, FinishedWork)> {
+        let records = lock(&self.0.records).of(number).cloned()?;
+        let floor = records.floor.as_ref()?.cursor;
+        let mut buckets: Vec<_> = records.buckets.iter().collect();
+        buckets.sort_unstable_by_key(|(bucket, _)| **bucket);
+        let mut finished = FinishedWork::default();
+        for (bucket, record) in buckets {
+            finished.add(*bucket, record);
+            polls::rest().await;
+        }
+        Some((floor, finished))
+    }
+
     /// Forgets the records of a consumer that is deleted.
     pub(crate) fn forget(&self, number: u64) {
         lock(&self.0.records).forget(number);
@@ -201,7 +238,10 @@ impl WorkQueues {
         let (hold, consumer) = self.hold(describe)?;
         let (reply, granted) = oneshot::channel();
         hold.send(Command::Pull { consumer, request, reply }).await?;
-        hold.answer(granted).await.map(|granted| granted.take())
+        let mut waiting = WaitingCaller(Some(hold.commands.clone()));
+        let granted = hold.answer(granted).await;
+        waiting.0 = None;
+        granted.map(|granted| granted.take())
     }
 
     /// As [`WorkQueue::settle`].

@@ -17,14 +17,14 @@
 //! last one of each key wins. A lease has the position of its event and a hash of its key, because
 //! the event may be gone after a restart, and still holds back later events of its key.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::places::{BUCKET_EVENTS, Bucket, KEY_PREFIX, base36};
-use super::requests::WorkStatus;
+use super::requests::{MAX_SHOWN_WORKERS, WorkStatus};
 use super::totals::WorkTotals;
 use crate::cursor::{Cursor, Sequence};
 use crate::topic::TopicId;
@@ -182,10 +182,14 @@ impl ConsumerRecords {
     /// Returns how the consumer stands while nobody uses it.
     pub(super) fn status(&self) -> WorkStatus {
         let (mut in_flight, mut delayed, mut dying) = (0, 0, 0);
+        let mut workers = BTreeMap::<String, u64>::new();
         for record in self.read().into_values() {
             let dead = record.failed.iter().filter(|failed| failed.dead).count() as u64;
             let waits = record.failed.iter().filter(|failed| failed.length > 0).count() as u64;
             in_flight += record.leased.len() as u64;
+            for leased in record.leased {
+                *workers.entry(leased.worker).or_default() += 1;
+            }
             delayed += waits;
             dying += dead;
         }
@@ -196,6 +200,7 @@ impl ConsumerRecords {
             in_flight,
             delayed,
             dying,
+            workers: workers.into_iter().take(MAX_SHOWN_WORKERS).collect(),
             ..WorkStatus::default()
         }
     }

@@ -271,6 +271,9 @@ pub struct Settled {
     pub release: Vec<SettleOutcome>,
 }
 
+/// The most workers that a status names.
+pub(super) const MAX_SHOWN_WORKERS: usize = 100;
+
 /// How a shared consumer stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

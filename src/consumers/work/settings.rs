@@ -130,7 +130,8 @@ impl WorkSettings {
         if selection.matches(&topic) {
             let problem = format!(
                 "{topic:?} fits {pattern:?}, so its dead letters would be work again, without \
-                 end; name a topic that the consumer does not read"
+                 end; name a topic that the consumer does not read, or set max_tries to 0 to try \
+                 without end"
             );
             return Err(Error::invalid(FIELD, problem));
         }

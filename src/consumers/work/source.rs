@@ -104,6 +104,12 @@ impl WorkSource {
         self.finished.contains(place)
     }
 
+    /// Returns whether the reader, if it is of one topic, has not come to this place.
+    pub(super) fn is_ahead(&self, place: &WorkPlace) -> bool {
+        let reached = self.reader.cursor().after;
+        matches!(reached, Place::Sequence(reached) if place.sequence > reached)
+    }
+
     /// Returns the cursor of the floor: all events up to it are finished.
     pub(super) fn floor(&self, window: &Window) -> Cursor {
         let before = |sequence: Sequence, position: u64| {

@@ -14,8 +14,9 @@ use crate::broker::Publish;
 use crate::error::Result;
 use crate::event::NewEvent;
 
-/// The most dead letters of one publish.
+/// The most dead letters of one publish, and the bytes after which it takes no more of them.
 const MAX_DEAD: usize = 64;
+const MAX_DEAD_BYTES: usize = 1 << 20;
 
 impl Dispatcher {
     /// Stores the records of all that was changed, and these dead letters, as one.
@@ -94,25 +95,27 @@ impl Dispatcher {
         }
     }
 
-    /// Makes dead letters of the events that have no try left.
+    /// Makes dead letters of some events that have no try left. The next step goes on with the
+    /// others, after what workers have asked meanwhile.
     pub(super) async fn bury(&mut self, time: WorkTime) {
-        while !self.window.dying().is_empty() {
-            let dying: Vec<u64> = self.window.dying().iter().take(MAX_DEAD).copied().collect();
-            if let Err(error) = self.bury_some(&dying, time).await {
-                warn!(consumer = %self.consumer.name, %error, "events cannot become dead letters");
-                self.problem = Some(error.to_string());
-                self.forget();
-                if self.load(time).await.is_err() {
-                    return; // The next step loads it, and comes back to them.
-                }
-                let retry_ms = time.steady_ms.saturating_add(self.parts.config.dead_retry_ms);
-                self.window.run_due(time, self.consumer.settings.max_tries);
-                let dying: Vec<u64> = self.window.dying().iter().copied().collect();
-                dying.into_iter().for_each(|position| self.window.die_later(position, retry_ms));
-                return;
-            }
-            self.problem = None;
+        let dying = self.window.next_dying(MAX_DEAD, MAX_DEAD_BYTES);
+        if dying.is_empty() {
+            return;
         }
+        let Err(error) = self.bury_some(&dying, time).await else {
+            self.problem = None;
+            return;
+        };
+        warn!(consumer = %self.consumer.name, %error, "events cannot become dead letters");
+        self.problem = Some(error.to_string());
+        self.forget();
+        if self.load(time).await.is_err() {
+            return; // The next step loads it, and comes back to them.
+        }
+        let retry_ms = time.steady_ms.saturating_add(self.parts.config.dead_retry_ms);
+        self.window.run_due(time, self.consumer.settings.max_tries);
+        let dying: Vec<u64> = self.window.dying().iter().copied().collect();
+        dying.into_iter().for_each(|position| self.window.die_later(position, retry_ms));
     }
 
     pub(super) async fn bury_some(&mut self, dying: &[u64], time: WorkTime) -> Result<()> {

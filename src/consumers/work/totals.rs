@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// How many events came to an end, and how, since the consumer was created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct WorkTotals {

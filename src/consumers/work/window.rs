@@ -50,6 +50,8 @@ pub(super) struct Window {
     /// The times of the steady clock at which something ends.
     due: BTreeSet<(u64, u64)>,
     dying: BTreeSet<u64>,
+    /// The events that become dead letters, now or later.
+    dead: BTreeSet<u64>,
     workers: HashMap<Arc<str>, u32>,
     in_flight: u32,
     delayed: u32,
@@ -99,12 +101,25 @@ impl Window {
         &self.dying
     }
 
+    /// Returns the first of these, until they have `max_bytes`; one at the least.
+    pub(super) fn next_dying(&self, limit: usize, max_bytes: usize) -> Vec<u64> {
+        let size = |position: &u64| self.entries.get(position).map_or(0, |entry| entry.size_bytes);
+        let mut bytes = 0;
+        let has_room = |position: &&u64| {
+            let is_first = bytes == 0;
+            bytes += size(position).max(1);
+            is_first || bytes <= max_bytes
+        };
+        self.dying.iter().take(limit).take_while(has_room).copied().collect()
+    }
+
     /// Returns how many events become dead letters, now or later.
     pub(super) fn dead_count(&self) -> usize {
-        let is_dead = |(_, position): &&(u64, u64)| {
-            self.entries.get(position).is_some_and(|it| matches!(it.state, EntryState::Dead(_)))
-        };
-        self.dying.len() + self.due.iter().filter(is_dead).count()
+        self.dead.len()
+    }
+
+    pub(super) fn has(&self, place: &WorkPlace) -> bool {
+        self.places.contains_key(place)
     }
 
     pub(super) fn entry(&self, position: u64) -> Option<&WindowEntry> {
@@ -228,6 +243,17 @@ impl Window {
         self.put(position, EntryState::Dead(Some(due_ms)));
     }
 
+    /// Has those events wait for a worker again that were to become dead letters, and have tries
+    /// left: more are permitted since.
+    pub(super) fn revive(&mut self, max_tries: u32) {
+        let has_tries = |position: &u64| {
+            let entry = self.entries.get(position);
+            entry.is_some_and(|entry| max_tries == 0 || entry.tries < max_tries)
+        };
+        let revived: Vec<u64> = self.dead.iter().copied().filter(has_tries).collect();
+        revived.into_iter().for_each(|position| self.set(position, EntryState::Waiting));
+    }
+
     /// Ends an event.
     pub(super) fn finish(&mut self, position: u64, end: End) -> SettleOutcome {
         if self.is_finished(position) {
@@ -301,6 +327,7 @@ impl Window {
     /// Takes an event out of the indexes that its state has put it in.
     fn leave(&mut self, position: u64) {
         let Some(entry) = self.entries.get(&position) else { return };
+        self.dead.remove(&position);
         match &entry.state {
             EntryState::Waiting => {
                 self.ready.remove(&position);
@@ -354,9 +381,11 @@ impl Window {
             }
             EntryState::Dead(Some(due_ms)) => {
                 self.due.insert((*due_ms, position));
+                self.dead.insert(position);
             }
             EntryState::Dead(None) => {
                 self.dying.insert(position);
+                self.dead.insert(position);
             }
             EntryState::Waiting | EntryState::Finished => {}
         }

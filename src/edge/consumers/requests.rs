@@ -64,8 +64,8 @@ impl SettingsJson {
 pub(in crate::edge) struct ChangeJson {
     #[serde(deserialize_with = "given")]
     filter: Option<Option<FilterJson>>,
-    /// Null has no meaning here: sharing cannot be switched off.
-    shared: Option<Object<WorkSettings>>,
+    #[serde(deserialize_with = "given")]
+    shared: Option<Option<Object<WorkSettings>>>,
 }
 
 impl ChangeJson {
@@ -73,17 +73,22 @@ impl ChangeJson {
     ///
     /// # Errors
     ///
-    /// [`Error::OverLimit`].
+    /// [`Error::OverLimit`]; [`Error::Invalid`]: sharing cannot be switched off.
     pub(in crate::edge) fn change(self) -> Result<ConsumerChange> {
         let change = ConsumerChange::default();
         let change = match self.filter {
             Some(filter) => change.filter(filter.unwrap_or_default().filter()?),
             None => change,
         };
-        Ok(match self.shared {
-            Some(Object(shared)) => change.shared(shared),
-            None => change,
-        })
+        match self.shared {
+            Some(Some(Object(shared))) => Ok(change.shared(shared)),
+            Some(None) => {
+                let problem = "is null, and a consumer that shares its events does so as long as \
+                               it exists; delete it";
+                Err(Error::invalid("shared", problem))
+            }
+            None => Ok(change),
+        }
     }
 }
 

@@ -222,9 +222,8 @@ async fn delete(
     permit: Permit,
     uri: Uri,
 ) -> Result<Response> {
-    let Found { consumers, id, .. } =
-        changed(path, &uri, ConsumerUse::Keep, (&permit, &edge)).await?;
-    deleted(&consumers, &id).await?;
+    let found = changed(path, &uri, ConsumerUse::Keep, (&permit, &edge)).await?;
+    deleted(&found.consumers, &found.id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -200,3 +200,85 @@ async fn a_receiver_that_is_down_is_asked_with_one_request_at_a_time() {
     assert!(receiver.most_at_once() > 1, "it is well again");
     server.stop().await;
 }
+
+/// Goal: what was taken for later requests waits, too, when a receiver asks for time.
+#[tokio::test]
+async fn nothing_that_waits_is_sent_before_the_time_that_a_receiver_asks_for() {
+    let server = Server::with(settings()).await;
+    let receiver = Receiver::start().await;
+    make(&server, "waits", &receiver, json!({ "max_batch_events": 10, "max_in_flight": 1 })).await;
+    let act = async |act: &str| {
+        ask(server.address, "POST", &format!("/v1/webhooks/waits/{act}"), &Value::Null).await
+    };
+    act("pause").await;
+    for n in 0..4 {
+        order(&server, &format!("k{n}"), &json!({ "n": n })).await;
+    }
+    let asked = Reply::Header(503, "retry-after", "1".to_owned());
+    receiver.reply([Reply::Status(500, ""), Reply::Status(200, ""), asked]);
+    act("resume").await;
+    let received = receiver.got(4).await;
+    let sizes: Vec<usize> =
+        received.iter().map(|one| one.json().as_array().unwrap().len()).collect();
+    assert_eq!(sizes, [4, 1, 1, 1], "what failed is sent alone");
+    let pause = received[3].at - received[2].at;
+    assert!(pause >= Duration::from_secs(1), "{pause:?}");
+    until(server.address, "waits", |it| it["state"]["delivered"] == 4).await;
+    server.stop().await;
+}
+
+/// Goal: a receiver that takes the place of another one does not wait for what that one asked for.
+#[tokio::test]
+async fn another_url_is_tried_at_once() {
+    let server = Server::with(settings()).await;
+    let (ill, well) = (Receiver::start().await, Receiver::start().await);
+    ill.usually(Reply::Header(503, "retry-after", "3600".to_owned()));
+    make(&server, "moved", &ill, json!({})).await;
+    order(&server, "a", &json!({ "n": 1 })).await;
+    until(server.address, "moved", |it| it["state"]["failed"] == 1).await;
+    let change = json!({ "url": well.url("/hook") });
+    let changed = ask(server.address, "PATCH", "/v1/webhooks/moved", &change).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+    order(&server, "b", &json!({ "n": 2 })).await;
+    assert_eq!(well.got(1).await[0].json()["data"]["n"], 2);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_is_tried_no_more_also_if_it_has_failed_before() {
+    let mut config = settings();
+    config.webhooks.pause_after_failures = 1;
+    config.webhooks.pause_after_ms = 0;
+    config.webhooks.probe_after_ms = 20;
+    let server = Server::with(config).await;
+    let receiver = Receiver::start().await;
+    receiver.reply([Reply::Status(503, ""), Reply::Status(410, "")]);
+    receiver.usually(Reply::Status(410, ""));
+    make(&server, "ill", &receiver, json!({})).await;
+    order(&server, "k", &json!({})).await;
+    until(server.address, "ill", |it| it["paused"]["reason"] == "gone").await;
+    assert_eq!(receiver.received().len(), 2);
+    server.stop().await;
+}
+
+/// Goal: a pause holds at once for what waits for room at its host, and gives it back.
+#[tokio::test]
+async fn what_waits_for_a_busy_host_is_given_back_when_its_webhook_is_paused() {
+    let mut config = settings();
+    config.webhooks.max_in_flight_per_host = 1;
+    let server = Server::with(config).await;
+    let receiver = Receiver::start().await;
+    receiver.usually(Reply::Hang);
+    make(&server, "first", &receiver, json!({})).await;
+    order(&server, "k", &json!({})).await;
+    receiver.got(1).await;
+    make(&server, "second", &receiver, json!({ "from": "earliest" })).await;
+    until(server.address, "second", |it| it["state"]["in_flight"] == 1).await;
+    ask(server.address, "POST", "/v1/webhooks/second/pause", &Value::Null).await;
+    let given_back = |it: &Value| it["state"]["in_flight"] == 0 && it["queue"]["in_flight"] == 0;
+    let paused = until(server.address, "second", given_back).await;
+    assert_eq!(paused["lag"]["unfinished"], 1, "{paused}");
+    assert_eq!(receiver.received().len(), 1);
+    ask(server.address, "DELETE", "/v1/webhooks/first", &Value::Null).await;
+    server.stop().await;
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::receiver::{Receiver, Reply};
@@ -109,4 +110,29 @@ async fn a_paused_webhook_is_paused_after_a_kill_and_signs_with_its_key() {
     ask(process.address, "POST", "/v1/webhooks/kept/resume", &Value::Null).await;
     let sent = &receiver.got(1).await[0];
     assert!(sent.is_signed_with(made["secret"].as_str().unwrap()));
+}
+
+/// Goal: a broker that is stopped stores the answers of receivers to what is under way, so that
+/// nothing is sent again.
+#[tokio::test]
+async fn a_stop_waits_for_requests_that_are_under_way() {
+    let receiver = Receiver::start().await;
+    receiver.usually(Reply::After(Duration::from_millis(300)));
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::serve(directory.path(), &SETTINGS);
+    let wanted = json!({ "topic": "orders", "url": receiver.url("/") });
+    let made = ask(process.address, "PUT", "/v1/webhooks/drained", &wanted).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    for key in ["a", "b"] {
+        let path = format!("/v1/topics/orders/events?key={key}");
+        ask(process.address, "POST", &path, &json!(1)).await;
+    }
+    receiver.got(2).await;
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code().await, Some(0));
+    let process = Process::serve(directory.path(), &SETTINGS);
+    let drained = shown(process.address, "drained").await;
+    assert_eq!(drained["queue"]["finished"], 2, "{drained}");
+    assert_eq!(drained["lag"]["unfinished"], 0, "{drained}");
+    assert_eq!(receiver.received().len(), 2);
 }

@@ -90,7 +90,7 @@ async fn an_event_that_fails_for_the_last_time_becomes_a_dead_letter_with_the_re
     for _ in 0..2 {
         let leased = queue.pull(pull("a", 1)).await.unwrap();
         assert_eq!(sequences(&leased), [1]);
-        let nack = Nack::new(leased[0].lease, "no ink");
+        let nack = Nack::new(leased[0].lease, "no\nink");
         queue.settle(Settlement::default().and_nack(nack)).await.unwrap();
     }
     for _ in 0..2 {
@@ -139,6 +139,8 @@ async fn a_pull_waits_for_an_event_and_one_that_is_given_up_leaves_no_lease() {
     crate::testing::until("the pull waits", told).await;
     given_up.abort();
     let _aborted = given_up.await;
+    let is_told = || queue.status().unwrap().waiting == 0;
+    crate::testing::until("the pull that was given up is told no more", is_told).await;
     let waiting = tokio::spawn({
         let queue = queue.clone();
         async move { queue.pull(pull("a", 1).wait(Duration::from_secs(600))).await }
@@ -348,6 +350,49 @@ async fn events_of_a_deleted_topic_that_were_not_read_yet_are_lost_too() {
         crate::testing::until("both are lost", told).await;
         bench.broker.close().await;
     }
+}
+
+/// Goal: counts are exact while workers finish events out of order, also of events that are gone,
+/// and whoever asks with the tag of a count hears of each change.
+#[tokio::test]
+async fn counts_know_what_workers_have_finished_and_their_tag_changes_with_it() {
+    let mut bench = Bench::new().await;
+    let queue = bench.share("jobs", WorkSettings::default()).await;
+    bench.publish("jobs", &[""; 6]).await;
+    let leased = queue.pull(pull("a", 6)).await.unwrap();
+    let mut tags = Vec::new();
+    for (acked, unfinished) in [(5, 5), (2, 4), (1, 3)] {
+        queue.settle(Settlement::ack([leased[acked].lease])).await.unwrap();
+        let counts = bench.consumers.counts(&id("jobs"), &[]).await.unwrap().counts[0];
+        assert_eq!((counts.unfinished, counts.lost, counts.total), (unfinished, 0, 6));
+        tags.push(bench.consumers.counts_tag(&id("jobs")).await.unwrap());
+    }
+    assert!(tags[0] != tags[1] && tags[1] != tags[2], "{tags:?}");
+    bench.broker.purge(&name("jobs"), Sequence::new(4)).await.unwrap();
+    bench.crash().await;
+    let counts = bench.consumers.counts(&id("jobs"), &[]).await.unwrap().counts[0];
+    assert_eq!((counts.unfinished, counts.lost, counts.total), (2, 1, 3));
+    let workers = bench.queue("jobs").status().unwrap().workers;
+    assert_eq!(workers, [("a".to_owned(), 3)], "they are told before anybody pulls");
+    bench.broker.close().await;
+}
+
+/// Goal: a lease that nobody was given is not told to be done.
+#[tokio::test]
+async fn a_lease_of_an_event_that_nobody_had_is_over() {
+    let mut bench = Bench::new().await;
+    let queue = bench.share("jobs", WorkSettings::default()).await;
+    bench.publish("jobs", &["", ""]).await;
+    let mut lease = queue.pull(pull("a", 1)).await.unwrap()[0].lease;
+    queue.settle(Settlement::ack([lease])).await.unwrap();
+    bench.crash().await;
+    let queue = bench.queue("jobs");
+    for (sequence, outcome) in [(1, SettleOutcome::Done), (2, SettleOutcome::Over)] {
+        lease.place.sequence = Sequence::new(sequence);
+        let settled = queue.settle(Settlement::ack([lease])).await.unwrap();
+        assert_eq!(settled.ack, [outcome], "{sequence}");
+    }
+    bench.broker.close().await;
 }
 
 #[tokio::test]

@@ -93,6 +93,53 @@ async fn a_dead_letter_that_cannot_be_written_waits_and_holds_nothing_up() {
     bench.broker.close().await;
 }
 
+/// Goal: whoever cannot mend the topic of dead letters can have the events tried again.
+#[tokio::test]
+async fn an_event_that_cannot_become_a_dead_letter_is_work_again_when_more_tries_are_permitted() {
+    for max_tries in [0, 2] {
+        let mut config = OpenConfig::default();
+        config.broker.auto_create = false;
+        let log = Arc::new(FaultyLog::default());
+        let mut bench = Bench::with(log, ConsumersConfig::default(), config).await;
+        bench.broker.create_topic(&name("jobs"), Default::default()).await.unwrap();
+        let settings = WorkSettings { max_tries: 1, ..WorkSettings::default() };
+        let queue = bench.share("jobs", settings.clone()).await;
+        bench.publish("jobs", &["k"]).await;
+        let first = queue.pull(pull("a", 1)).await.unwrap();
+        let nack = Settlement::default().and_nack(Nack::new(first[0].lease, "no"));
+        queue.settle(nack).await.unwrap();
+        let told = || queue.status().unwrap().problem.is_some();
+        crate::testing::until("the problem is told", told).await;
+        bench.crash().await;
+        let queue = bench.share("jobs", WorkSettings { max_tries, ..settings }).await;
+        let again = queue.pull(pull("a", 10)).await.unwrap();
+        assert_eq!((sequences(&again), again[0].tries), (vec![1], 2), "max_tries {max_tries}");
+        let status = queue.status().unwrap();
+        assert_eq!((status.dying, status.totals.lost, status.problem), (0, 0, None));
+        bench.broker.close().await;
+    }
+}
+
+/// Goal: events that are as large as they may be become dead letters although one publish has no
+/// room for all of them.
+#[tokio::test]
+async fn many_large_events_become_dead_letters_at_the_same_time() {
+    let bench = Bench::new().await;
+    let settings = WorkSettings { max_tries: 1, ..WorkSettings::default() };
+    let queue = bench.share("jobs", settings).await;
+    for _ in 0..64 {
+        let event = NewEvent::new(vec![b'x'; 1 << 20]);
+        bench.broker.publish(Publish::one(name("jobs"), event)).await.unwrap();
+    }
+    let leased = queue.pull(pull("a", 64).max_bytes(usize::MAX)).await.unwrap();
+    assert_eq!(leased.len(), 64);
+    let nack = |leased: &Leased| Nack::new(leased.lease, "no");
+    let nacks = leased.iter().map(nack).fold(Settlement::default(), Settlement::and_nack);
+    queue.settle(nacks).await.unwrap();
+    crate::testing::until("all are dead", || queue.status().unwrap().totals.dead == 64).await;
+    bench.broker.close().await;
+}
+
 /// Goal: leases that many workers take and settle at the same time are never given twice, and the
 /// answers of a broker that ends are those that hold after a start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

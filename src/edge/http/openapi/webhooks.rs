@@ -274,6 +274,12 @@ fn webhook() -> Object {
         )),
         field("state", any(), "Its counts and last requests, since the broker was started."),
         optional(field("queue", any(), "How its queue stands.")),
+        optional(field(
+            "lag",
+            any(),
+            "How far it is behind: `unfinished` and `lost`, each exact unless `more_than` or \
+             `lost_more_than` says that it is a lower bound. Of one webhook that is shown.",
+        )),
         optional(field("secret", text(), "A key that is new, which is told here alone.")),
     ];
     all.extend(defaulted());
