@@ -7,6 +7,10 @@ use std::{env, fs};
 
 /// The folder of the client for browsers.
 const CLIENT: &str = "src/web/client";
+/// The core of the client, and its parts, each after those that it uses.
+const CORE: &str = "leftoff.js";
+const PARTS: [&str; 5] =
+    ["transports.js", "subscription.js", "outbox.js", "connection.js", "tabs.js"];
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -20,25 +24,49 @@ fn main() -> Outcome {
 }
 
 /// Writes the list of the client's files, for `src/edge/http/web.rs`: each as `(path below the
-/// folder, content)`. Files that no browser asks for are left out.
+/// folder, content)`. Files that no browser asks for are left out, and so are the parts of the core:
+/// they are served within it.
 fn list_client() -> Outcome {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join(CLIENT);
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let core = out.join(CORE);
+    fs::write(&core, join_core(&root)?)?;
     let mut files = Vec::new();
-    if root.is_dir() {
-        find(&root, &mut files)?;
-    }
+    find(&root, &mut files)?;
     files.sort(); // The same list on every machine.
     let mut list = String::from("&[\n");
     for file in files {
         let name = file.strip_prefix(&root)?.to_str().ok_or("a name is not UTF-8")?;
         let name = name.replace('\\', "/");
-        if [".js", ".d.ts", ".css"].iter().any(|end| name.ends_with(end)) {
-            let path = file.to_str().ok_or("a path is not UTF-8")?;
+        let is_served = [".js", ".d.ts", ".css"].iter().any(|end| name.ends_with(end));
+        if is_served && !PARTS.contains(&name.as_str()) {
+            let path = if name == CORE { &core } else { &file };
+            let path = path.to_str().ok_or("a path is not UTF-8")?;
             writeln!(list, "    ({name:?}, include_bytes!({path:?})),")?;
         }
     }
     list.push_str("]\n");
-    Ok(fs::write(PathBuf::from(env::var("OUT_DIR")?).join("web_client.rs"), list)?)
+    Ok(fs::write(out.join("web_client.rs"), list)?)
+}
+
+/// Returns the core as one module: its files one after the other, without their imports of each
+/// other. So a browser asks once, and the whole compresses to less than its files. Whoever joins
+/// them in another way gets the same: `tests/web/size.test.js` does.
+fn join_core(root: &Path) -> Result<String, Box<dyn std::error::Error>> {
+    let mut joined = String::new();
+    for name in PARTS.iter().chain([&CORE]) {
+        for line in fs::read_to_string(root.join(name))?.lines() {
+            let is_import = line.starts_with("import ");
+            if is_import && !line.ends_with(';') {
+                return Err(format!("{name}: an import takes one line").into());
+            }
+            let line = if *name == CORE { line } else { line.trim_start_matches("export ") };
+            if !is_import {
+                writeln!(joined, "{line}")?;
+            }
+        }
+    }
+    Ok(joined)
 }
 
 fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Outcome {

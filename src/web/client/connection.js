@@ -2,7 +2,7 @@
 // back to the best transport. All subscriptions go over one line, each from its cursor.
 
 import { move } from "./subscription.js";
-import { backoff, Problem, transports } from "./transports.js";
+import { backoff, LOST, Problem, transports } from "./transports.js";
 
 /** The time for the first message: some proxies open lines that carry nothing. */
 const OPEN_MS = 10_000;
@@ -23,7 +23,7 @@ const STRIKES = 3;
 const CHANGE_MS = 10;
 
 export const stateOf = (state, reason = "", attempt = 0, nextTryAt = null, transport = null) =>
-  Object.freeze({ state, reason, attempt, nextTryAt, transport });
+  ({ state, reason, attempt, nextTryAt, transport });
 
 /** Opens a line: a transport with deadlines. It is up with its first message, and ends once. */
 function openLine(io, http, on, open) {
@@ -45,19 +45,22 @@ function openLine(io, http, on, open) {
   const heard = () => {
     heardAt = io.now();
     // The deadline is set while the network speaks: browsers delay other timers of hidden tabs.
-    if (line.isUp && !line.isOver && (hasAsked || Math.abs(heardAt - movedAt) > MOVE_MS)) {
+    if (line.isUp && (hasAsked || Math.abs(heardAt - movedAt) > MOVE_MS)) {
       movedAt = heardAt;
       hasAsked = false;
       wait(heartbeatMs, () => ask(heartbeatMs / 2));
     }
   };
   const message = (told, size) => {
+    const { isUp, isOver } = line;
+    if (isOver) {
+      return;
+    }
     heartbeatMs = told.heartbeat_ms ?? heartbeatMs;
-    const isFirst = !line.isUp && !line.isOver;
-    line.isUp ||= isFirst;
+    line.isUp = true;
     heard();
-    isFirst && on.up(line);
-    line.isOver || on.message(line, told, size);
+    isUp || on.up(line);
+    on.message(line, told, size);
   };
 
   const line = {
@@ -253,7 +256,7 @@ export function connection(io, http, names, on) {
     if (!isUp && (status === 0 || status === 429 || status >= 500)) {
       // The broker is away, and no other transport would reach it.
       level = good.size > 0 ? Math.min(...good) : 0;
-    } else if (!isGood && !(code >= 1000 && code !== 1006)) {
+    } else if (!isGood && (code ?? 1006) === 1006) {
       strikes += isUp || good.has(at) ? 1 : STRIKES;
       if (strikes >= STRIKES) {
         strikes = 0;
@@ -289,7 +292,7 @@ export function connection(io, http, names, on) {
     async publish(message) {
       const { isUp, transport } = line ?? {};
       if (!isUp) {
-        throw new Problem({ detail: "there is no connection" });
+        throw new Problem(LOST);
       }
       if (transport.request) {
         return transport.request({ type: "publish", ...message });
@@ -320,7 +323,7 @@ export function connection(io, http, names, on) {
       tellTrying("the page sleeps");
     },
 
-    close: () => stop("closed", "closed by the page"),
+    close: () => stop("closed", "closed"),
   };
   tellTrying();
   // What is subscribed to in the first task goes with the first request.

@@ -2,7 +2,7 @@
 // marks and counts come from it, and nothing is counted here. A change of marks is shown at once,
 // and taken back if the broker refuses it.
 
-import { backoff } from "./transports.js";
+import { backoff } from "./leftoff.js";
 import * as marks from "./marks.js";
 
 /** The most entries that are loaded again at once. */

@@ -231,11 +231,7 @@ export interface Keyed<Data = unknown> {
 
 export interface StateHandlers<Data = unknown> {
   /** A key has changed, or was deleted (`event` is undefined); without a key, the map was loaded. */
-  changed?(
-    key: string | undefined,
-    event: StoredEvent<Data> | undefined,
-    map: Map<string, StoredEvent<Data>>,
-  ): unknown;
+  changed?(key?: string, event?: StoredEvent<Data>): unknown;
   /** The broker has ended it for good. */
   ended?(problem: Problem): unknown;
 }

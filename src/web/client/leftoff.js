@@ -5,9 +5,9 @@ import { connection, stateOf } from "./connection.js";
 import { outbox } from "./outbox.js";
 import { keyed, subscription } from "./subscription.js";
 import { tabs } from "./tabs.js";
-import { Problem, requests } from "./transports.js";
+import { backoff, Problem, requests } from "./transports.js";
 
-export { Problem };
+export { backoff, Problem };
 
 /** What the client uses of the world around it. A test, or another runtime, gives parts of its own. */
 function environment(own) {

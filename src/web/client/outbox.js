@@ -6,6 +6,7 @@ import { backoff, Problem } from "./transports.js";
 
 /** The most publishes to one topic that go out as one message. */
 const MAX_BATCH = 100;
+const CLOSED = { detail: "the client is closed" };
 
 export function outbox(io, base, options, link) {
   const { max, maxBytes, keep, refused } = { max: 1_000, maxBytes: 1 << 20, refused: io.report, ...options };
@@ -33,8 +34,8 @@ export function outbox(io, base, options, link) {
     new Promise((resolve, reject) => {
       const text = JSON.stringify(message);
       if (isClosed || queue.length >= max || bytes + text.length > maxBytes) {
-        const why = `the outbox is full: ${queue.length} events, ${bytes} bytes`;
-        throw new Problem({ detail: isClosed ? "the client is closed" : why });
+        const detail = `the outbox is full: ${queue.length} events, ${bytes} bytes`;
+        throw new Problem(isClosed ? CLOSED : { detail });
       }
       const { topics, expected_sequence: expected } = message;
       const topic = expected === undefined && !topics[1] ? topics[0] : key;
@@ -126,8 +127,7 @@ export function outbox(io, base, options, link) {
     close() {
       isClosed = true;
       io.clearTimeout(timer);
-      const problem = new Problem({ detail: "the client was closed before the broker answered" });
-      queue.splice(0).forEach(({ reject }) => reject(problem));
+      queue.splice(0).forEach(({ reject }) => reject(new Problem(CLOSED)));
     },
   };
 

@@ -1,6 +1,6 @@
 // Who is present in a topic, kept current: the list of the broker, and those who come and go.
 
-import { backoff } from "./transports.js";
+import { backoff } from "./leftoff.js";
 
 /** Follows the presence of a topic. See presence.d.ts. */
 export function presence(leftoff, topic, options) {

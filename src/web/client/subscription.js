@@ -231,14 +231,14 @@ export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
         const isDeletion = event.data === undefined && event.data_base64 === undefined;
         if (key) {
           isDeletion ? map.delete(key) : map.set(key, event);
-          return handlers.changed?.(key, isDeletion ? undefined : event, map);
+          return handlers.changed?.(key, isDeletion ? undefined : event);
         }
       },
       gap: loadAll,
       ended: stop,
     });
     settle.resolve(map);
-    handlers.changed?.(undefined, undefined, map);
+    handlers.changed?.();
   };
 
   /** Loads the state, and follows the topic from exactly there. */

@@ -3,7 +3,7 @@
 // can lead at any time.
 
 import { stateOf } from "./connection.js";
-import { Problem } from "./transports.js";
+import { LOST, Problem } from "./transports.js";
 
 /** The time between two questions to the leader; longer while nobody looks. */
 const ASK_MS = 400;
@@ -147,7 +147,7 @@ export function tabs(io, http, group, open, on) {
   /** Takes a leader; calls of the former one are lost. */
   const meet = (tab) => {
     leader = tab;
-    calls.forEach(({ reject }) => reject(new Problem({ detail: "another tab leads now" })));
+    calls.forEach(({ reject }) => reject(new Problem(LOST)));
     calls.clear();
   };
 
@@ -186,7 +186,7 @@ export function tabs(io, http, group, open, on) {
       connection?.publish(message) ??
       new Promise((resolve, reject) => {
         if (!leader) {
-          throw new Problem({ detail: "no tab leads" });
+          throw new Problem(LOST);
         }
         calls.set(++lastCall, { resolve, reject });
         post(leader, { method: "publish", values: [message], call: lastCall });
@@ -217,7 +217,7 @@ export function tabs(io, http, group, open, on) {
       on.status(stateOf(state, reason));
     },
 
-    close: () => self.suspend("closed", "closed by the page"),
+    close: () => self.suspend("closed", "closed"),
   };
   join();
   return self;

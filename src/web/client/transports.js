@@ -9,8 +9,6 @@ const POLL_PAUSE_MS = 5_000;
 /** A poll that is cut after this time is cut for its length. */
 const CUT_MS = 3_000;
 
-const LOST = { error: { detail: "no answer came" } };
-
 /** Why the broker refused something; with the status 0, why nothing is known of it. */
 export class Problem extends Error {
   constructor(details, retryAfterMs = details.retry_after_ms ?? 0) {
@@ -24,6 +22,9 @@ export class Problem extends Error {
     return [0, 408, 429, 502, 503, 504, 507].includes(status) || /outcome-unknown$/.test(details.type);
   }
 }
+
+/** The details of the problem of what was not answered, or not even sent. */
+export const LOST = { detail: "there is no connection" };
 
 /** Returns what takes a refusal with 404 for `value`. */
 export const orMissing = (value) => (problem) => {
@@ -141,13 +142,13 @@ function websocket(io, http, asks, on) {
           waiting.delete(mine);
           answer.error ? reject(new Problem(answer.error)) : resolve(answer);
         };
-        const timer = io.setTimeout(() => settle(LOST), REQUEST_MS);
+        const timer = io.setTimeout(() => settle({ error: LOST }), REQUEST_MS);
         waiting.set(mine, settle);
         send({ ...message, ref });
       }),
     close() {
       isClosed = true;
-      waiting.forEach((settle) => settle(LOST));
+      waiting.forEach((settle) => settle({ error: LOST }));
       if (socket) {
         socket.onopen = socket.onclose = socket.onmessage = null;
         socket.close();
@@ -165,10 +166,9 @@ function sse(io, http, asks, on) {
   const abort = new AbortController();
 
   const take = (message, size) => {
-    if (message.type === "stopping") {
-      on.down({ why: "the broker stops", retryAfterMs: message.retry_ms });
-    } else if (message.type === "expired") {
-      on.down({ why: "the permission is over", status: 401 });
+    const { type: why, retry_ms: retryAfterMs } = message;
+    if (why === "stopping" || why === "expired") {
+      on.down({ why, retryAfterMs, status: why === "expired" ? 401 : undefined });
     } else {
       on.message(message, size);
     }
@@ -184,10 +184,12 @@ function sse(io, http, asks, on) {
         return on.down({ why: "the stream was cut" });
       }
       on.heard();
-      const lines = (rest + value).split("\n");
-      rest = lines.pop();
-      for (const line of lines) {
-        line.startsWith("data:") && take(JSON.parse(line.slice(5)), line.length);
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop();
+      for (const block of blocks) {
+        const data = block.split("\n").filter((line) => line.startsWith("data:"));
+        const text = data.map((line) => line.slice(5)).join("\n");
+        text && take(JSON.parse(text), text.length);
       }
     }
   };
@@ -206,7 +208,8 @@ function poll(io, http, asks, on) {
   const run = async () => {
     while (!isClosed) {
       const since = io.now();
-      const subscriptions = asks();
+      // Members would come and go with each poll.
+      const subscriptions = asks().map(({ member, ...ask }) => ask);
       let messages = [];
       abort = new AbortController();
       const options = { abort, timeoutMs: 1000 * waitS + ANSWER_MS };

@@ -93,7 +93,7 @@ function stream(broker, page, { asked, signal }) {
       const send = (message) => write(`data: ${JSON.stringify(message)}\n\n`);
       const leave = broker.onStored(() => page.isFrozen || connection.readers.forEach((reader) => reader.deliver()));
       const beat = () => {
-        write(":\n\n");
+        write(": heartbeat\n");
         timer = broker.clock.set(beat, broker.heartbeatMs);
       };
       let timer = broker.clock.set(beat, broker.heartbeatMs);
