@@ -44,17 +44,26 @@ impl ConsumerId {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`], [`Error::OverLimit`] with field `owner`.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.owner.len() > MAX_OWNER_BYTES {
-            return Err(Error::over("owner bytes", self.owner.len(), MAX_OWNER_BYTES));
-        }
-        if let Some(bad) = self.owner.chars().find(|c| c.is_control()) {
-            let problem = format!("{:?} holds the control character {bad:?}", self.owner);
-            return Err(Error::invalid("owner", problem));
-        }
-        Ok(())
+    /// As [`check_owner`].
+    pub(crate) fn check(&self) -> Result<()> {
+        check_owner(&self.owner)
     }
+}
+
+/// Checks the id of an owner.
+///
+/// # Errors
+///
+/// [`Error::Invalid`], [`Error::OverLimit`] with field `owner`.
+pub(crate) fn check_owner(owner: &str) -> Result<()> {
+    if owner.len() > MAX_OWNER_BYTES {
+        return Err(Error::over("owner bytes", owner.len(), MAX_OWNER_BYTES));
+    }
+    if let Some(bad) = owner.chars().find(|c| c.is_control()) {
+        let problem = format!("{owner:?} holds the control character {bad:?}");
+        return Err(Error::invalid("owner", problem));
+    }
+    Ok(())
 }
 
 /// The settings of a consumer.

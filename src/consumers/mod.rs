@@ -59,6 +59,7 @@ use self::deciding::{Act, Changeable, spared};
 use self::entry::ConsumerEntry;
 use self::following::StateFollowers;
 pub use self::following::{StateChanges, StateFollower};
+pub(crate) use self::id::check_owner;
 pub use self::id::{ConsumerChange, ConsumerId, ConsumerSettings, MAX_OWNER_BYTES};
 pub use self::inbox::group_page::{EventGroup, GroupBy, GroupCursor, GroupPage, GroupRequest};
 pub use self::inbox::page::{InboxEvent, InboxPage, InboxRequest};
@@ -283,8 +284,11 @@ impl Consumers {
     }
 
     /// Returns consumers in the order of owner, selection and name: up to 1,000, however long the
-    /// list may be.
+    /// list may be. None are after one whose owner none can have.
     pub fn list(&self, of: &ConsumerList) -> Vec<ConsumerInfo> {
+        if of.after.as_ref().is_some_and(|after| after.check().is_err()) {
+            return Vec::new();
+        }
         let entries = self.view().list(of, of.limit.min(MAX_LIST));
         entries.iter().map(|entry| self.shown(entry)).collect()
     }
@@ -337,6 +341,7 @@ impl Consumers {
     ///
     /// As [`Self::put`].
     pub async fn mark(&self, id: &ConsumerId, request: MarkRequest, by: &str) -> Result<MarkAck> {
+        id.check()?;
         marking::check(&request, self.0.broker.now())?;
         let (events, gone) = self.found(id, &request).await?;
         let MarkRequest { mark, unmark, snooze_until, .. } = request;
@@ -364,6 +369,10 @@ impl Consumers {
 
     /// Returns a consumer with its marks, as it is now. One that does not exist is told as it would
     /// be created.
+    ///
+    /// # Panics
+    ///
+    /// If the owner has more than 65,535 bytes: none can have more than [`MAX_OWNER_BYTES`].
     pub fn state(&self, id: &ConsumerId) -> ConsumerState {
         let entry = self.view().get(id).cloned();
         let epoch = self.0.broker.epoch();

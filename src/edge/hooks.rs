@@ -14,17 +14,18 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::request::Parts as RequestHead;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri};
 use hyper::upgrade::OnUpgrade;
-use tokio_util::sync::CancellationToken;
 
 pub use super::acts::{ActKind, ActOutcome, AdminAct};
 use super::clients::Peer;
 use super::peer_address::PeerAddress;
+pub use super::revoker::Revoker;
+pub(crate) use super::revoker::WeakRevoker;
 use crate::broker::{Ack, Filter, Run};
 use crate::event::NewEvent;
 use crate::permission::{Action, Permission};
@@ -294,52 +295,6 @@ struct GrantParts {
     revoker: Option<Revoker>,
     is_final: bool,
     is_of_strangers: bool,
-}
-
-/// Ends grants before their time. Cheap to clone; all clones are one.
-#[derive(Debug, Clone, Default)]
-pub struct Revoker(Arc<CancellationToken>);
-
-/// A [`Revoker`] that does not keep the grants' share of it alive.
-#[derive(Debug, Clone)]
-pub(crate) struct WeakRevoker(Weak<CancellationToken>);
-
-impl WeakRevoker {
-    /// Returns the revoker; `None` if no grant and nobody else has it any more.
-    pub(crate) fn upgrade(&self) -> Option<Revoker> {
-        self.0.upgrade().map(Revoker)
-    }
-}
-
-impl Revoker {
-    /// Ends all grants that name this ([`Grant::revoked_by`]), now and later.
-    pub fn revoke(&self) {
-        self.0.cancel();
-    }
-
-    /// Returns a handle that does not keep the revoker.
-    pub(crate) fn downgrade(&self) -> WeakRevoker {
-        WeakRevoker(Arc::downgrade(&self.0))
-    }
-
-    /// Returns whether the grants are revoked.
-    pub fn is_revoked(&self) -> bool {
-        self.0.is_cancelled()
-    }
-
-    /// Waits until the grants are revoked.
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost.
-    pub fn revoked(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
-        CancellationToken::clone(&self.0).cancelled_owned()
-    }
-
-    /// Returns the token that is cancelled when the grants are revoked.
-    pub(super) fn token(&self) -> &CancellationToken {
-        &self.0
-    }
 }
 
 impl Grant {

@@ -117,6 +117,7 @@ pub(crate) mod rates;
 pub(crate) mod receiving;
 #[cfg(feature = "server")]
 pub(crate) mod refused;
+mod revoker;
 mod selection;
 #[cfg(feature = "http")]
 mod selection_forms;

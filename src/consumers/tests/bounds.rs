@@ -294,3 +294,29 @@ async fn what_shares_its_events_is_decided_together_with_the_change() {
     assert!(!boss.exists(&id));
     world.broker.close().await;
 }
+
+/// Goal: an id of an owner that none can have, however long it is, is refused by everything that
+/// names one.
+#[tokio::test]
+async fn an_owner_that_none_can_have_is_refused() {
+    let world = World::new().await;
+    world.publish("a", &["1"]).await;
+    for owner in ["x".repeat(MAX_OWNER_BYTES + 1), "x".repeat(1 << 17), "a\0b".to_owned()] {
+        let (id, consumers) = (id("a").of_owner(owner), &world.consumers);
+        let by_id = MarkedEvents::Named(vec![EventName::Id { id: "1".to_owned() }]);
+        let refused = [
+            consumers.mark(&id, MarkRequest::of(by_id).mark(Mark::Seen), "me").await.map(drop),
+            consumers.counts(&id, &[]).await.map(drop),
+            consumers.inbox(&id, InboxRequest::default()).await.map(drop),
+            consumers.groups(&id, GroupRequest::default()).await.map(drop),
+            consumers.put(id.clone(), ConsumerSettings::default(), None).await.map(drop),
+            consumers.get(&id).map(drop),
+        ];
+        for refused in refused {
+            assert!(refused.unwrap_err().to_string().starts_with("owner"));
+        }
+        let list = ConsumerList { after: Some(id), ..ConsumerList::default() };
+        assert!(consumers.list(&list).is_empty());
+    }
+    world.broker.close().await;
+}

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::consumers::{
     Checkpoint, CheckpointAck, ConsumerId, ConsumerName, ConsumerScope, Consumers, MarkAck,
-    MarkRequest, OF_WEBHOOKS, WorkSettings,
+    MarkRequest, OF_WEBHOOKS, WorkSettings, check_owner,
 };
 use crate::cursor::Cursor;
 use crate::edge::counters::Counters;
@@ -187,6 +187,7 @@ impl Named {
             permit.check_administers().await?;
         }
         let id = ConsumerId::new(selection, name).of_owner(owner);
+        id.check()?;
         let shares = kept.consumers.shares(&id);
         let manages = match how {
             ConsumerUse::Read => false,
@@ -242,7 +243,7 @@ pub(in crate::edge) async fn listed(
 ///
 /// # Errors
 ///
-/// As [`Permit::check_administers`], for another owner than the caller.
+/// As [`Permit::check_administers`] and [`check_owner`], for another owner than the caller.
 pub(in crate::edge) async fn listed_owner(
     owner: Option<String>,
     permit: &Permit,
@@ -254,6 +255,7 @@ pub(in crate::edge) async fn listed_owner(
     match owner {
         Some(owner) if owner != own => {
             permit.check_administers().await?;
+            check_owner(&owner)?;
             Ok(owner)
         }
         _ => Ok(own.to_owned()),
