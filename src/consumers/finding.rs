@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Consumers;
 use super::cursors::check_cursor;
 use super::id::ConsumerId;
+use super::line::ChangeTurn;
 use super::marking::MarkedPlaces;
 use super::marks::{Exceptions, Mark, MarkFilter, MarkLine, Marked, Marks};
 use super::requests::{ConsumerState, EventName, MarkRequest, MarkedEvents};
@@ -19,6 +20,7 @@ use crate::topic::TopicName;
 
 impl Consumers {
     /// Returns the events of a request by their places, and the number of those that are gone.
+    /// Where they depend on marks, the changes that come before it are awaited.
     ///
     /// # Errors
     ///
@@ -28,11 +30,13 @@ impl Consumers {
         &self,
         id: &ConsumerId,
         request: &MarkRequest,
+        turn: &ChangeTurn<'_>,
     ) -> Result<(MarkedPlaces, u64)> {
         match &request.events {
             MarkedEvents::Named(names) => self.named(id, names, &request.permitted).await,
             MarkedEvents::UpTo { cursor, filter, marks } => {
                 check_cursor(&self.0.broker, id, ("up_to", *cursor))?;
+                turn.all_answered().await;
                 let cursor = Cursor { epoch: Some(self.0.broker.epoch()), ..*cursor };
                 let is_all = filter.is_empty() && request.permitted.is_empty();
                 let events = match is_all && is_whole(request, marks) {

@@ -12,7 +12,8 @@
 //!
 //! `records.rs` has the records in the log, `loading.rs` builds the view from them, `view.rs` holds
 //! all consumers and `entry.rs` one. `keeper.rs` is the one writer, which decides by `deciding.rs`
-//! and `marking.rs`. `following.rs` tells followers what changed.
+//! and `marking.rs`; on the way to it, `line.rs` keeps the changes of one caller in order.
+//! `following.rs` tells followers what changed.
 //! `counting/` counts a consumer's events, and `inbox/` lists them with their marks. Nothing here
 //! knows a protocol.
 //!
@@ -30,8 +31,10 @@ mod entry;
 mod finding;
 mod following;
 mod id;
+mod in_order;
 mod inbox;
 mod keeper;
+mod line;
 mod loading;
 mod marking;
 mod marks;
@@ -64,6 +67,7 @@ pub use self::id::{ConsumerChange, ConsumerId, ConsumerSettings, MAX_OWNER_BYTES
 pub use self::inbox::group_page::{EventGroup, GroupBy, GroupCursor, GroupPage, GroupRequest};
 pub use self::inbox::page::{InboxEvent, InboxPage, InboxRequest};
 use self::keeper::{COMMAND_BYTES, Keeper, KeeperCommand, KeeperOutcome, MARKS_BYTES, NOWHERE};
+use self::line::{ChangeOrder, ChangeTurn};
 use self::marking::Marking;
 use self::marks::Exceptions;
 pub(crate) use self::marks::MarkLine;
@@ -98,8 +102,11 @@ const MAX_LIST: usize = 1_000;
 /// All changes are durable when they are answered. What is read is what was answered.
 ///
 /// A broker has one `Consumers` at a time: two of them would decide without each other.
+///
+/// Changes that are begun at the same time may be decided in any order: await one before the next
+/// is begun, or use a handle of [`Consumers::in_order`].
 #[derive(Debug, Clone)]
-pub struct Consumers(Arc<ConsumersParts>, Changeable);
+pub struct Consumers(Arc<ConsumersParts>, Changeable, Option<ChangeOrder>);
 
 #[derive(Debug)]
 struct ConsumersParts {
@@ -150,7 +157,7 @@ impl Consumers {
         let expiries = KnownExpiries::new(config.max_kept_expiries);
         let parts =
             ConsumersParts { broker, config, view, followers, commands, space, work, expiries };
-        Ok(Self(Arc::new(parts), Changeable::All))
+        Ok(Self(Arc::new(parts), Changeable::All, None))
     }
 
     /// Returns the settings.
@@ -160,14 +167,14 @@ impl Consumers {
 
     /// Returns a handle that changes all consumers.
     pub(crate) fn with_shared(self) -> Self {
-        Self(self.0, Changeable::All)
+        Self(self.0, Changeable::All, self.2)
     }
 
     /// Returns a handle for a caller who may not change consumers that share their events, nor make
     /// one share them: that is [`Error::Denied`] on it. It is decided together with the change, so
     /// that it holds also if a consumer begins to share meanwhile. Their events can be marked.
     pub(crate) fn without_shared(self) -> Self {
-        Self(self.0, Changeable::Unshared)
+        Self(self.0, Changeable::Unshared, self.2)
     }
 
     /// Whether a consumer is stored, and shares its events among workers.
@@ -194,12 +201,14 @@ impl Consumers {
         from: Option<StartPoint>,
     ) -> Result<ConsumerInfo> {
         settings.check(&id)?;
+        let line = self.in_line(&id);
+        let turn = line.turn().await;
         let from = match from {
             Some(from) => self.resolved(&id, from).await?,
             None => None,
         };
         let bytes = settings.size_bytes();
-        let outcome = self.ask(&id, Act::Put { settings, from }, bytes).await?;
+        let outcome = self.ask(&id, Act::Put { settings, from }, bytes, turn).await?;
         self.info_of(&id, outcome)
     }
 
@@ -215,7 +224,8 @@ impl Consumers {
     pub async fn update(&self, id: &ConsumerId, change: ConsumerChange) -> Result<ConsumerInfo> {
         let settings = change.clone().applied(&ConsumerSettings::default());
         settings.check(id)?;
-        let outcome = self.ask(id, Act::Update(change), settings.size_bytes()).await?;
+        let (line, bytes) = (self.in_line(id), settings.size_bytes());
+        let outcome = self.ask(id, Act::Update(change), bytes, line.turn().await).await?;
         self.info_of(id, outcome)
     }
 
@@ -246,6 +256,9 @@ impl Consumers {
     ///
     /// As [`Self::put`].
     pub async fn delete(&self, id: &ConsumerId) -> Result<()> {
+        let line = self.in_line(id);
+        let turn = line.turn().await;
+        turn.all_answered().await;
         if self.1 == Changeable::Unshared && self.shares(id) {
             return Err(spared(|| shown(&id.selection, &id.name))); // Its work goes on.
         }
@@ -255,7 +268,7 @@ impl Consumers {
             Some(number) => Some(self.0.work.end(number).await),
             None => None,
         };
-        self.ask(id, Act::Delete, 0).await.map(drop)
+        self.ask(id, Act::Delete, 0, turn).await.map(drop)
     }
 
     /// Returns the queue of a consumer that shares its events among workers.
@@ -317,9 +330,11 @@ impl Consumers {
         }
         // So that a refusal tells the present checkpoint as all cursors are told.
         let to = Checkpoint { to: Cursor { epoch: Some(broker.epoch()), ..to.to }, ..to };
+        let line = self.in_line(id);
+        let turn = line.turn().await;
         let reach = self.reach(id, to.to).await?;
         let act = Act::Checkpoint { to, reach };
-        let KeeperOutcome { entry, changed } = self.ask(id, act, 0).await?;
+        let KeeperOutcome { entry, changed } = self.ask(id, act, 0, turn).await?;
         let epoch = self.0.broker.epoch();
         let checkpoint = entry.as_ref().and_then(|entry| entry.checkpoint());
         Ok(CheckpointAck {
@@ -343,18 +358,25 @@ impl Consumers {
     pub async fn mark(&self, id: &ConsumerId, request: MarkRequest, by: &str) -> Result<MarkAck> {
         id.check()?;
         marking::check(&request, self.0.broker.now())?;
-        let (events, gone) = self.found(id, &request).await?;
+        let line = self.in_line(id);
+        let turn = line.turn().await;
+        let (events, gone) = self.found(id, &request, &turn).await?;
         let MarkRequest { mark, unmark, snooze_until, .. } = request;
         let dropped = Exceptions::new();
         let marking = Marking { mark, unmark, snooze_until, by: by.into(), events, gone: dropped };
-        let KeeperOutcome { entry, changed } = match self.ask_mark(id, marking.clone()).await {
+        let number = turn.number() + 1;
+        let KeeperOutcome { entry, changed } = match self.ask_mark(id, marking.clone(), turn).await
+        {
             // The marks of events that compaction dropped may take the room.
             Err(Error::OverLimit { name, value, limit }) if name == MARKS_BYTES => {
-                let marking = Marking { gone: self.gone(id).await?, ..marking };
-                if marking.gone.is_empty() {
+                let turn = line.turn().await;
+                // A change that came after this one is decided already, and stays after it.
+                let is_last = turn.number() == number;
+                let gone = if is_last { self.gone(id).await? } else { Exceptions::new() };
+                if gone.is_empty() {
                     return Err(Error::OverLimit { name, value, limit });
                 }
-                self.ask_mark(id, marking).await?
+                self.ask_mark(id, Marking { gone, ..marking }, turn).await?
             }
             outcome => outcome?,
         };
@@ -362,9 +384,14 @@ impl Consumers {
         Ok(MarkAck { revision, changed, gone })
     }
 
-    async fn ask_mark(&self, id: &ConsumerId, marking: Marking) -> Result<KeeperOutcome> {
+    async fn ask_mark(
+        &self,
+        id: &ConsumerId,
+        marking: Marking,
+        turn: ChangeTurn<'_>,
+    ) -> Result<KeeperOutcome> {
         let bytes = marking.size_bytes();
-        self.ask(id, Act::Mark(Box::new(marking)), bytes).await
+        self.ask(id, Act::Mark(Box::new(marking)), bytes, turn).await
     }
 
     /// Returns a consumer with its marks, as it is now. One that does not exist is told as it would
@@ -410,9 +437,18 @@ impl Consumers {
         follower.take_whole(|| self.state(id))
     }
 
-    /// Has the keeper decide on a command, and returns its outcome when it is durable.
-    async fn ask(&self, id: &ConsumerId, act: Act, bytes: usize) -> Result<KeeperOutcome> {
+    /// Has the keeper decide on a command, and returns its outcome when it is durable. The turn
+    /// ends when the command is queued, and that of a change of settings, which others read, when
+    /// it is answered.
+    async fn ask(
+        &self,
+        id: &ConsumerId,
+        act: Act,
+        bytes: usize,
+        mut turn: ChangeTurn<'_>,
+    ) -> Result<KeeperOutcome> {
         id.check()?;
+        let is_of_settings = !matches!(act, Act::Checkpoint { .. } | Act::Mark(_));
         let parts = &self.0;
         let bytes = (COMMAND_BYTES + bytes).min(parts.config.max_queue_bytes);
         let wait_ms = parts.config.max_queue_wait_ms;
@@ -426,6 +462,8 @@ impl Consumers {
         };
         let entered = tokio::time::timeout(Duration::from_millis(wait_ms), enter).await;
         entered.unwrap_or(Err(Error::Busy { waited_ms: wait_ms }))?;
+        let _unanswered = turn.queued();
+        let _held = is_of_settings.then_some(turn);
         answered.await.unwrap_or(Err(Error::ShuttingDown))
     }
 

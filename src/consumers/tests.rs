@@ -3,6 +3,7 @@
 mod bounds;
 mod checkpoints;
 mod following;
+mod in_order;
 mod marking;
 mod model;
 

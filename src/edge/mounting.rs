@@ -36,6 +36,12 @@ pub(crate) struct EdgeConsumers {
 }
 
 impl EdgeConsumers {
+    /// Returns the consumers of one connection or stream, whose changes are decided in the order in
+    /// which they are begun.
+    pub(in crate::edge) fn in_order(&self) -> Self {
+        Self { consumers: self.consumers.in_order(), counters: self.counters.clone() }
+    }
+
     /// Returns the consumers.
     #[cfg(feature = "webhooks")]
     pub(crate) fn all(&self) -> &Consumers {

@@ -70,9 +70,11 @@ pub struct FaultyLog {
     inner: MemoryLog,
     state: Mutex<State>,
     gate: Gate,
+    reads_gate: Gate,
 }
 
-/// The gate at which appends with [`Fault::Waits`] wait while it is closed.
+/// A gate at which the log waits while it is closed: for appends with [`Fault::Waits`], or for
+/// reads.
 #[derive(Debug, Default)]
 struct Gate {
     is_closed: Mutex<bool>,
@@ -82,6 +84,16 @@ struct Gate {
 impl Gate {
     fn is_closed(&self) -> MutexGuard<'_, bool> {
         self.is_closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hold(&self) -> HeldGate<'_> {
+        *self.is_closed() = true;
+        HeldGate(self)
+    }
+
+    fn pass(&self) {
+        let opened = self.opened.wait_while(self.is_closed(), |closed| *closed);
+        drop(opened.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -146,8 +158,13 @@ impl FaultyLog {
     /// Keeps appends with [`Fault::Waits`] waiting for as long as the guard lives. Closing the
     /// broker waits for such an append.
     pub fn hold(&self) -> HeldGate<'_> {
-        *self.gate.is_closed() = true;
-        HeldGate(&self.gate)
+        self.gate.hold()
+    }
+
+    /// Keeps the reads of blocks waiting for as long as the guard lives. What the broker has in
+    /// memory is read all the same.
+    pub fn hold_reads(&self) -> HeldGate<'_> {
+        self.reads_gate.hold()
     }
 
     fn cause() -> Cause {
@@ -194,8 +211,7 @@ impl Log for FaultyLog {
             }
             Some(Fault::Panics) => panic!("injected"),
             Some(Fault::Waits) => {
-                let opened = self.gate.opened.wait_while(self.gate.is_closed(), |closed| *closed);
-                drop(opened.unwrap_or_else(PoisonError::into_inner));
+                self.gate.pass();
                 self.inner.commit(group)
             }
             None => self.inner.commit(group),
@@ -209,6 +225,7 @@ impl Log for FaultyLog {
         below: Sequence,
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
+        self.reads_gate.pass();
         let mut blocks = self.inner.read(topic, from, below, max_bytes)?;
         let mut state = self.state();
         state.reads += 1;

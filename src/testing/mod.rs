@@ -47,7 +47,8 @@
 //! A broker of this module keeps a paused clock of tokio from running away. While its threads have
 //! anything to do, the clock stands; once they have nothing to do, the next timer of the test is
 //! due, as in any other test with a paused clock. Unless the test gives the broker another clock,
-//! its events have the time of the paused one:
+//! its events have the time of the paused one. This example is a test of `tests/host` in the
+//! repository, because it needs a feature of tokio:
 //!
 //! ```ignore
 //! #[tokio::test(start_paused = true)] // tokio with its feature `test-util`

@@ -6,7 +6,7 @@ use std::time::Duration;
 use leftoff::broker::Filter;
 use leftoff::{Config, NewEvent, Publish};
 
-use crate::common::{Server, name, publish as publish_event, send, soon, to};
+use crate::common::{Server, name, post, publish as publish_event, send, soon, to};
 use crate::ways::{Ask, Heard, Reading, Told, WAYS, Way, read};
 
 /// Returns the settings of a broker that reads from memory, and of one that reads from the log.
@@ -172,6 +172,54 @@ async fn every_gap_is_told_and_every_reader_goes_on_as_it_asked() {
                 let told = read(&server, *way, Ask::new(&whole, "fail")).await;
                 assert_eq!(told.gap, None, "{way:?}, {whole}");
             }
+        }
+    }
+}
+
+/// Goal: a consumer that comes back after retention dropped what it had not finished is told so on
+/// every way to read, and is not once its checkpoint is beyond the gap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_comes_back_is_told_what_retention_dropped_since() {
+    for mut config in configs() {
+        config.broker.max_block_bytes = 1 << 10;
+        let limits: Config = toml::from_str("[topics.a]\nmax_events = 4").unwrap();
+        config.topics = limits.topics;
+        let server = Server::with(config).await;
+        let publish = async |count: u64| {
+            for _ in 0..count {
+                publish_event(&server.broker, "a", NewEvent::new("x".repeat(2_000))).await;
+            }
+        };
+        publish(2).await;
+        let checkpoint = async |topic: &str, cursor: String| {
+            let path = format!("/v1/consumers/late/checkpoint?topic={topic}");
+            let body = format!(r#"{{"cursor":"{cursor}"}}"#);
+            assert_eq!(post(server.address, &path, body).await.status, 200);
+        };
+        checkpoint("a", "1".to_owned()).await;
+        checkpoint("%3E", "@1".to_owned()).await;
+        publish(12).await;
+        let extent = server.broker.topic(&name("a")).unwrap().extent;
+        let (earliest, tail) = (extent.earliest.get(), extent.tail.get());
+        assert!(earliest > 3, "nothing was trimmed");
+        let kept: Vec<u64> = (earliest..tail).collect();
+        for way in WAYS {
+            for (on_gap, gap, sequences) in [
+                ("resume", "retention", &kept[..]),
+                ("latest", "retention", &[]),
+                ("fail", "refused: retention", &[]),
+            ] {
+                let told = read(&server, way, Ask::as_consumer("late", on_gap)).await;
+                let told = (told.gap.as_deref(), &told.sequences[..]);
+                assert_eq!(told, (Some(gap), sequences), "{way:?}, {on_gap}");
+            }
+        }
+        checkpoint("a", earliest.to_string()).await;
+        checkpoint("%3E", format!("@{}", extent.last_position.get() - 1)).await;
+        for way in WAYS {
+            let told = read(&server, way, Ask::as_consumer("late", "fail")).await;
+            assert_eq!(told.gap, None, "{way:?}");
+            assert_eq!(told.sequences.last(), Some(&(tail - 1)), "{way:?}");
         }
     }
 }

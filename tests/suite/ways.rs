@@ -54,11 +54,18 @@ pub(crate) struct Ask {
     pub(crate) from: String,
     pub(crate) on_gap: &'static str,
     pub(crate) filter: Filter,
+    /// The consumer as which the reader reads; empty for none.
+    pub(crate) consumer: &'static str,
 }
 
 impl Ask {
     pub(crate) fn new(from: impl Into<String>, on_gap: &'static str) -> Self {
-        Self { from: from.into(), on_gap, filter: Filter::default() }
+        Self { from: from.into(), on_gap, filter: Filter::default(), consumer: "" }
+    }
+
+    /// Returns the request of a reader that begins at the checkpoint of a consumer.
+    pub(crate) fn as_consumer(consumer: &'static str, on_gap: &'static str) -> Self {
+        Self { consumer, ..Self::new("", on_gap) }
     }
 
     fn on_gap(&self) -> i32 {
@@ -101,7 +108,13 @@ impl Ask {
         let text = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let topics = if is_one { "topics/a/events?" } else { "events?topic=%3E&" };
         let from = text(cursor.unwrap_or(&self.from));
-        let mut path = format!("/v1/{topics}from={from}&on_gap={}", self.on_gap);
+        let mut path = format!("/v1/{topics}on_gap={}", self.on_gap);
+        if !from.is_empty() {
+            path += &format!("&from={from}");
+        }
+        if !self.consumer.is_empty() {
+            path += &format!("&consumer={}", self.consumer);
+        }
         let Filter { types, keys, key_prefixes, headers } = &self.filter;
         for (name, texts) in [("type", types), ("key", keys), ("key_prefix", key_prefixes)] {
             texts.iter().for_each(|wanted| path += &format!("&{name}={}", text(wanted)));
@@ -205,6 +218,7 @@ impl<'a> Reading<'a> {
                     from: ask.from.clone(),
                     on_gap: ask.on_gap(),
                     filter: ask.proto_filter(),
+                    consumer: ask.consumer.to_owned(),
                     ..Default::default()
                 };
                 match soon(server.grpc().await.subscribe(request)).await {
@@ -330,6 +344,7 @@ impl<'a> Reading<'a> {
             wait_ms: if self.is_caught_up { 200 } else { 0 },
             on_gap: self.ask.on_gap(),
             filter: self.ask.proto_filter(),
+            consumer: self.ask.consumer.to_owned(),
             ..Default::default()
         };
         let page = match client.read(request).await {
@@ -364,7 +379,7 @@ fn of_message(message: &Value) -> Option<Heard> {
         "caught_up" => Heard::CaughtUp(cursor),
         "cursor" | "subscribed" => Heard::Place(cursor),
         "ended" => Heard::Refused(text(&message["error"]["reason"])),
-        "hello" => return None,
+        "hello" | "marked" => return None,
         other => panic!("{other}: {message}"),
     })
 }

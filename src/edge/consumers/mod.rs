@@ -4,6 +4,7 @@
 #![doc = include_str!("../consumers.md")]
 
 pub(in crate::edge) mod asking;
+pub(in crate::edge) mod begun;
 pub(in crate::edge) mod counting;
 pub(in crate::edge) mod inboxes;
 mod revision;

@@ -1,35 +1,49 @@
 //! One `CheckpointStream`: checkpoints and marks that do not wait for each other's answers.
+//!
+//! ```text
+//! client ──▶ may it? one at a time ──▶ begun, in the order of requests ──▶ answered in that order
+//! ```
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::Poll;
 
-use futures_util::poll;
 use prost::Message as _;
 use tonic::{Status, Streaming};
 
 use super::super::rates::{CallerRates, Rate, Temper};
+use super::keeping::KeptChange;
 use super::{codec, keeping};
+use crate::cursor::Epoch;
+use crate::edge::consumers::begun::{Begun, begin};
 use crate::edge::grpc::status::details;
+use crate::edge::mounting::EdgeConsumers;
 use crate::edge::permit::Permit;
 use crate::edge::proto::checkpoint_stream_request::Request as Asked;
 use crate::edge::proto::checkpoint_stream_response::Outcome;
 use crate::edge::{Edge, proto};
 use crate::error::{Error, Result};
+use crate::polls::Task;
 
 /// A request in flight: its answer, once that is durable.
-type CheckpointInFlight = Pin<Box<dyn Future<Output = Result<Outcome>> + Send>>;
+type CheckpointInFlight = Begun<Result<Outcome>>;
+
+/// A request whose caller is looked at. Ready with the request in flight.
+type Accepting = Pin<Box<dyn Future<Output = CheckpointInFlight> + Send>>;
 
 /// The requests of one stream. They are read only while the client takes answers, and at most
 /// `follow.max_in_flight` of them wait.
 pub(super) struct CheckpointStream {
     edge: Edge,
+    /// The consumers, whose changes are decided in the order of the requests.
+    consumers: Option<EdgeConsumers>,
     permit: Permit,
     rates: CallerRates,
     /// Counts the refused requests.
     temper: Temper,
     /// `None` when no more requests are read.
     requests: Option<Streaming<proto::CheckpointStreamRequest>>,
+    /// The request that was read last, until it is in flight. No other one is read meanwhile.
+    accepting: Option<Accepting>,
     in_flight: VecDeque<CheckpointInFlight>,
     /// Ready with the reason when the caller's grant is over.
     over: Pin<Box<dyn Future<Output = Error> + Send>>,
@@ -46,11 +60,13 @@ impl CheckpointStream {
     ) -> Self {
         Self {
             edge: edge.clone(),
+            consumers: edge.consumers_if_any().map(EdgeConsumers::in_order),
             temper: rates.temper(),
             rates,
             over: Box::pin(permit.clone().over()),
             permit,
             requests: Some(requests),
+            accepting: None,
             in_flight: VecDeque::new(),
             end: None,
         }
@@ -60,31 +76,40 @@ impl CheckpointStream {
     pub(super) async fn next(&mut self) -> Option<Result<proto::CheckpointStreamResponse, Status>> {
         let max_in_flight = self.edge.config.max_in_flight.max(1) as usize;
         loop {
-            let has_room = self.in_flight.len() < max_in_flight;
-            match &mut self.requests {
-                Some(requests) if has_room => {
-                    tokio::select! {
-                        biased;
-                        outcome = answer(&mut self.in_flight) => return Some(Ok(told(outcome))),
-                        () = self.edge.broker.draining() => {
-                            self.requests = None;
-                            self.end = Some(Error::ShuttingDown.into());
-                        }
-                        error = &mut self.over => {
-                            self.requests = None;
-                            self.end = Some(error.into());
-                        }
-                        request = requests.message() => self.accept(request).await,
-                    }
+            let Self { requests, accepting, in_flight, over, .. } = self;
+            let (has_room, is_free) = (in_flight.len() < max_in_flight, accepting.is_none());
+            let is_read = requests.is_some();
+            if !is_read && is_free {
+                if in_flight.is_empty() {
+                    return self.end.take().map(Err);
                 }
-                _ if self.in_flight.is_empty() => return self.end.take().map(Err),
-                _ => return Some(Ok(told(answer(&mut self.in_flight).await))),
+                return Some(Ok(told(answer(in_flight).await)));
+            }
+            let request = async {
+                match requests {
+                    Some(requests) if has_room && is_free => requests.message().await,
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                outcome = answer(in_flight) => return Some(Ok(told(outcome))),
+                begun = accepted(accepting) => self.in_flight.push_back(begun),
+                () = self.edge.broker.draining(), if is_read => {
+                    self.requests = None;
+                    self.end = Some(Error::ShuttingDown.into());
+                }
+                error = over, if is_read => {
+                    self.requests = None;
+                    self.end = Some(error.into());
+                }
+                request = request => self.accept(request),
             }
         }
     }
 
-    /// Begins a request, or sets the status that ends the stream.
-    async fn accept(&mut self, request: Result<Option<proto::CheckpointStreamRequest>, Status>) {
+    /// Begins to accept a request, or sets the status that ends the stream.
+    fn accept(&mut self, request: Result<Option<proto::CheckpointStreamRequest>, Status>) {
         let request = match request {
             Ok(Some(request)) => request,
             Ok(None) => return self.requests = None,
@@ -105,31 +130,48 @@ impl CheckpointStream {
             return self.in_flight.push_back(Box::pin(async move { Err(error) }));
         }
         self.temper.taken();
-        let mut begun = begin(self.edge.clone(), self.permit.clone(), request);
-        // Looked at once, so that it is in line before the next request is read.
-        if let Poll::Ready(done) = poll!(&mut begun) {
-            begun = Box::pin(async move { done });
-        }
-        self.in_flight.push_back(begun);
+        let (consumers, permit) = (self.consumers.clone(), self.permit.clone());
+        let epoch = self.edge.broker.epoch();
+        self.accepting = Some(Box::pin(async move {
+            match change((consumers.as_ref(), epoch), &permit, request).await {
+                Ok(change) => begin(Task::Stream, change).await,
+                Err(error) => Box::pin(std::future::ready(Err(error))),
+            }
+        }));
     }
 }
 
-fn begin(
-    edge: Edge,
-    permit: Permit,
+/// Returns the change that a request asks for, if the caller may make it.
+async fn change(
+    kept: (Option<&EdgeConsumers>, Epoch),
+    permit: &Permit,
     request: proto::CheckpointStreamRequest,
-) -> CheckpointInFlight {
-    Box::pin(async move {
-        match request.request {
-            Some(Asked::Checkpoint(request)) => {
-                keeping::checkpoint(&edge, &permit, request).await.map(Outcome::Checkpoint)
-            }
-            Some(Asked::Mark(request)) => {
-                keeping::mark(&edge, &permit, request).await.map(Outcome::Mark)
-            }
-            None => Err(Error::invalid("request", "is neither a checkpoint nor marks")),
+) -> Result<KeptChange<Outcome>> {
+    Ok(match request.request {
+        Some(Asked::Checkpoint(request)) => {
+            let change = keeping::checkpoint(kept, permit, request).await?;
+            Box::pin(async move { change.await.map(Outcome::Checkpoint) })
         }
+        Some(Asked::Mark(request)) => {
+            let change = keeping::mark(kept, permit, request).await?;
+            Box::pin(async move { change.await.map(Outcome::Mark) })
+        }
+        None => return Err(Error::invalid("request", "is neither a checkpoint nor marks")),
     })
+}
+
+/// Returns the request that was accepted. Never ready if there is none.
+///
+/// # Cancel safety
+///
+/// Nothing is lost.
+async fn accepted(accepting: &mut Option<Accepting>) -> CheckpointInFlight {
+    let begun = match accepting {
+        Some(accepting) => accepting.await,
+        None => std::future::pending().await,
+    };
+    *accepting = None;
+    begun
 }
 
 /// Returns the outcome of the oldest request in flight. Never ready if there is none.
@@ -158,4 +200,98 @@ fn told(outcome: Result<Outcome>) -> proto::CheckpointStreamResponse {
         })
     });
     proto::CheckpointStreamResponse { outcome: Some(outcome) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::consumed;
+    use super::*;
+    use crate::broker::{Broker, OpenConfig, Publish};
+    use crate::consumers::{Consumers, ConsumersConfig, Mark};
+    use crate::event::NewEvent;
+    use crate::testing::{Builder, FaultyLog, until};
+    use tonic::codec::Codec as _;
+
+    async fn opened(log: &Arc<FaultyLog>) -> (Broker, Consumers) {
+        let mut config = OpenConfig::default();
+        config.broker.max_reads = 1;
+        let broker = Builder::default().log(log.clone()).config(config).open().unwrap();
+        let consumers = Consumers::open(&broker, &ConsumersConfig::default()).await.unwrap();
+        (broker, consumers)
+    }
+
+    fn request(
+        topic: &str,
+        (mark, unmark): (&str, &str),
+        (event_topic, sequence, id): (&str, u64, &str),
+    ) -> Vec<u8> {
+        let given = |text: &str| consumed::given(text).into_iter().collect();
+        let (topic, consumer) = (topic.to_owned(), "inbox".to_owned());
+        let (event_topic, id) = (event_topic.to_owned(), id.to_owned());
+        let request = proto::MarkEventsRequest {
+            consumer: Some(proto::ConsumerRef { topic, consumer, ..Default::default() }),
+            mark: given(mark),
+            unmark: given(unmark),
+            events: vec![proto::EventRef { topic: event_topic, sequence, id }],
+            ..Default::default()
+        };
+        let request = proto::CheckpointStreamRequest { request: Some(Asked::Mark(request)) };
+        let encoded = request.encode_to_vec();
+        let size_bytes = u32::try_from(encoded.len()).unwrap().to_be_bytes();
+        [&[0], &size_bytes[..], &encoded].concat()
+    }
+
+    /// Goal: the requests about one consumer are decided in their order, also while the first one
+    /// waits for the log; requests about others do not wait; and those behind the oldest one keep
+    /// no turn at the disk.
+    #[tokio::test]
+    async fn requests_about_one_consumer_are_decided_in_their_order() {
+        let log = Arc::new(FaultyLog::default());
+        let (broker, _) = opened(&log).await;
+        for topic in ["t.one", "t.two"] {
+            let event = NewEvent::new("x").with_id(topic);
+            broker.publish(Publish::one(topic.parse().unwrap(), event)).await.unwrap();
+        }
+        broker.close().await;
+        let (broker, consumers) = opened(&log).await; // It has nothing in memory.
+        let edge = Edge::new(broker.clone()).consumers(consumers.clone());
+        let requests = [
+            request("t.>", ("read", ""), ("", 0, "t.one")),
+            request("t.>", ("", "read"), ("t.one", 1, "")),
+            request("t.one", ("seen", ""), ("", 0, "t.one")),
+            request("t.two", ("seen", ""), ("", 1, "")),
+        ];
+        let decoder = codec::Codec::<proto::CheckpointStreamResponse, _>::default().decoder();
+        let body = axum::body::Body::from(requests.concat());
+        let requests = Streaming::new_request(decoder, body, None, None);
+        let (permit, rates) = (Permit::default(), CallerRates::default());
+        let mut stream = CheckpointStream::new(&edge, permit, rates, requests);
+        let held = log.hold_reads();
+        let answers = tokio::spawn(async move {
+            let mut answers = Vec::new();
+            while let Some(answer) = stream.next().await {
+                answers.push(answer.unwrap().outcome.unwrap());
+            }
+            answers
+        });
+        let id = |selection: &str| {
+            let (selection, name) = (selection.parse().unwrap(), "inbox".parse().unwrap());
+            crate::consumers::ConsumerId::new(selection, name)
+        };
+        until("the last one is done", || consumers.exists(&id("t.two"))).await;
+        assert!(!consumers.exists(&id("t.>")) && !consumers.exists(&id("t.one")));
+        drop(held);
+        let answers = tokio::time::timeout(Duration::from_secs(30), answers).await;
+        for answer in answers.expect("all are answered").unwrap() {
+            let Outcome::Mark(ack) = answer else { panic!("{answer:?}") };
+            assert!(ack.changed);
+        }
+        let marks = consumers.state(&id("t.>")).marks;
+        let told = |mark| marks.line(mark).unwrap().marked_ranges();
+        assert_eq!((told(Mark::Seen).len(), told(Mark::Read).len()), (1, 0));
+        broker.close().await;
+    }
 }

@@ -160,7 +160,8 @@ impl ConsumerService for GrpcConsumers {
         let deadline = messages::deadline(request.metadata())?;
         let permit = permit(&self.edge, &request, paths::SET_CHECKPOINT).await?;
         let request = request.into_inner();
-        let set = keeping::checkpoint(&self.edge, &permit, request);
+        let kept = (self.edge.consumers_if_any(), self.edge.broker.epoch());
+        let set = async { keeping::checkpoint(kept, &permit, request).await?.await };
         Ok(Response::new(within(deadline, set).await?))
     }
 
@@ -187,7 +188,8 @@ impl ConsumerService for GrpcConsumers {
         let deadline = messages::deadline(request.metadata())?;
         let permit = permit(&self.edge, &request, paths::MARK_EVENTS).await?;
         let request = request.into_inner();
-        let marked = keeping::mark(&self.edge, &permit, request);
+        let kept = (self.edge.consumers_if_any(), self.edge.broker.epoch());
+        let marked = async { keeping::mark(kept, &permit, request).await?.await };
         Ok(Response::new(within(deadline, marked).await?))
     }
 

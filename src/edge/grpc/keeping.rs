@@ -1,11 +1,14 @@
 //! Checkpoints and marks of calls: their consumers, and what they ask.
 
+use std::pin::Pin;
+
 use super::consumed;
 use crate::consumers::{Checkpoint, EventName, Mark, MarkFilter, MarkRequest, MarkedEvents};
-use crate::cursor::Sequence;
+use crate::cursor::{Epoch, Sequence};
 use crate::edge::consumers::asking::{ConsumerUse, Found, Named};
 use crate::edge::consumers::inboxes;
 use crate::edge::grpc::messages;
+use crate::edge::mounting::EdgeConsumers;
 use crate::edge::permit::Permit;
 use crate::edge::{Edge, proto};
 use crate::error::{Error, Result};
@@ -24,27 +27,40 @@ pub(super) async fn found(
     how: ConsumerUse,
     permit: &Permit,
 ) -> Result<Found> {
+    found_among(edge.consumers_if_any(), named, how, permit).await
+}
+
+async fn found_among(
+    kept: Option<&EdgeConsumers>,
+    named: Option<proto::ConsumerRef>,
+    how: ConsumerUse,
+    permit: &Permit,
+) -> Result<Found> {
     let missing = || Error::invalid("consumer", "is missing");
     let proto::ConsumerRef { topic, consumer, owner, shared } = named.ok_or_else(missing)?;
     let named = match shared {
         true => Named::shared(&consumer)?,
         false => Named::of_own(&consumer, consumed::given(&owner))?,
     };
-    named.find(TopicPattern::new(&topic)?, how, permit, edge.consumers_if_any()).await
+    named.find(TopicPattern::new(&topic)?, how, permit, kept).await
 }
 
-/// Sets a checkpoint.
+/// A change of a consumer that its caller may make, and that has not begun.
+pub(super) type KeptChange<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// Returns the act that sets a checkpoint of one of the consumers `kept`.
 ///
 /// # Errors
 ///
-/// As [`found`] and [`Consumers::checkpoint`](crate::consumers::Consumers::checkpoint).
+/// As [`found`]; [`Error::Invalid`]. The act has those of
+/// [`Consumers::checkpoint`](crate::consumers::Consumers::checkpoint).
 pub(super) async fn checkpoint(
-    edge: &Edge,
+    (kept, epoch): (Option<&EdgeConsumers>, Epoch),
     permit: &Permit,
     request: proto::SetCheckpointRequest,
-) -> Result<proto::SetCheckpointResponse> {
+) -> Result<KeptChange<proto::SetCheckpointResponse>> {
     let proto::SetCheckpointRequest { consumer, cursor, force, expected } = request;
-    let found = found(edge, consumer, ConsumerUse::Keep, permit).await?;
+    let found = found_among(kept, consumer, ConsumerUse::Keep, permit).await?;
     let mut to = Checkpoint::at(cursor.parse()?);
     if force {
         to = to.forced();
@@ -53,25 +69,24 @@ pub(super) async fn checkpoint(
         let expected = consumed::given(&expected).map(|cursor| cursor.parse()).transpose()?;
         to = to.expecting(expected);
     }
-    let ack = found.checkpoint(to).await?;
-    Ok(consumed::checkpoint(&ack, edge.broker.epoch()))
+    Ok(Box::pin(async move { Ok(consumed::checkpoint(&found.checkpoint(to).await?, epoch)) }))
 }
 
-/// Changes marks.
+/// Returns the act that changes marks of one of the consumers `kept`.
 ///
 /// # Errors
 ///
-/// As [`found`] and [`Consumers::mark`](crate::consumers::Consumers::mark); [`Error::Invalid`].
+/// As [`found`]; [`Error::Invalid`]. The act has those of
+/// [`Consumers::mark`](crate::consumers::Consumers::mark).
 pub(super) async fn mark(
-    edge: &Edge,
+    (kept, epoch): (Option<&EdgeConsumers>, Epoch),
     permit: &Permit,
     mut request: proto::MarkEventsRequest,
-) -> Result<proto::MarkEventsResponse> {
-    let found = found(edge, request.consumer.take(), ConsumerUse::Mark, permit).await?;
+) -> Result<KeptChange<proto::MarkEventsResponse>> {
+    let found = found_among(kept, request.consumer.take(), ConsumerUse::Mark, permit).await?;
     let max_events = found.consumers.config().max_marked_events;
     let request = mark_request(request, max_events)?.permitted(permit.filter());
-    let ack = found.mark(request).await?;
-    Ok(consumed::mark_ack(&ack, edge.broker.epoch()))
+    Ok(Box::pin(async move { Ok(consumed::mark_ack(&found.mark(request).await?, epoch)) }))
 }
 
 fn mark_request(request: proto::MarkEventsRequest, max_events: usize) -> Result<MarkRequest> {

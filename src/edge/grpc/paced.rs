@@ -9,12 +9,12 @@ use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
 use tonic::Status;
 
-use crate::edge::grpc::paths::PUBLISH_STREAM;
+use crate::edge::grpc::paths::CLIENT_STREAMS;
 use crate::edge::pace::{Pace, Wait};
 use crate::error::Result;
 
-/// Calls that send messages one by one, with any time between two messages.
-const STREAMS: [&str; 2] = [PUBLISH_STREAM, "/grpc.reflection."];
+/// The beginning of the paths of the calls for reflection, which are streams of a client, too.
+const REFLECTION: &str = "/grpc.reflection.";
 
 /// The size of the head of each gRPC message: a flag, and the message's length in 4 bytes.
 const GRPC_HEAD_BYTES: usize = 5;
@@ -22,7 +22,7 @@ const GRPC_HEAD_BYTES: usize = 5;
 /// Ends a gRPC call whose messages come in too slowly, with `DEADLINE_EXCEEDED`.
 pub(crate) fn paced(request: Request, pace: &Pace) -> Request {
     let path = request.uri().path();
-    let is_stream = STREAMS.iter().any(|stream| path.starts_with(stream));
+    let is_stream = CLIENT_STREAMS.contains(&path) || path.starts_with(REFLECTION);
     let (pace, parts) = (pace.clone(), MessageParts::default());
     request.map(|body| Body::new(Paced { body, pace, parts, is_stream, wait: None }))
 }
@@ -142,5 +142,32 @@ mod tests {
                 assert_eq!(parts.is_within(), !ends.contains(&at), "chunks of {size}, at {at}");
             }
         }
+    }
+
+    /// Goal: a client may be silent between two messages of its stream, however long; a call of one
+    /// message has to come.
+    #[tokio::test]
+    async fn only_a_call_of_one_message_ends_in_a_silence() {
+        let config = crate::edge::config::FollowConfig { body_read_ms: 5, ..Default::default() };
+        let pace = Pace::new(&config, Default::default());
+        let call = |path: &str| {
+            let silent = Body::from_stream(futures_util::stream::pending::<Result<Bytes>>());
+            paced(Request::builder().uri(path).body(silent).unwrap(), &pace).into_body()
+        };
+        let reflection = format!("{REFLECTION}v1.ServerReflection/ServerReflectionInfo");
+        let mut streams: Vec<_> = CLIENT_STREAMS.into_iter().map(call).collect();
+        streams.push(call(&reflection));
+        let mut look = async || {
+            for stream in &mut streams {
+                let frame = futures_util::poll!(http_body_util::BodyExt::frame(stream));
+                assert!(frame.is_pending(), "{frame:?}");
+            }
+        };
+        look().await;
+        let mut publish = call(crate::edge::grpc::paths::PUBLISH);
+        let ended = http_body_util::BodyExt::frame(&mut publish).await;
+        let told = ended.unwrap().unwrap_err().to_string();
+        assert!(told.contains("nothing more came for 5 ms"), "{told}");
+        look().await;
     }
 }

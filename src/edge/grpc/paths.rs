@@ -1,7 +1,10 @@
 //! The paths of the calls.
 
-/// The path of `PublishStream`, which is recognised before it is served.
-pub(in crate::edge) const PUBLISH_STREAM: &str = "/leftoff.v1.PublisherService/PublishStream";
+/// The calls whose clients send messages one by one, with any time between two of them. They are
+/// recognised before they are served. Each counts its own messages.
+pub(in crate::edge) const CLIENT_STREAMS: [&str; 3] = [PUBLISH_STREAM, CHECKPOINT_STREAM, WORK];
+
+pub(super) const PUBLISH_STREAM: &str = "/leftoff.v1.PublisherService/PublishStream";
 
 pub(super) const PUBLISH: &str = "/leftoff.v1.PublisherService/Publish";
 pub(super) const SUBSCRIBE: &str = "/leftoff.v1.SubscriberService/Subscribe";

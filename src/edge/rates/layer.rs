@@ -12,7 +12,7 @@ use tower::{Layer, Service};
 use super::{CallerRates, Rate};
 use crate::edge::checked_body::checked;
 use crate::edge::clients::Peer;
-use crate::edge::grpc::paths::PUBLISH_STREAM;
+use crate::edge::grpc::paths::CLIENT_STREAMS;
 use crate::edge::refused::RefusalForm;
 use crate::error::Result;
 
@@ -63,8 +63,8 @@ fn admit(request: Request) -> Result<Request> {
     }
     let rates = peer.rates().clone();
     rates.take(Rate::Requests, 1)?;
-    // A stream of publishes counts its messages one by one, and refuses each alone.
-    let has_own_count = request.uri().path() == PUBLISH_STREAM;
+    // A client's stream counts its messages one by one, and refuses each alone.
+    let has_own_count = CLIENT_STREAMS.contains(&request.uri().path());
     if has_own_count || request.body().is_end_stream() || !rates.has(Rate::Bytes) {
         return Ok(request);
     }

@@ -7,10 +7,8 @@
 //! session continues to deliver and to ping. It takes no further message, because messages are
 //! handled in the order in which they were sent.
 
-use std::task::Poll;
 use std::time::SystemTime;
 
-use futures_util::poll;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::super::effort::Effort;
@@ -20,6 +18,7 @@ use super::protocol::{NewToken, Refused, Request, ToStore};
 use super::reference::Reference;
 use super::working::{HeardWork, WorkMessage};
 use crate::broker::{Broker, InOrder};
+use crate::edge::consumers::begun::begin;
 use crate::edge::mounting::EdgeConsumers;
 use crate::edge::permit::Permit;
 use crate::edge::publishing::{EncodedPublish, Submitted};
@@ -27,6 +26,7 @@ use crate::edge::receiving;
 use crate::edge::subscriptions::asked::Subscribe;
 use crate::error::Error;
 use crate::permission::Action;
+use crate::polls::Task;
 
 /// The outcome of a message.
 pub(super) enum Heard {
@@ -157,15 +157,10 @@ impl Hearing {
             Ok(found) => keep.begin(found, self.permit.filter(), self.broker.epoch()),
             Err(error) => Err(error),
         };
-        let mut keeping = match begun {
-            Ok(keeping) => keeping,
-            Err(error) => return refused(reference, error),
-        };
-        // Looked at once, so that it is in line before the next message is read.
-        if let Poll::Ready(done) = poll!(&mut keeping) {
-            keeping = Box::pin(async move { done });
+        match begun {
+            Ok(keeping) => Heard::Keeping(reference, begin(Task::WebSocket, keeping).await),
+            Err(error) => refused(reference, error),
         }
-        Heard::Keeping(reference, keeping)
     }
 
     /// Takes from the client's rates, as `request` needs.

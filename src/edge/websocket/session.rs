@@ -41,6 +41,7 @@ use crate::edge::budget::Share;
 use crate::edge::clients::{Peer, share};
 use crate::edge::counters::TimeLimit;
 use crate::edge::json::{Carrier, ReceiptJson, topic_receipts};
+use crate::edge::mounting::EdgeConsumers;
 use crate::edge::pace::PacedSocket;
 use crate::edge::permit::Permit;
 use crate::edge::publishing::Acknowledged;
@@ -134,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             temper: rates.temper(),
             hearing: Hearing {
                 broker: edge.broker.clone(),
-                consumers: edge.consumers_if_any().cloned(),
+                consumers: edge.consumers_if_any().map(EdgeConsumers::in_order),
                 rates,
                 permit,
                 publisher: InOrder::default().independent(),

@@ -36,6 +36,38 @@ async fn stored(broker: &Broker) -> Vec<String> {
     runs.flatten().map(payload).collect()
 }
 
+/// Publishes a greeting that lives for a minute.
+async fn greet(broker: &Broker) -> Result<(), Error> {
+    let hello = NewEvent { ttl_ms: Some(60_000), ..NewEvent::new("hello") };
+    broker.publish(Publish::one(name("orders"), hello)).await.map(drop)
+}
+
+async fn greetings_of(broker: &Broker) -> Result<usize, Error> {
+    Ok(stored(broker).await.len())
+}
+
+#[tokio::test(start_paused = true)] // tokio with its feature `test-util`
+async fn a_greeting_is_gone_after_an_hour() -> Result<(), leftoff::Error> {
+    let broker = leftoff::testing::broker();
+    tokio::time::timeout(Duration::from_secs(1), greet(&broker)).await.expect("in time")?;
+    tokio::time::sleep(Duration::from_secs(3_600)).await; // Takes no time.
+    assert_eq!(greetings_of(&broker).await?, 0);
+    broker.close().await;
+    Ok(())
+}
+
+/// Goal: the example of the documentation, which needs a feature of tokio that the crate's own
+/// tests do not have, runs here as it is written there.
+#[test]
+fn the_example_of_the_documentation_is_a_test_of_this_file() {
+    let documented = include_str!("../../../src/testing/mod.rs");
+    let (_, example) = documented.split_once("//! ```ignore\n").expect("an example");
+    let (example, _) = example.split_once("//! ```\n").expect("its end");
+    let lines = example.lines().map(|line| line.strip_prefix("//! ").unwrap_or_default());
+    let example = lines.collect::<Vec<_>>().join("\n");
+    assert!(include_str!("paused.rs").contains(&example), "{example}");
+}
+
 /// Goal: with a paused clock, a publish is in time, however long the broker's threads really take.
 #[tokio::test(start_paused = true)]
 async fn a_publish_within_a_timeout_does_not_elapse() {

@@ -7,8 +7,10 @@ use tokio_tungstenite::WebSocketStream;
 use super::super::super::effort;
 use super::*;
 use crate::broker::{Broker, OpenConfig, PageRequest, Publish};
+use crate::consumers::{ConsumerId, Consumers, ConsumersConfig, Mark};
 use crate::cursor::{OnGap, StartPoint};
 use crate::event::NewEvent;
+use crate::testing::{Builder, FaultyLog};
 use crate::topic::TopicName;
 
 /// Returns the type and the JSON of the next message that a client receives.
@@ -112,5 +114,49 @@ async fn clients_that_take_nothing_keep_no_turn_at_the_disk() {
         assert!(!page.expect("the disk is read").unwrap().runs.is_empty());
     }
     drop(clients);
+    broker.close().await;
+}
+
+/// Goal: the messages about one consumer are decided in their order, also while the first one waits
+/// for the log. Those about another consumer do not wait.
+#[tokio::test]
+async fn messages_about_one_consumer_are_decided_in_their_order() {
+    let log = std::sync::Arc::new(FaultyLog::default());
+    let opened = || Builder::default().log(log.clone()).open().unwrap();
+    let (broker, topic) = (opened(), "a".parse::<TopicName>().unwrap());
+    let event = NewEvent::new("x").with_id("order-7");
+    broker.publish(Publish::one(topic, event)).await.unwrap();
+    broker.close().await;
+    let broker = opened(); // It has nothing in memory.
+    let consumers = Consumers::open(&broker, &ConsumersConfig::default()).await.unwrap();
+    let edge = Edge::new(broker.clone()).consumers(consumers.clone());
+    let (server, client) = tokio::io::duplex(1 << 20);
+    let socket = PacedSocket::new(server, edge.pace());
+    let session = tokio::spawn(Session::run(edge, Default::default(), socket));
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let held = log.hold_reads();
+    for (reference, consumer, what) in [
+        (1, "one", r#""mark":["read"],"events":[{"id":"order-7"}]"#),
+        (2, "one", r#""unmark":["read"],"events":[1]"#),
+        (3, "two", r#""mark":["seen"],"events":[1]"#),
+    ] {
+        let of = format!(r#""ref":{reference},"topic":"a","consumer":"{consumer}""#);
+        let mark = format!(r#"{{"type":"mark",{of},{what}}}"#);
+        client.send(Message::text(mark)).await.unwrap();
+    }
+    let mut answered = async || {
+        let (kind, message) = told(&mut client).await;
+        assert_eq!((kind.as_str(), &message["changed"]), ("ack", &json!(true)), "{message}");
+        message["ref"].as_u64().unwrap()
+    };
+    assert_eq!(answered().await, 3);
+    drop(held);
+    assert_eq!([answered().await, answered().await], [1, 2]);
+    let id = ConsumerId::new("a".parse().unwrap(), "one".parse().unwrap());
+    let marks = consumers.state(&id).marks;
+    let marked = |mark| marks.line(mark).unwrap().marked_ranges().len();
+    assert_eq!((marked(Mark::Seen), marked(Mark::Read)), (1, 0));
+    drop(client);
+    session.await.unwrap();
     broker.close().await;
 }
