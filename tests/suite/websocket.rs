@@ -304,7 +304,8 @@ async fn what_is_wrong_is_answered_and_the_connection_lives_on_unless_there_is_t
 #[tokio::test]
 async fn a_stop_says_to_come_back_and_a_dead_peer_is_ended_and_counted() {
     let mut config = Config::default();
-    config.follow.heartbeat_ms = 50;
+    // Long enough that a client that reads answers in time beside other tests.
+    config.follow.heartbeat_ms = 400;
     let server = Server::with(config).await;
     // A client that never answers, because it does not read.
     let mut dead = TcpStream::connect(server.address).await.unwrap();
