@@ -330,8 +330,8 @@ async fn a_stream_is_listed_and_present_and_ends_with_its_last_subscription() {
     assert_eq!(stream.next().await, None);
     listed(at, 0).await;
 
-    let stream = Stream::at(at, &[json!({"subscription": "s", "topic": "a", "member": member})]);
-    let stream = stream.await;
+    let asked = json!({"subscription": "s", "topic": "a", "member": member});
+    let stream = Stream::at(at, &[asked]).await;
     listed(at, 1).await;
     drop(stream); // A client that is gone is present no longer.
     listed(at, 0).await;

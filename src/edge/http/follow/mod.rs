@@ -81,7 +81,6 @@ pub(super) async fn follow(
         Accepted::Stream => stream::answer(asked, caller)?,
         Accepted::Page => poll::answer(asked, wait, caller).await?,
     };
-    tag::not_kept(&mut response);
     tag::vary(&mut response);
     Ok(response)
 }
