@@ -311,3 +311,19 @@ test("a clock that jumps ends no good connection", async () => {
   assert.equal(broker.requests.length, 1);
   leftoff.close();
 });
+
+test("a subscription that is wrong ends by itself, also where all of them are one request", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["sse"] });
+  const good = follow(leftoff, "orders");
+  await clock.advance(100);
+  broker.faults.answer = ({ pathname, body }) =>
+    pathname === "/v1/follow" && body.includes("not a topic") ? 400 : undefined;
+  const bad = follow(leftoff, "not a topic");
+  await clock.advance(2_000);
+  broker.publish("orders", { data: 1 });
+  await clock.advance(2_000);
+  assert.deepEqual(bad.noted, [["ended", 400]]);
+  assert.deepEqual(good.events(), [1]);
+  assert.equal(leftoff.connection.state, "connected");
+  leftoff.close();
+});

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { problem } from "./fakes/broker.js";
-import { follow, world } from "./fakes/world.js";
+import { client, follow, world } from "./fakes/world.js";
 
 test("a subscription gets what is stored, and then what comes", async () => {
   const { clock, broker, leftoff, page } = world();
@@ -76,6 +76,40 @@ test("handlers are awaited in order, and the cursor follows them", async () => {
   assert.deepEqual(kept.map(([, cursor]) => cursor), ["2-9f3c2a1b", "3-9f3c2a1b", "4-9f3c2a1b"]);
   assert.ok(kept[0][0].endsWith(" mine"));
   assert.deepEqual(page.errors.map(({ message }) => message), ["three"]);
+  leftoff.close();
+});
+
+for (const storage of ["local", "indexed"]) {
+  test(`a page that is loaded again goes on from its cursor: ${storage}`, async () => {
+    const { clock, broker, browser, page, leftoff } = world({ storage });
+    broker.publish("orders", { data: 1 }, { data: 2 });
+    const first = follow(leftoff, "orders", { from: "earliest" });
+    await clock.advance(100);
+    browser.kill(page);
+    broker.publish("orders", { data: 3 });
+    const again = client(browser, { shared: false, storage });
+    const second = follow(again.leftoff, "orders", { from: "earliest" });
+    const other = follow(again.leftoff, "orders", { from: "earliest", name: "another" });
+    const forgetful = follow(again.leftoff, "orders", { from: "earliest", storage: "memory" });
+    await clock.advance(100);
+    assert.deepEqual([first.events(), second.events()], [[1, 2], [3]]);
+    assert.deepEqual([other.events(), forgetful.events()], [[1, 2, 3], [1, 2, 3]]);
+    assert.deepEqual(again.page.errors, []);
+    again.leftoff.close();
+  });
+}
+
+test("a storage that fails is reported, and the subscription goes on", async () => {
+  const fail = async () => {
+    throw new Error("no room");
+  };
+  const { clock, broker, leftoff, page } = world({ storage: { get: fail, set: fail } });
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(10);
+  broker.publish("orders", { data: 1 });
+  await clock.advance(10);
+  assert.deepEqual(events(), [1]);
+  assert.ok(page.errors.every(({ message }) => message === "no room"));
   leftoff.close();
 });
 

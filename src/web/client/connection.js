@@ -1,7 +1,7 @@
 // The connection: one state machine that picks a transport, comes back after each end, and climbs
 // back to the best transport. All subscriptions go over one line, each from its cursor.
 
-import { move } from "./subscription.js";
+import { isCursor, move } from "./subscription.js";
 import { backoff, LOST, Problem, transports } from "./transports.js";
 
 /** The time for the first message: some proxies open lines that carry nothing. */
@@ -37,9 +37,10 @@ function openLine(io, http, on, open) {
     io.clearTimeout(timer);
     timer = io.setTimeout(run, ms);
   };
+  const giveUp = () => line.end({ why: "silent" });
   const ask = (ms) => {
     hasAsked = true;
-    wait(ms, () => line.end({ why: "silent" }));
+    wait(ms, giveUp);
     line.transport.ping?.();
   };
   const heard = () => {
@@ -82,11 +83,11 @@ function openLine(io, http, on, open) {
   http.renew().then(
     () => {
       if (!line.isOver) {
-        wait(OPEN_MS, () => line.end({ why: "nothing came" }));
+        wait(OPEN_MS, giveUp);
         line.transport = open({ message, heard, down: line.end });
       }
     },
-    (error) => line.end({ problem: new Problem({ detail: `no token: ${error.message}` }) }),
+    (problem) => line.end({ problem, status: 0 }),
   );
   return line;
 }
@@ -99,9 +100,9 @@ export function connection(io, http, names, on) {
   let version = 0;
   let line;
   let beside;
-  /** The present transport by its place in the list, and those that were good. */
+  /** The present transport by its place in the list, and the last one that was good. */
   let level = 0;
-  const good = new Set();
+  let good;
   let strikes = 0;
   const pauses = backoff(io);
   let hasRenewed;
@@ -114,7 +115,7 @@ export function connection(io, http, names, on) {
   /** Sets the timer of this name; without a time, ends it. */
   const after = (name, ms, run) => {
     io.clearTimeout(timers[name]);
-    timers[name] = ms === undefined ? 0 : io.setTimeout(run, ms);
+    timers[name] = ms >= 0 && io.setTimeout(run, ms);
   };
 
   const tell = (state, reason, nextTryAt) => {
@@ -166,12 +167,8 @@ export function connection(io, http, names, on) {
   };
 
   const change = () => {
-    const next = beside;
-    beside = undefined;
-    after("overlap");
     line.end();
-    strikes = 0;
-    lead(next);
+    lead(beside);
   };
 
   /** Everything goes over this line from now on. */
@@ -179,24 +176,28 @@ export function connection(io, http, names, on) {
     line = it;
     level = it.level;
     wasUp = true;
+    beside = undefined;
+    after("overlap");
     after("good", GOOD_MS, () => {
       it.isGood = true;
       pauses.tries = strikes = 0;
       hasRenewed = false;
-      good.add(it.level);
+      good = it.level;
     });
-    after("probe", level > 0 ? PROBE_MS : undefined, () => probe(0));
+    probeLater();
     // Another line, with another token, is there before the permission of this one is over.
     const life = Math.max((http.claims.exp * 1000 - io.now()) * 0.8, PROBE_MS);
-    after("token", life < 2 ** 31 ? life : undefined, () => probe(level));
+    after("token", Math.min(life, 2 ** 31 - 1), () => probe(level));
     it.version === version || reopen();
     tell(it.transport.isPolling ? "polling" : "connected");
   };
 
+  const probeLater = () => after("probe", level ? PROBE_MS : undefined, () => probe(0));
+
   /** Opens a line of this level beside the present one; failing that, of the next levels. */
   const probe = (at) => {
     leaveBeside();
-    after("probe", level > 0 ? PROBE_MS : undefined, () => probe(0));
+    probeLater();
     beside = line?.isUp ? open(at) : undefined;
   };
 
@@ -240,7 +241,7 @@ export function connection(io, http, names, on) {
       hasRenewed = true;
     } else if ([1002, 1007, 1008, 1009].includes(code) || (code >= 4000 && code < 4100)) {
       return stop("closed", reason); // The broker forbids to come back.
-    } else if (strike(it, status, code)) {
+    } else if ((status === 400 && dropWrong(problem)) || strike(it, status, code)) {
       return connect();
     }
     const hintMs = retryAfterMs ?? (code === 1013 || code === 4109 ? STOPPING_MS : 0);
@@ -251,16 +252,23 @@ export function connection(io, http, names, on) {
     tellTrying(reason, io.now() + pause);
   };
 
+  /** Ends the subscriptions that may be wrong, since none of them has begun. */
+  const dropWrong = ({ details: error }) => {
+    const wrong = [...asks.values()].filter(({ from }) => !isCursor(from));
+    wrong.forEach(({ subscription }) => take(line, { type: "ended", subscription, error }));
+    return wrong[0];
+  };
+
   /** Counts a failure of a transport. Returns whether the next one is to be tried at once. */
   const strike = ({ level: at, isUp, isGood }, status, code) => {
     if (!isUp && (status === 0 || status === 429 || status >= 500)) {
       // The broker is away, and no other transport would reach it.
-      level = good.size > 0 ? Math.min(...good) : 0;
+      level = good ?? 0;
     } else if (!isGood && (code ?? 1006) === 1006) {
-      strikes += isUp || good.has(at) ? 1 : STRIKES;
+      strikes += isUp || good === at ? 1 : STRIKES;
       if (strikes >= STRIKES) {
         strikes = 0;
-        good.delete(at);
+        good = undefined;
         level = (at + 1) % names.length;
         return level > 0 && !isUp;
       }

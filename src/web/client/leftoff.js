@@ -39,15 +39,14 @@ function placesOf(io, storage = "memory") {
       request.onsuccess = () => resolve(request.result);
       request.onerror = () => reject(request.error);
     });
-  let opened;
-  const cursors = async (mode) => {
-    if (!opened) {
-      const opening = io.indexedDB.open("leftoff");
-      opening.onupgradeneeded = () => opening.result.createObjectStore("cursors");
-      opened = done(opening);
-    }
-    return (await opened).transaction("cursors", mode).objectStore("cursors");
+  const open = () => {
+    const opening = io.indexedDB.open("leftoff");
+    opening.onupgradeneeded = () => opening.result.createObjectStore("cursors");
+    return done(opening);
   };
+  let database;
+  const cursors = async () =>
+    (await (database ??= open())).transaction("cursors", "readwrite").objectStore("cursors");
   const kinds = {
     memory: { get() {}, set() {} },
     local: {
@@ -55,8 +54,8 @@ function placesOf(io, storage = "memory") {
       set: (name, cursor) => io.storage().setItem(name, cursor),
     },
     indexed: {
-      get: async (name) => done((await cursors("readonly")).get(name)),
-      set: async (name, cursor) => done((await cursors("readwrite")).put(cursor, name)),
+      get: async (name) => done((await cursors()).get(name)),
+      set: async (name, cursor) => done((await cursors()).put(cursor, name)),
     },
   };
   return kinds[storage] ?? storage;
@@ -74,6 +73,10 @@ export function connect(options = {}) {
   const subscriptions = new Set();
   const page = new AbortController();
   let last = 0;
+  const out = outbox(io, base, options.outbox, {
+    publish: async (message) => link.publish(message),
+    isUp: () => self.connection.transport !== null,
+  });
 
   const self = Object.assign(new EventTarget(), {
     io,
@@ -95,9 +98,9 @@ export function connect(options = {}) {
       return opened;
     },
 
-    state: (topic, options, handlers) => keyed(self, topic, options, handlers),
-    publish: (topics, event) => out.publish(topics, event),
-    request: (method, path, body) => http.send(method, path, body),
+    state: (...asked) => keyed(self, ...asked),
+    publish: out.publish,
+    request: http.send,
     retryNow: () => page.signal.aborted || link.wake(true),
 
     close() {
@@ -121,10 +124,6 @@ export function connect(options = {}) {
       out.send();
     },
   };
-  const out = outbox(io, base, options.outbox, {
-    publish: async (message) => link.publish(message),
-    isUp: () => self.connection.transport !== null,
-  });
   const open = (told) => connection(io, http, transports, told);
   const isShared = shared && io.locks && io.BroadcastChannel;
   const link = isShared ? tabs(io, http, shared, open, on) : open(on);
@@ -136,7 +135,7 @@ export function connect(options = {}) {
   for (const type of ["online", "offline"]) {
     listen(window, type, () => link.wake(false, true));
   }
-  listen(document, "visibilitychange", () => document.visibilityState === "visible" && link.wake());
+  listen(document, "visibilitychange", () => link.wake());
   for (const [target, sleep, wake] of [[window, "pagehide", "pageshow"], [document, "freeze", "resume"]]) {
     listen(target, sleep, () => link.suspend());
     listen(target, wake, () => link.wake(true));

@@ -34,7 +34,7 @@ export function outbox(io, base, options, link) {
     new Promise((resolve, reject) => {
       const text = JSON.stringify(message);
       if (isClosed || queue.length >= max || bytes + text.length > maxBytes) {
-        const detail = `the outbox is full: ${queue.length} events, ${bytes} bytes`;
+        const detail = `the outbox is full, with ${queue.length} events`;
         throw new Problem(isClosed ? CLOSED : { detail });
       }
       const { topics, expected_sequence: expected } = message;

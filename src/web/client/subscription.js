@@ -8,6 +8,9 @@ const MAX_WAITING_SIZE = 1 << 20;
 
 const CURSOR = /^(@?)(\d+)(?:~\d+)?-(.+)$/;
 
+/** Whether a place is a cursor, and not a word such as "latest". */
+export const isCursor = (from) => CURSOR.test(from);
+
 /** Whether a cursor is not after another one. Two epochs or kinds cannot be compared. */
 function isOld(cursor, other) {
   const [, kind, place, epoch] = CURSOR.exec(cursor) ?? [];
@@ -22,7 +25,7 @@ export function move(ask, { type, cursor, revision }, isTwofold) {
     return false;
   }
   // The place of a word such as "latest" is known from here on.
-  if (cursor && (type === "subscribed" ? !CURSOR.test(ask.from) : !isKnown || type === "gap")) {
+  if (cursor && (type === "subscribed" ? !isCursor(ask.from) : !isKnown || type === "gap")) {
     ask.from = cursor;
   }
   if (type === "marked") {
@@ -85,9 +88,9 @@ export function subscription(own, topics, { name, storage, filter, ...options },
 
   const tell = (message) => {
     const { type, event, gap, error } = message;
-    const { caughtUp: caught_up, ephemeral = handlers.event, ...others } = handlers;
     const value = type === "ended" ? new Problem(error) : (event ?? gap ?? message);
-    return { ...others, caught_up, ephemeral }[type]?.call(handlers, value, message);
+    const name = type === "ephemeral" && !handlers.ephemeral ? "event" : type;
+    return handlers[name === "caught_up" ? "caughtUp" : name]?.(value, message);
   };
 
   const handle = async () => {
@@ -190,7 +193,7 @@ export function subscription(own, topics, { name, storage, filter, ...options },
   };
 
   (async () => kept.get(own.key))()
-    .catch(io.report)
+    .catch((error) => void io.report(error))
     .then((cursor) => {
       self.cursor = cursor ?? undefined;
       ask.from = cursor ?? ask.from;

@@ -3,7 +3,7 @@
 // can lead at any time.
 
 import { stateOf } from "./connection.js";
-import { LOST, Problem } from "./transports.js";
+import { calls } from "./transports.js";
 
 /** The time between two questions to the leader; longer while nobody looks. */
 const ASK_MS = 400;
@@ -22,9 +22,7 @@ export function tabs(io, http, group, open, on) {
   let connection;
   const followers = new Set();
   const channels = new Map();
-  /** The calls that the leader has not answered. */
-  const calls = new Map();
-  let lastCall = 0;
+  const waiting = calls(io);
   let unanswered = 0;
   let timer;
   /** Gives locks back, and requests for them. */
@@ -124,7 +122,7 @@ export function tabs(io, http, group, open, on) {
     }
   };
 
-  const hear = ({ from, term: its, status, message, size, call, answer, problem, ...asked }) => {
+  const hear = ({ from, term: its, status, message, size, call, answer, ...asked }) => {
     if (!its) {
       return connection && serve(from, asked, call);
     }
@@ -139,16 +137,13 @@ export function tabs(io, http, group, open, on) {
     }
     status && on.status(status);
     message && on.message(message, size);
-    const { resolve, reject } = calls.get(call) ?? {};
-    calls.delete(call);
-    problem ? reject?.(new Problem(...problem)) : resolve?.(answer);
+    waiting.settle(call, answer);
   };
 
   /** Takes a leader; calls of the former one are lost. */
   const meet = (tab) => {
     leader = tab;
-    calls.forEach(({ reject }) => reject(new Problem(LOST)));
-    calls.clear();
+    waiting.lose();
   };
 
   /** Calls a method of the connection for another tab, or tells it the state. */
@@ -160,12 +155,9 @@ export function tabs(io, http, group, open, on) {
     if (!method) {
       return post(from, { status: connection.status });
     }
-    try {
-      const answer = await connection[method](...values);
-      call && post(from, { call, answer });
-    } catch ({ details, retryAfterMs }) {
-      post(from, { call, problem: [details, retryAfterMs] });
-    }
+    const done = (async () => connection[method](...values))();
+    const answer = await done.catch(({ details: error }) => ({ error }));
+    call && post(from, { call, answer });
   };
 
   const forget = (tab) => {
@@ -184,13 +176,9 @@ export function tabs(io, http, group, open, on) {
 
     publish: (message) =>
       connection?.publish(message) ??
-      new Promise((resolve, reject) => {
-        if (!leader) {
-          throw new Problem(LOST);
-        }
-        calls.set(++lastCall, { resolve, reject });
-        post(leader, { method: "publish", values: [message], call: lastCall });
-      }),
+      waiting.make((call) =>
+        leader ? post(leader, { method: "publish", values: [message], call }) : waiting.lose(),
+      ),
 
     wake(...values) {
       if (isSleeping) {

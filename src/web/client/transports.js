@@ -11,9 +11,10 @@ const CUT_MS = 3_000;
 
 /** Why the broker refused something; with the status 0, why nothing is known of it. */
 export class Problem extends Error {
-  constructor(details, retryAfterMs = details.retry_after_ms ?? 0) {
-    super(details.detail ?? details.title ?? `refused with ${details.status}`);
-    Object.assign(this, { name: "Problem", status: details.status ?? 0, details, retryAfterMs });
+  constructor(details) {
+    const { detail, title, status = 0, retry_after_ms: retryAfterMs = 0 } = details;
+    super(detail ?? title ?? `refused with ${status}`);
+    Object.assign(this, { name: "Problem", status, details, retryAfterMs });
   }
 
   /** Whether the same request may succeed later. */
@@ -44,6 +45,28 @@ export function backoff(io) {
   };
 }
 
+/** Keeps calls that wait for their answers, each by its number. */
+export function calls(io) {
+  const waiting = new Map();
+  let last = 0;
+  return {
+    make: (send) =>
+      new Promise((resolve, reject) => {
+        const call = ++last;
+        const settle = ({ error, ...answer }) => {
+          io.clearTimeout(timer);
+          waiting.delete(call);
+          error ? reject(new Problem(error)) : resolve(answer);
+        };
+        const timer = io.setTimeout(() => settle({ error: LOST }), REQUEST_MS);
+        waiting.set(call, settle);
+        send(call);
+      }),
+    settle: (call, answer) => waiting.get(call)?.(answer),
+    lose: () => waiting.forEach((settle) => settle({ error: LOST })),
+  };
+}
+
 export function requests(io, base, askToken) {
   let token;
   const http = {
@@ -64,8 +87,9 @@ export function requests(io, base, askToken) {
 
     /** Returns what `read` makes of the answer. A 401 is asked again with another token, once. */
     async send(method, path, body, options = {}) {
-      const { accept = "application/json", abort = new AbortController(), timeoutMs = REQUEST_MS } = options;
-      const { read = async (answer) => JSON.parse((await answer.text()) || null) } = options;
+      const { accept = "application/json", timeoutMs = REQUEST_MS, isAgain } = options;
+      const { read = (it) => (it.status === 204 ? null : it.json()) } = options;
+      const { abort = new AbortController() } = options;
       token ?? (await http.renew());
       const headers = { Accept: accept };
       if (body !== undefined) {
@@ -90,20 +114,19 @@ export function requests(io, base, askToken) {
       if (ok) {
         return result;
       }
-      if (status === 401 && askToken && !options.isAgain) {
+      if (status === 401 && askToken && !isAgain) {
         await http.renew();
         return http.send(method, path, body, { ...options, isAgain: true });
       }
       const retryMs = 1000 * answer.headers.get("Retry-After") || 0;
-      throw new Problem({ ...result, status }, result.retry_after_ms ?? Math.min(retryMs, LONGEST_RETRY_MS));
+      throw new Problem({ retry_after_ms: Math.min(retryMs, LONGEST_RETRY_MS), ...result, status });
     },
   };
   return http;
 }
 
 function websocket(io, http, asks, on) {
-  const waiting = new Map(); // What waits for an answer, by its `ref`.
-  let ref = 0;
+  const waiting = calls(io);
   let socket;
   let isClosed;
   const send = (message) => socket?.readyState === 1 && socket.send(JSON.stringify(message));
@@ -124,7 +147,7 @@ function websocket(io, http, asks, on) {
     socket.onclose = ({ code, reason }) => on.down({ why: reason || `closed with ${code}`, code });
     socket.onmessage = ({ data }) => {
       const message = JSON.parse(data);
-      waiting.get(message.ref)?.(message);
+      waiting.settle(message.ref, message);
       on.message(message, data.length);
     };
   };
@@ -134,21 +157,10 @@ function websocket(io, http, asks, on) {
     subscribe: (ask) => send({ type: "subscribe", ...ask }),
     unsubscribe: (subscription) => send({ type: "unsubscribe", subscription }),
     ping: () => send({ type: "ping" }),
-    request: (message) =>
-      new Promise((resolve, reject) => {
-        const mine = ++ref;
-        const settle = (answer) => {
-          io.clearTimeout(timer);
-          waiting.delete(mine);
-          answer.error ? reject(new Problem(answer.error)) : resolve(answer);
-        };
-        const timer = io.setTimeout(() => settle({ error: LOST }), REQUEST_MS);
-        waiting.set(mine, settle);
-        send({ ...message, ref });
-      }),
+    request: (message) => waiting.make((ref) => send({ ...message, ref })),
     close() {
       isClosed = true;
-      waiting.forEach((settle) => settle({ error: LOST }));
+      waiting.lose();
       if (socket) {
         socket.onopen = socket.onclose = socket.onmessage = null;
         socket.close();
@@ -161,7 +173,7 @@ function websocket(io, http, asks, on) {
 function sse(io, http, asks, on) {
   const subscriptions = asks();
   if (!subscriptions[0]) {
-    return { ...poll(io, http, asks, on), isPolling: false }; // There is nothing to stream.
+    return poll(io, http, asks, on); // There is nothing to stream.
   }
   const abort = new AbortController();
 

@@ -1,8 +1,9 @@
 // A browser: pages that can be frozen, locks and channels between the tabs of one origin.
 
-import { fetches } from "./http.js";
-import { webSockets } from "./websocket.js";
 import { chance } from "./clock.js";
+import { fetches } from "./http.js";
+import { indexedDatabases } from "./indexed.js";
+import { webSockets } from "./websocket.js";
 
 /** The locks of an origin, as far as the client uses them. Source: W3C Web Locks API. */
 class Locks {
@@ -118,10 +119,12 @@ export class Browser {
   #locks = new Locks();
   #channels = new Map();
   #stored = new Map();
+  #indexed;
   pages = [];
 
   constructor(clock, broker, seed = 1) {
     Object.assign(this, { clock, broker, random: chance(seed) });
+    this.#indexed = indexedDatabases(clock);
   }
 
   /** Opens a page, and returns it; its `io` is what the client gets. */
@@ -147,7 +150,7 @@ export class Browser {
           return stored.size;
         },
       }),
-      indexedDB: undefined,
+      indexedDB: this.#indexed,
       window: page,
       document: page,
       isOnline: () => page.isOnline,

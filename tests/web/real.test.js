@@ -1,0 +1,140 @@
+// The client against a real broker: the program that the variable LEFTOFF_BIN names. Without it these
+// tests say so. A Node without WebSockets falls back, as the client does anywhere.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { connect } from "../../src/web/client/leftoff.js";
+
+const program = process.env.LEFTOFF_BIN;
+const skip = program ? false : "LEFTOFF_BIN does not say where the broker is";
+const ALL = [...(globalThis.WebSocket ? ["websocket"] : []), "sse", "poll"];
+
+/** Returns a port that is free. */
+const freePort = () =>
+  new Promise((done) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => done(port));
+    });
+  });
+
+/** Waits until something is true, at most ten seconds. */
+async function until(isTrue, what) {
+  for (let tries = 0; tries < 1_000; tries++) {
+    if (await isTrue()) {
+      return;
+    }
+    await new Promise((done) => setTimeout(done, 10));
+  }
+  assert.fail(`this did not come: ${what}`);
+}
+
+/** A broker in a folder of its own, which can be killed and started again. */
+class RealBroker {
+  #folder = mkdtempSync(join(tmpdir(), "leftoff-web-"));
+  #process;
+
+  async start() {
+    this.port ??= await freePort();
+    this.url = `http://127.0.0.1:${this.port}/`;
+    const listen = ["--listen", `127.0.0.1:${this.port}`, "--data-dir", this.#folder];
+    this.#process = spawn(program, ["serve", ...listen], { stdio: "ignore" });
+    await until(() => fetch(`${this.url}healthz`).then(({ ok }) => ok, () => false), "the broker");
+    return this;
+  }
+
+  async kill(signal = "SIGKILL") {
+    const ended = new Promise((done) => this.#process.once("exit", done));
+    this.#process.kill(signal);
+    await ended;
+  }
+
+  async remove() {
+    await this.kill();
+    rmSync(this.#folder, { recursive: true, force: true });
+  }
+}
+
+for (const transport of ALL) {
+  test(`what is published is read once and in order over kills, over ${transport}`, { skip }, async (it) => {
+    const broker = await new RealBroker().start();
+    it.after(() => broker.remove());
+    const leftoff = connect({ url: broker.url, transports: [transport] });
+    it.after(() => leftoff.close());
+    const seen = [];
+    const gaps = [];
+    leftoff.subscribe(["orders.*", "others"], { from: "earliest" }, {
+      event: ({ data }) => seen.push(data),
+      gap: (gap) => gaps.push(gap),
+    });
+    const receipts = [];
+    const sent = [];
+    for (let round = 0; round < 3; round++) {
+      for (let more = 0; more < 50; more++) {
+        const topic = more % 10 === 9 ? "others" : "orders.new";
+        receipts.push(leftoff.publish(topic, { type: "new", key: `${more}`, data: sent.push(sent.length) - 1 }));
+      }
+      await Promise.race([receipts.at(-20), new Promise((done) => setTimeout(done, 100))]);
+      await broker.kill(round === 1 ? "SIGTERM" : "SIGKILL");
+      await broker.start();
+    }
+    const all = await Promise.all(receipts);
+    await until(() => seen.length >= sent.length, "all events");
+    assert.deepEqual(seen, sent);
+    assert.deepEqual(gaps, []);
+    const positions = all.map(({ position }) => position);
+    assert.deepEqual(positions, [...positions].sort((one, other) => one - other), "in order");
+  });
+}
+
+test("the first transport that works is used, and says so", { skip }, async (it) => {
+  const broker = await new RealBroker().start();
+  it.after(() => broker.remove());
+  const leftoff = connect({ url: broker.url });
+  it.after(() => leftoff.close());
+  leftoff.subscribe("orders", {}, {});
+  await until(() => leftoff.connection.state === "connected", "a connection");
+  assert.equal(leftoff.connection.transport, ALL[0]);
+});
+
+test("a state, a filter, ephemeral events, a refusal and a request", { skip }, async (it) => {
+  const broker = await new RealBroker().start();
+  it.after(() => broker.remove());
+  for (const transport of ALL) {
+    const leftoff = connect({ url: broker.url, transports: [transport] });
+    it.after(() => leftoff.close());
+    const topic = `prices-${transport}`;
+    await leftoff.publish(topic, { key: "a", data: 1 });
+    await leftoff.publish(topic, { key: "b", data: 2 });
+    const prices = leftoff.state(topic);
+    await prices.ready;
+    await leftoff.publish(topic, { key: "a" });
+    await leftoff.publish(topic, { key: "c", type: "x", data: 3 });
+    await until(() => String([...prices.map.keys()]) === "b,c", "the state");
+    const told = [];
+    leftoff.subscribe(topic, { from: "earliest", filter: { types: ["x", "typing"] } }, {
+      event: ({ data }) => told.push(data),
+      ephemeral: ({ type, data }) => told.push([type, data]),
+      caughtUp: () => told.push("caught up"),
+    });
+    await until(() => told.length === 2, "the filter");
+    const isSeen = async () => {
+      await leftoff.publish(topic, { type: "typing", data: { who: "ann" }, ephemeral: true });
+      return told.length > 2;
+    };
+    await until(isSeen, "an ephemeral event");
+    assert.deepEqual(told.slice(0, 3), [3, "caught up", ["typing", { who: "ann" }]]);
+    const refused = leftoff.publish(topic, { data: 4, expectedSequence: 77 });
+    await assert.rejects(refused, { name: "Problem", status: 412 });
+    await assert.rejects(leftoff.publish("$own", { data: 4 }), { status: 403 });
+    const wrong = new Promise((done) => leftoff.subscribe("a b", {}, { ended: done }));
+    assert.equal((await wrong).status, 400);
+    assert.equal((await leftoff.request("GET", "/v1/topics")).topics.length > 0, true);
+    await assert.rejects(leftoff.request("GET", "v1/nothing"), { status: 404 });
+  }
+});
