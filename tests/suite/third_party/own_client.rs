@@ -1,6 +1,5 @@
-//! The client of `src/web/client`, by its own tests: `tests/web`, in Node. They have a clock, a
-//! network and a browser that are simulated, so that hours of faults take seconds. `browser.rs` has
-//! the tests of the same client in a real browser.
+//! The client of `src/web/client`, by its own tests: `tests/web`, in Node. Most of them have a clock,
+//! a network and a browser that are simulated, so that hours of faults take seconds.
 
 use std::path::Path;
 
@@ -13,7 +12,9 @@ fn the_client_for_browsers_passes_its_own_tests() {
     let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
     let tests: Vec<_> = files.filter(|file| file.to_string_lossy().ends_with(".test.js")).collect();
     assert!(tests.len() >= 7, "{folder:?} has {tests:?} alone");
-    let done = installed.node_tests().args(&tests).output().unwrap();
+    let mut node = installed.node_tests();
+    node.args(&tests).env("LEFTOFF_BIN", env!("CARGO_BIN_EXE_leftoff"));
+    let done = node.output().unwrap();
     let told = String::from_utf8_lossy(&done.stdout);
     println!("{told}");
     assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
