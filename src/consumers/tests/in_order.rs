@@ -75,7 +75,7 @@ async fn a_change_is_not_overtaken_while_it_reads_the_log() {
     assert!(back.moved && forth.moved);
     let present = world.consumers.get(&all).unwrap().checkpoint.unwrap();
     assert_eq!(present, world.at(6));
-    assert_eq!(ordered.1.as_ref().unwrap().count(), 0, "no line is left");
+    assert_eq!(ordered.2.as_ref().unwrap().count(), 0, "no line is left");
     world.broker.close().await;
 }
 
@@ -95,7 +95,7 @@ async fn a_change_that_is_given_up_holds_up_nobody() {
     drop(reads);
     assert!(last.await.unwrap().changed);
     assert_eq!([1, 2, 3].map(|number| world.marks(&one, "a.one", number)), ["", "", "s"]);
-    assert_eq!(ordered.1.as_ref().unwrap().count(), 0, "no line is left");
+    assert_eq!(ordered.2.as_ref().unwrap().count(), 0, "no line is left");
     drop(held);
     world.broker.close().await;
 }
