@@ -204,8 +204,14 @@ async fn all_ways_to_follow_many_subscriptions_tell_the_same() {
     assert!(count > 600 && by_socket.told["one"][0]["type"] == "gap", "LEFTOFF_SEED={seed}");
     for (told, by) in [(&mut by_stream.told, "stream"), (&mut by_polls.told, "polls")] {
         for (subscription, told) in told {
-            let expected = &by_socket.told[subscription];
-            for (message, expected) in told.iter_mut().zip(expected) {
+            let expected = by_socket.told.get_mut(subscription).unwrap();
+            for (message, expected) in told.iter_mut().zip(expected.iter_mut()) {
+                for gap in [&mut *message, &mut *expected].map(|it| it.get_mut("gap")) {
+                    // The tail when the gap was told, which is another one for each client.
+                    if let Some(gap) = gap {
+                        gap["tail"].take();
+                    }
+                }
                 if by == "stream" {
                     // A stream cannot carry a carriage return: its client has the payload beside.
                     let event = message.get_mut("event").and_then(Value::as_object_mut);
@@ -369,7 +375,11 @@ async fn a_request_that_is_wrong_is_refused_as_a_whole() {
     let at = server.address;
     let asked = |name: &str| json!({"subscription": name, "topic": "a"});
     let of = |list: &[Value]| json!({"subscriptions": list}).to_string();
-    let padded = |bytes: usize| format!("{:bytes$}", of(&[asked("s")]));
+    let padded = |bytes: usize| {
+        let body = of(&[asked("s")]);
+        let spaces = " ".repeat(bytes - body.len());
+        body + &spaces
+    };
     let member = json!({"subscription": "s", "topic": "a", "member": {"id": "m"}});
     let (page, stream, one) = ("application/json", "text/event-stream", of(&[asked("s")]));
     let cases = [

@@ -27,7 +27,7 @@ use crate::polls::{self, InTurn, in_turn};
 type Waiting = InTurn<Abortable<Pin<Box<dyn Future<Output = SubscriptionTurn> + Send>>>>;
 
 /// The outcome of a subscription that opened or waited, unless it was ended meanwhile.
-pub(in crate::edge) type Outcome = Result<SubscriptionTurn, Aborted>;
+pub(in crate::edge) type TurnOutcome = Result<SubscriptionTurn, Aborted>;
 
 /// The subscriptions of a client, by its names for them.
 ///
@@ -40,7 +40,7 @@ pub(in crate::edge) struct Subscriptions {
     names: HashMap<String, AbortHandle>,
     waiting: FuturesUnordered<Waiting>,
     /// Outcomes from while the edge waited for its client, with their memory.
-    ready: VecDeque<(Outcome, Held)>,
+    ready: VecDeque<(TurnOutcome, Held)>,
     /// Cancelled when nothing more is read, on an edge whose answer has an end.
     end: Option<CancellationToken>,
 }
@@ -107,7 +107,7 @@ impl Subscriptions {
     }
 
     /// Returns an outcome from while the edge waited for its client.
-    pub(in crate::edge) fn ready(&mut self) -> Option<(Outcome, Held)> {
+    pub(in crate::edge) fn ready(&mut self) -> Option<(TurnOutcome, Held)> {
         self.ready.pop_front()
     }
 
@@ -116,7 +116,7 @@ impl Subscriptions {
     /// # Cancel safety
     ///
     /// Nothing is lost.
-    pub(in crate::edge) async fn next(&mut self) -> Option<Outcome> {
+    pub(in crate::edge) async fn next(&mut self) -> Option<TurnOutcome> {
         self.waiting.next().await
     }
 
@@ -148,7 +148,7 @@ impl Subscriptions {
     }
 
     /// Returns what the client is told of an outcome.
-    pub(in crate::edge) fn told(&mut self, outcome: Outcome) -> ToClient {
+    pub(in crate::edge) fn told(&mut self, outcome: TurnOutcome) -> ToClient {
         let Ok(turn) = outcome else {
             return ToClient::Nothing; // It was ended, and the client knows.
         };

@@ -16,7 +16,7 @@ pub(in crate::edge) enum ToClient {
     /// Nothing: the subscription goes on, or ends with the connection.
     Nothing,
     /// The messages, in their order.
-    Messages(About, Vec<String>, Box<NamedFollowing>),
+    Messages(ToldAbout, Vec<String>, Box<NamedFollowing>),
     /// The events of the run, and of the runs that follow in memory.
     Events(Box<NamedFollowing>, Run),
     /// An event that is not stored.
@@ -29,7 +29,7 @@ pub(in crate::edge) enum ToClient {
 
 /// What messages are about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::edge) enum About {
+pub(in crate::edge) enum ToldAbout {
     /// The subscription has begun.
     Begun,
     /// The subscription has begun without topics that were named and are not permitted.
@@ -59,7 +59,7 @@ pub(super) fn begun(mut subscription: Box<NamedFollowing>) -> ToClient {
         message.insert("topics".to_owned(), json!(followed));
     }
     let denied = subscription.denied();
-    let about = if denied.is_some() { About::Denied } else { About::Begun };
+    let about = if denied.is_some() { ToldAbout::Denied } else { ToldAbout::Begun };
     let messages = [message].into_iter().chain(denied);
     let messages = messages.map(|message| Value::Object(message).to_string()).collect();
     ToClient::Messages(about, messages, subscription)
@@ -70,23 +70,23 @@ pub(super) fn waited(mut subscription: Box<NamedFollowing>, turn: FollowTurn) ->
     let (about, message) = match turn {
         FollowTurn::News(news) => {
             let about = match &news {
-                News::Counts(..) => About::Counts,
-                News::Marked(MarksNews::Whole(..)) => About::AllMarks,
-                News::Marked(MarksNews::Change(..)) => About::Marks,
+                News::Counts(..) => ToldAbout::Counts,
+                News::Marked(MarksNews::Whole(..)) => ToldAbout::AllMarks,
+                News::Marked(MarksNews::Change(..)) => ToldAbout::Marks,
             };
             (about, subscription.news(&news))
         }
         FollowTurn::Waited(Waited::Silence) => {
             let messages = subscription.moved().into_iter().collect();
-            return ToClient::Messages(About::Place, messages, subscription);
+            return ToClient::Messages(ToldAbout::Place, messages, subscription);
         }
         FollowTurn::Waited(Waited::Stopping) => return ToClient::Nothing,
         FollowTurn::Waited(Waited::Delivery(delivery)) => match delivery {
-            Delivery::CaughtUp => (About::CaughtUp, subscription.tell("caught_up")),
+            Delivery::CaughtUp => (ToldAbout::CaughtUp, subscription.tell("caught_up")),
             Delivery::Gap(gap) => {
                 let mut message = subscription.tell("gap");
                 message.insert("gap".to_owned(), gaps::json(&gap));
-                (About::Gap, message)
+                (ToldAbout::Gap, message)
             }
             Delivery::Events(run) => return ToClient::Events(subscription, run),
             Delivery::Ephemeral(event) => return ToClient::Ephemeral(subscription, event),

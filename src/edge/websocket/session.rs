@@ -48,7 +48,7 @@ use crate::edge::publishing::Acknowledged;
 use crate::edge::rates::{CallerRates, Rate, Temper};
 use crate::edge::status;
 use crate::edge::subscriptions::asked::Subscribe;
-use crate::edge::subscriptions::set::{Outcome, Subscriptions};
+use crate::edge::subscriptions::set::{Subscriptions, TurnOutcome};
 use crate::edge::subscriptions::subscription::{NamedFollowing, message};
 use crate::edge::subscriptions::told::ToClient;
 use crate::error::{Error, Result};
@@ -415,7 +415,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Writes the outcome of a subscription, which then waits for its next one.
-    async fn take(&mut self, outcome: Outcome) -> Result<(), SessionEnd> {
+    async fn take(&mut self, outcome: TurnOutcome) -> Result<(), SessionEnd> {
         let next = match self.subscriptions.told(outcome) {
             ToClient::Nothing => return Ok(()),
             ToClient::Expired(error) => return Err(SessionEnd::expired(&error)),

@@ -94,6 +94,7 @@ fn spoken(kind: &str, sent: &Sent) -> Vec<Spoken> {
         "stop" => {
             vec![of(Inside, json!({"type": "stop", "ref": 1, "work": "w"}), "error", "error")]
         }
+        "ping" => vec![of(Inside, json!({"type": "ping", "ref": 1}), "pong", "error")],
         "unsubscribe" => vec![of(
             Inside,
             json!({"type": "unsubscribe", "subscription": "none"}),

@@ -89,6 +89,9 @@ async fn a_ticket_is_known_on_every_route_and_repeated_nowhere() {
             let request = || by("administrator", &host, &method.to_uppercase(), &path);
             let body = match (method, named) {
                 ("post", "/v1/counts") => "[]",
+                ("post", "/v1/follow") => {
+                    "{\"subscriptions\":[{\"subscription\":\"s\",\"topic\":\"t\"}]}"
+                }
                 ("post", "/v1/publish") => "{\"topics\":[\"t\"],\"event\":{}}",
                 ("post", "/v1/consumers/{consumer}/checkpoint") => "{\"cursor\":\"0\"}",
                 ("post", _) if of_consumer => "{\"mark\":[\"seen\"],\"events\":[1]}",

@@ -32,9 +32,9 @@ use crate::edge::clients::{Peer, share};
 use crate::edge::json::Carrier;
 use crate::edge::permit::Permit;
 use crate::edge::subscriptions::asked::Subscribe;
-use crate::edge::subscriptions::set::{Outcome, Subscriptions};
+use crate::edge::subscriptions::set::{Subscriptions, TurnOutcome};
 use crate::edge::subscriptions::subscription::NamedFollowing;
-use crate::edge::subscriptions::told::{About, ToClient};
+use crate::edge::subscriptions::told::{ToClient, ToldAbout};
 use crate::error::{Error, Result};
 use crate::polls;
 
@@ -46,7 +46,7 @@ const FIRST_READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a subscription that comes back knows already, so that it is no reason to answer.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct AlreadyKnown {
     counts: bool,
     marks: bool,
 }
@@ -61,7 +61,7 @@ struct LongPoll {
     opening: HashSet<String>,
     looking: HashSet<String>,
     /// The subscriptions that come back, by their names.
-    known: HashMap<String, Known>,
+    known: HashMap<String, AlreadyKnown>,
     /// The messages, separated by commas, and their memory.
     list: Vec<u8>,
     held: Held,
@@ -124,10 +124,10 @@ pub(super) async fn answer(
 }
 
 /// Returns what a subscription that comes back knows.
-fn known(asked: &Subscribe) -> Option<(String, Known)> {
+fn known(asked: &Subscribe) -> Option<(String, AlreadyKnown)> {
     let Some(StartPoint::After(_)) = asked.wanted.start else { return None };
     let marks = asked.wanted.consumer.as_ref().is_some_and(|it| it.marks_after.is_none());
-    Some((asked.subscription.clone(), Known { counts: true, marks }))
+    Some((asked.subscription.clone(), AlreadyKnown { counts: true, marks }))
 }
 
 impl LongPoll {
@@ -178,7 +178,7 @@ impl LongPoll {
 
     /// Adds the messages of the outcome of a subscription, which then waits for its next one.
     /// Returns the last message, if the caller's permission is over.
-    async fn take(&mut self, outcome: Outcome) -> Option<String> {
+    async fn take(&mut self, outcome: TurnOutcome) -> Option<String> {
         let mut subscription = match self.subscriptions.told(outcome) {
             ToClient::Nothing => return None,
             ToClient::Expired(error) => return Some(expired(&error)),
@@ -215,21 +215,22 @@ impl LongPoll {
     }
 
     /// Notes what messages say about a subscription, and whether they are a reason to answer.
-    fn note(&mut self, about: About, name: &str) {
+    fn note(&mut self, about: ToldAbout, name: &str) {
         match about {
-            About::Begun | About::Denied => {
+            ToldAbout::Begun | ToldAbout::Denied => {
                 self.opening.remove(name);
                 self.looking.insert(name.to_owned());
             }
-            About::CaughtUp | About::Gap | About::Place => {
+            ToldAbout::CaughtUp | ToldAbout::Gap | ToldAbout::Place => {
                 self.looking.remove(name);
             }
-            About::Counts | About::AllMarks | About::Marks => {}
+            ToldAbout::Counts | ToldAbout::AllMarks | ToldAbout::Marks => {}
         }
         let is_known = match (about, self.known.get_mut(name)) {
-            (About::Begun | About::CaughtUp | About::Place, _) | (About::Denied, Some(_)) => true,
-            (About::Counts, Some(known)) => std::mem::take(&mut known.counts),
-            (About::AllMarks, Some(known)) => std::mem::take(&mut known.marks),
+            (ToldAbout::Begun | ToldAbout::CaughtUp | ToldAbout::Place, _)
+            | (ToldAbout::Denied, Some(_)) => true,
+            (ToldAbout::Counts, Some(known)) => std::mem::take(&mut known.counts),
+            (ToldAbout::AllMarks, Some(known)) => std::mem::take(&mut known.marks),
             _ => false,
         };
         self.has_news |= !is_known;

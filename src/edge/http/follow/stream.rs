@@ -29,7 +29,7 @@ use crate::edge::json::Carrier;
 use crate::edge::permit::Permit;
 use crate::edge::sse;
 use crate::edge::subscriptions::asked::Subscribe;
-use crate::edge::subscriptions::set::{Outcome, Subscriptions};
+use crate::edge::subscriptions::set::{Subscriptions, TurnOutcome};
 use crate::edge::subscriptions::subscription::{NamedFollowing, message};
 use crate::edge::subscriptions::told::ToClient;
 use crate::error::Result;
@@ -171,7 +171,7 @@ impl FollowStream {
     }
 
     /// Returns the blocks of the outcome of a subscription, which then waits for its next one.
-    async fn take(&mut self, outcome: Outcome) -> Vec<u8> {
+    async fn take(&mut self, outcome: TurnOutcome) -> Vec<u8> {
         let (piece, next) = match self.subscriptions.told(outcome) {
             ToClient::Nothing => return Vec::new(),
             ToClient::Expired(error) => return self.end(&expired(&error)),
