@@ -304,7 +304,7 @@ async fn the_files_of_the_page_have_a_tag_and_a_policy_and_nothing_inline() {
     );
     files.sort();
     files.dedup();
-    assert_eq!(files.len(), 8, "{files:?}");
+    assert_eq!(files.len(), 5, "{files:?}");
     for file in &files {
         let answer = get(server.address, file).await;
         let kind = answer.header("content-type").to_owned();

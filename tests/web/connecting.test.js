@@ -11,11 +11,17 @@ test("tries are spread by chance, up to thirty seconds, and begin anew after a g
   await clock.advance(10);
   broker.kill();
   const pauses = [];
-  leftoff.addEventListener("state", ({ detail }) => detail.nextTryAt && pauses.push(detail.nextTryAt - clock.now));
+  leftoff.addEventListener(
+    "state",
+    ({ detail }) => detail.nextTryAt && pauses.push(detail.nextTryAt - clock.now),
+  );
   await clock.advance(300_000);
   const most = pauses.map((_, at) => Math.min(30_000, 500 * 2 ** (at + 1)));
   assert.ok(pauses.length > 10);
-  assert.ok(pauses.every((pause, at) => pause <= most[at]), `${pauses}`);
+  assert.ok(
+    pauses.every((pause, at) => pause <= most[at]),
+    `${pauses}`,
+  );
   assert.ok(new Set(pauses.map(Math.round)).size > 8, "each pause is another one");
   broker.restart();
   await clock.advance(31_000);
@@ -34,7 +40,8 @@ test("a connection that dies at once does not end the doubling", async () => {
   const attempts = [];
   leftoff.onstate = ({ state, attempt }) => {
     attempts.push(attempt);
-    state === "connected" && setImmediate(() => broker.open().forEach((connection) => connection.end()));
+    state === "connected" &&
+      setImmediate(() => broker.open().forEach((connection) => connection.end()));
   };
   await clock.advance(120_000);
   assert.ok(Math.max(...attempts) >= 7, `${attempts}`);
@@ -113,7 +120,15 @@ test("offline is told, and online comes back at once", async () => {
 });
 
 test("close codes say whether to come back", async () => {
-  for (const [code, state] of [[4029, "closed"], [4001, "denied"], [1008, "closed"], [4108, "connected"], [4109, "connected"], [1013, "connected"], [1006, "connected"]]) {
+  for (const [code, state] of [
+    [4029, "closed"],
+    [4001, "denied"],
+    [1008, "closed"],
+    [4108, "connected"],
+    [4109, "connected"],
+    [1013, "connected"],
+    [1006, "connected"],
+  ]) {
     const { clock, broker, leftoff } = world();
     await clock.advance(11_000);
     broker.open()[0].end(code, `because of ${code}`);
@@ -144,7 +159,8 @@ test("a broker that is being restarted is not stormed", async () => {
 test("Retry-After is waited for, whatever the page does", async () => {
   const { clock, broker, leftoff, page } = world({ transports: ["sse"] });
   follow(leftoff, "orders");
-  broker.faults.answer = () => new Response("{}", { status: 503, headers: { "Retry-After": "20" } });
+  broker.faults.answer = () =>
+    new Response("{}", { status: 503, headers: { "Retry-After": "20" } });
   await clock.advance(100);
   broker.faults.answer = null;
   page.tell("online");
@@ -204,7 +220,10 @@ for (const transport of ["websocket", "sse", "poll"]) {
     }
     assert.ok(made.length === 2 || made.length === 3);
     assert.equal(broker.open().length, 1);
-    assert.deepEqual(events(), Array.from({ length: 20 }, (_, data) => data));
+    assert.deepEqual(
+      events(),
+      Array.from({ length: 20 }, (_, data) => data),
+    );
     assert.deepEqual(states.slice(1), [transport === "poll" ? "polling" : "connected"]);
     leftoff.close();
   });
@@ -230,7 +249,9 @@ test("without WebSockets a stream is used at once, then polls; and the best way 
 });
 
 test("a proxy that opens WebSockets and carries nothing, and keeps streams, leaves polls", async () => {
-  const { clock, broker, leftoff } = world({ faults: { silencesUpgrade: true, buffersStreams: true } });
+  const { clock, broker, leftoff } = world({
+    faults: { silencesUpgrade: true, buffersStreams: true },
+  });
   const { events } = follow(leftoff, "orders", { from: "earliest" });
   broker.publish("orders", { data: 1 });
   await clock.advance(21_000);
@@ -240,7 +261,10 @@ test("a proxy that opens WebSockets and carries nothing, and keeps streams, leav
     broker.publish("orders", { data });
     await clock.advance(700);
   }
-  assert.deepEqual(events(), Array.from({ length: 19 }, (_, at) => at + 1));
+  assert.deepEqual(
+    events(),
+    Array.from({ length: 19 }, (_, at) => at + 1),
+  );
   Object.assign(broker.faults, { silencesUpgrade: false, buffersStreams: false });
   await clock.advance(90_000);
   assert.equal(leftoff.connection.state, "connected");
@@ -249,11 +273,16 @@ test("a proxy that opens WebSockets and carries nothing, and keeps streams, leav
 });
 
 test("polls that are cut for their length become shorter, down to short ones", async () => {
-  const { clock, broker, leftoff } = world({ transports: ["poll"], faults: { cutsAfterMs: 4_000 } });
+  const { clock, broker, leftoff } = world({
+    transports: ["poll"],
+    faults: { cutsAfterMs: 4_000 },
+  });
   const { events } = follow(leftoff, "orders");
   await clock.advance(30_000);
   assert.equal(leftoff.connection.state, "polling");
-  const waits = broker.requests.filter((request) => request.includes("wait=")).map((it) => it.split("wait=")[1]);
+  const waits = broker.requests
+    .filter((request) => request.includes("wait="))
+    .map((it) => it.split("wait=")[1]);
   assert.deepEqual(waits.slice(0, 4), ["0s", "25s", "2s", "2s"]);
   broker.publish("orders", { data: 1 });
   await clock.advance(5_000);

@@ -13,7 +13,12 @@ test("a subscription gets what is stored, and then what comes", async () => {
   assert.equal(leftoff.connection.state, "connected");
   broker.publish("orders", { data: 3 });
   await clock.advance(10);
-  assert.deepEqual(noted, [["event", 1], ["event", 2], ["caughtUp", "2-9f3c2a1b"], ["event", 3]]);
+  assert.deepEqual(noted, [
+    ["event", 1],
+    ["event", 2],
+    ["caughtUp", "2-9f3c2a1b"],
+    ["event", 3],
+  ]);
   assert.equal(subscription.cursor, "3-9f3c2a1b");
   leftoff.close();
   await clock.advance(10);
@@ -51,31 +56,48 @@ test("a gap is told, and a place is kept from the first moment on", async () => 
   broker.drop("orders", 3);
   broker.restart();
   await clock.advance(31_000);
-  assert.deepEqual(noted.slice(1), [["gap", 2], ["event", 3], ["caughtUp", "4-9f3c2a1b"]]);
+  assert.deepEqual(noted.slice(1), [
+    ["gap", 2],
+    ["event", 3],
+    ["caughtUp", "4-9f3c2a1b"],
+  ]);
   leftoff.close();
 });
 
 test("handlers are awaited in order, and the cursor follows them", async () => {
   const kept = [];
-  const storage = { get: () => "1-9f3c2a1b", set: (name, cursor) => void kept.push([name, cursor]) };
+  const storage = {
+    get: () => "1-9f3c2a1b",
+    set: (name, cursor) => void kept.push([name, cursor]),
+  };
   const { clock, broker, leftoff, page } = world({ storage });
   broker.publish("orders", { data: 1 }, { data: 2 }, { data: 3 }, { data: 4 });
   const seen = [];
-  leftoff.subscribe("orders", { name: "mine", from: "earliest" }, {
-    async event({ data }) {
-      seen.push(`begin ${data}`);
-      await new Promise((done) => page.io.setTimeout(done, 100));
-      seen.push(`end ${data} ${kept.length}`);
-      if (data === 3) {
-        throw new Error("three");
-      }
+  leftoff.subscribe(
+    "orders",
+    { name: "mine", from: "earliest" },
+    {
+      async event({ data }) {
+        seen.push(`begin ${data}`);
+        await new Promise((done) => page.io.setTimeout(done, 100));
+        seen.push(`end ${data} ${kept.length}`);
+        if (data === 3) {
+          throw new Error("three");
+        }
+      },
     },
-  });
+  );
   await clock.advance(1_000);
   assert.deepEqual(seen, ["begin 2", "end 2 0", "begin 3", "end 3 1", "begin 4", "end 4 2"]);
-  assert.deepEqual(kept.map(([, cursor]) => cursor), ["2-9f3c2a1b", "3-9f3c2a1b", "4-9f3c2a1b"]);
+  assert.deepEqual(
+    kept.map(([, cursor]) => cursor),
+    ["2-9f3c2a1b", "3-9f3c2a1b", "4-9f3c2a1b"],
+  );
   assert.ok(kept[0][0].endsWith(" mine"));
-  assert.deepEqual(page.errors.map(({ message }) => message), ["three"]);
+  assert.deepEqual(
+    page.errors.map(({ message }) => message),
+    ["three"],
+  );
   leftoff.close();
 });
 
@@ -93,7 +115,13 @@ for (const storage of ["local", "indexed"]) {
     const forgetful = follow(again.leftoff, "orders", { from: "earliest", storage: "memory" });
     await clock.advance(100);
     assert.deepEqual([first.events(), second.events()], [[1, 2], [3]]);
-    assert.deepEqual([other.events(), forgetful.events()], [[1, 2, 3], [1, 2, 3]]);
+    assert.deepEqual(
+      [other.events(), forgetful.events()],
+      [
+        [1, 2, 3],
+        [1, 2, 3],
+      ],
+    );
     assert.deepEqual(again.page.errors, []);
     again.leftoff.close();
   });
@@ -116,12 +144,16 @@ test("a storage that fails is reported, and the subscription goes on", async () 
 test("a reader that is slow leaves the rest with the broker, and gets all of it", async () => {
   const { clock, broker, leftoff, page } = world();
   const seen = [];
-  leftoff.subscribe("orders", { from: "earliest" }, {
-    async event({ data }) {
-      seen.push(data);
-      await (data % 100 === 0 && new Promise((done) => page.io.setTimeout(done, 10)));
+  leftoff.subscribe(
+    "orders",
+    { from: "earliest" },
+    {
+      async event({ data }) {
+        seen.push(data);
+        await (data % 100 === 0 && new Promise((done) => page.io.setTimeout(done, 10)));
+      },
     },
-  });
+  );
   await clock.advance(1);
   const sent = Array.from({ length: 5_000 }, (_, data) => data);
   let most = 0;
@@ -181,7 +213,13 @@ test("topics come and go over one connection", async () => {
   await clock.advance(10);
   broker.publish("a.x", { data: 3 });
   await clock.advance(10);
-  assert.deepEqual([all.events(), one.events()], [[1, 3], [1, 2]]);
+  assert.deepEqual(
+    [all.events(), one.events()],
+    [
+      [1, 3],
+      [1, 2],
+    ],
+  );
   assert.equal(broker.requests.filter((request) => request.startsWith("WS")).length, 1);
   leftoff.close();
 });
@@ -193,7 +231,11 @@ test("the state of a topic is a map that stays current", async () => {
   put("a", 10);
   put("b", undefined);
   const changes = [];
-  const prices = leftoff.state("prices", {}, { changed: (key, event) => changes.push([key, event?.data]) });
+  const prices = leftoff.state(
+    "prices",
+    {},
+    { changed: (key, event) => changes.push([key, event?.data]) },
+  );
   await clock.advance(10);
   const shown = () => Object.fromEntries([...prices.map].map(([key, { data }]) => [key, data]));
   assert.deepEqual(shown(), { a: 10, c: 2, d: 3, e: 4 });
@@ -201,7 +243,11 @@ test("the state of a topic is a map that stays current", async () => {
   put("f", 6);
   await clock.advance(10);
   assert.deepEqual(shown(), { a: 10, d: 3, e: 4, f: 6 });
-  assert.deepEqual(changes, [[undefined, undefined], ["c", undefined], ["f", 6]]);
+  assert.deepEqual(changes, [
+    [undefined, undefined],
+    ["c", undefined],
+    ["f", 6],
+  ]);
   broker.open()[0].end();
   put("a", undefined);
   broker.drop("prices", 10);
@@ -228,7 +274,11 @@ test("a refusal for a while is asked again", async () => {
   let refusals = 2;
   broker.subscribe = (connection, fields, send) =>
     refusals-- > 0
-      ? send({ type: "error", subscription: fields.subscription, error: problem(429, "too many", { retry_after_ms: 500 }) })
+      ? send({
+          type: "error",
+          subscription: fields.subscription,
+          error: problem(429, "too many", { retry_after_ms: 500 }),
+        })
       : original(connection, fields, send);
   const { events } = follow(leftoff, "orders");
   await clock.advance(5_000);

@@ -8,7 +8,14 @@ import { gzipSync } from "node:zlib";
 import { installedPackage } from "./fakes/installed.js";
 
 const FOLDER = new URL("../../src/web/client/", import.meta.url);
-const PARTS = ["transports.js", "subscription.js", "outbox.js", "connection.js", "tabs.js", "leftoff.js"];
+const PARTS = [
+  "transports.js",
+  "subscription.js",
+  "outbox.js",
+  "connection.js",
+  "tabs.js",
+  "leftoff.js",
+];
 const MAX_SERVED_BYTES = 14_336;
 const MAX_MINIFIED_BYTES = 8_192;
 

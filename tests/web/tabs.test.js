@@ -20,7 +20,11 @@ async function tabs(count, options = {}) {
   await clock.advance(1_000);
   let data = 0;
   const publish = () => broker.publish("orders", { data: ++data });
-  const isWhole = ({ events }, from = 1) => assert.deepEqual(events(), Array.from({ length: data - from + 1 }, (_, at) => at + from));
+  const isWhole = ({ events }, from = 1) =>
+    assert.deepEqual(
+      events(),
+      Array.from({ length: data - from + 1 }, (_, at) => at + from),
+    );
   return { clock, broker, browser, open, all, publish, isWhole };
 }
 
@@ -104,7 +108,9 @@ test("tabs of two people share nothing", async () => {
   const broker = new Broker(clock);
   const browser = new Browser(clock, broker);
   const token = (sub) => async () => `x.${btoa(JSON.stringify({ sub }))}.y`;
-  const people = ["ann", "ann", "bob"].map((sub) => client(browser, { shared: true, token: token(sub) }));
+  const people = ["ann", "ann", "bob"].map((sub) =>
+    client(browser, { shared: true, token: token(sub) }),
+  );
   await clock.advance(1_000);
   assert.equal(broker.open().length, 2);
   people.forEach(({ leftoff }) => leftoff.close());

@@ -22,8 +22,13 @@ const STRIKES = 3;
 /** Subscriptions that change within this time change the stream once. */
 const CHANGE_MS = 10;
 
-export const stateOf = (state, reason = "", attempt = 0, nextTryAt = null, transport = null) =>
-  ({ state, reason, attempt, nextTryAt, transport });
+export const stateOf = (state, reason = "", attempt = 0, nextTryAt = null, transport = null) => ({
+  state,
+  reason,
+  attempt,
+  nextTryAt,
+  transport,
+});
 
 /** Opens a line: a transport with deadlines. It is up with its first message, and ends once. */
 function openLine(io, http, on, open) {
@@ -107,9 +112,8 @@ export function connection(io, http, names, on) {
   const pauses = backoff(io);
   let hasRenewed;
   let wasUp;
-  /** The time before which the broker does not want the client back. */
+  /** The time before which the broker does not want the client back, as far as it is known. */
   let notBefore = 0;
-  let isStopped;
   const timers = {};
 
   /** Sets the timer of this name; without a time, ends it. */
@@ -142,13 +146,12 @@ export function connection(io, http, names, on) {
 
   const stop = (state, reason) => {
     end();
-    isStopped = true;
+    notBefore = Infinity;
     tell(state, reason);
   };
 
   const connect = () => {
     end();
-    isStopped = false;
     line = open(level);
     tellTrying(self.status?.reason);
   };
@@ -209,8 +212,8 @@ export function connection(io, http, names, on) {
   const take = (from, message, size) => {
     const { type, subscription } = message;
     const ask = asks.get(subscription);
-    const isTwofold = beside?.isUp;
-    if (!ask || (type === "ephemeral" && from !== line) || !move(ask, message, isTwofold)) {
+    const isRepeated = type === "ephemeral" && from !== line;
+    if (!ask || isRepeated || !move(ask, message, beside?.isUp)) {
       return;
     }
     const isEnd = type === "ended" || type === "error";
@@ -305,13 +308,13 @@ export function connection(io, http, names, on) {
       if (transport.request) {
         return transport.request({ type: "publish", ...message });
       }
-      const { ephemeral, topics, event } = message;
+      const { ephemeral, topic, event } = message;
       if (!ephemeral) {
         return http.send("POST", "v1/publish", message);
       }
       const { type = "", key = "", data } = event;
       const query = new URLSearchParams({ type, key, ephemeral });
-      return http.send("POST", `v1/topics/${encodeURIComponent(topics[0])}/events?${query}`, data);
+      return http.send("POST", `v1/topics/${encodeURIComponent(topic)}/events?${query}`, data);
     },
 
     /** Looks at the line, or comes back, unless the broker forbids it and nobody forces it. */
@@ -319,7 +322,7 @@ export function connection(io, http, names, on) {
       if (line) {
         line.check(isOtherNetwork);
         isOtherNetwork && level > 0 && probe(0);
-      } else if (isForced || (!isStopped && io.now() >= notBefore)) {
+      } else if (isForced || io.now() >= notBefore) {
         level = isOtherNetwork ? 0 : level;
         connect();
       }

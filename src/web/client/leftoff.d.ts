@@ -122,14 +122,7 @@ export interface ConnectionState {
    * - `denied`: the credential was refused; `closed`: the page or the broker has ended it. In both the
    *   client does not come back by itself.
    */
-  state:
-    | "connecting"
-    | "connected"
-    | "reconnecting"
-    | "polling"
-    | "offline"
-    | "denied"
-    | "closed";
+  state: "connecting" | "connected" | "reconnecting" | "polling" | "offline" | "denied" | "closed";
   /** Why the last connection ended, in words; empty while it is well. */
   reason: string;
   /** The tries since the connection was last good, which it is after ten seconds. */
@@ -162,7 +155,7 @@ export interface SubscribeOptions {
   counts?: boolean;
   /** The `revision` of the newest `marked` that the page has. */
   marksAfter?: string;
-  /** Who is present in the topics, for as long as the subscription lasts. */
+  /** Who is present in the topics, for as long as the subscription lasts; with polls, nobody is. */
   member?: { id?: string; info?: unknown };
   /** Refuse the subscription if a part of it is not permitted. */
   strict?: boolean;
@@ -179,13 +172,13 @@ export interface Handlers<Data = unknown> {
   ephemeral?(event: EphemeralEvent<Data>, message: Message<Data>): unknown;
   /** Events before the next one are gone. */
   gap?(gap: Gap, message: Message<Data>): unknown;
-  /** The subscription has begun; also after each reconnect. */
+  /** The subscription has begun; also after each reconnect, and with each poll. */
   subscribed?(message: Message<Data>): unknown;
-  /** Everything that was stored is delivered; also after each reconnect. */
+  /** Everything that was stored is delivered; also after each reconnect, and with each poll. */
   caughtUp?(message: Message<Data>): unknown;
   marked?(change: Message<Data>): unknown;
   counts?(counts: Message<Data>): unknown;
-  /** These topics were named and may not be read; the others are followed. */
+  /** These topics were named and may not be read; the others are followed. Told after each reconnect. */
   denied?(message: Message<Data>): unknown;
   /** The broker has ended the subscription for good. A refusal for a while is asked again. */
   ended?(problem: Problem, message: Message<Data>): unknown;
@@ -280,11 +273,12 @@ export interface StoredEvent<Data = unknown> {
   sequence: number;
   position: number;
   time: string;
-  id?: string;
-  type?: string;
-  key?: string;
-  headers?: Record<string, string>;
-  content_type?: string;
+  id: string | null;
+  type: string | null;
+  key: string | null;
+  headers: Record<string, string>;
+  /** Null, with the `data` "", if there is no payload: then an event with a key deletes the key. */
+  content_type: string | null;
   data?: Data;
   data_base64?: string;
 }
@@ -292,8 +286,8 @@ export interface StoredEvent<Data = unknown> {
 export interface EphemeralEvent<Data = unknown> {
   topic: string;
   ephemeral: true;
-  type?: string;
-  key?: string;
+  type: string | null;
+  key: string | null;
   data?: Data;
   data_base64?: string;
 }

@@ -64,7 +64,11 @@ function placesOf(io, storage = "memory") {
 /** Connects to a broker. */
 export function connect(options = {}) {
   const io = environment(options.io);
-  const { token, transports = ["websocket", "sse", "poll"], shared = Boolean(io.document) } = options;
+  const {
+    token,
+    transports = ["websocket", "sse", "poll"],
+    shared = Boolean(io.document),
+  } = options;
   // The broker serves this file as `web/leftoff.js`, wherever it is mounted.
   const url = new URL(options.url ?? new URL("..", import.meta.url), io.document?.baseURI);
   const base = url.href.replace(/\/*$/, "/");
@@ -84,7 +88,8 @@ export function connect(options = {}) {
     connection: stateOf("connecting"),
 
     subscribe(topics, options = {}, handlers) {
-      const { name = JSON.stringify([topics, options.filter, options.consumer]), storage } = options;
+      const { name = JSON.stringify([topics, options.filter, options.consumer]), storage } =
+        options;
       const own = {
         io,
         link,
@@ -111,6 +116,7 @@ export function connect(options = {}) {
     },
   });
 
+  self.addEventListener("state", ({ detail }) => self.onstate?.(detail));
   const on = {
     message: (message, size) => subscriptions.forEach((it) => it.take(message, size)),
     reset: () => subscriptions.forEach((it) => it.ask()),
@@ -119,7 +125,6 @@ export function connect(options = {}) {
         return;
       }
       self.connection = status;
-      self.onstate?.(status);
       self.dispatchEvent(Object.assign(new Event("state"), { detail: status }));
       out.send();
     },
@@ -136,7 +141,10 @@ export function connect(options = {}) {
     listen(window, type, () => link.wake(false, true));
   }
   listen(document, "visibilitychange", () => link.wake());
-  for (const [target, sleep, wake] of [[window, "pagehide", "pageshow"], [document, "freeze", "resume"]]) {
+  for (const [target, sleep, wake] of [
+    [window, "pagehide", "pageshow"],
+    [document, "freeze", "resume"],
+  ]) {
     listen(target, sleep, () => link.suspend());
     listen(target, wake, () => link.wake(true));
   }

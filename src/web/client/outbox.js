@@ -9,7 +9,12 @@ const MAX_BATCH = 100;
 const CLOSED = { detail: "the client is closed" };
 
 export function outbox(io, base, options, link) {
-  const { max, maxBytes, keep, refused } = { max: 1_000, maxBytes: 1 << 20, refused: io.report, ...options };
+  const { max, maxBytes, keep, refused } = {
+    max: 1_000,
+    maxBytes: 1 << 20,
+    refused: io.report,
+    ...options,
+  };
   /** The beginning of the keys of what is kept over reloads. */
   const prefix = `leftoff-outbox ${base} `;
   const pauses = backoff(io);
@@ -34,7 +39,7 @@ export function outbox(io, base, options, link) {
     new Promise((resolve, reject) => {
       const text = JSON.stringify(message);
       if (isClosed || queue.length >= max || bytes + text.length > maxBytes) {
-        const detail = `the outbox is full, with ${queue.length} events`;
+        const detail = `the outbox is full: ${queue.length} events`;
         throw new Problem(isClosed ? CLOSED : { detail });
       }
       const { topics, expected_sequence: expected } = message;
@@ -85,9 +90,12 @@ export function outbox(io, base, options, link) {
   };
 
   const self = {
-    publish(to, { expectedSequence, ephemeral, ...fields }) {
-      const event = spelled(fields);
-      const message = { topics: [to].flat(), event, expected_sequence: expectedSequence, ephemeral };
+    async publish(to, fields) {
+      const { expected_sequence, ephemeral, ...event } = spelled(fields);
+      const where = ephemeral ? { topic: to } : { topics: [to].flat() };
+      const asked = { ...where, event, expected_sequence, ephemeral };
+      // A copy: what waits is what was given, whatever happens to the objects.
+      const message = JSON.parse(JSON.stringify(asked));
       if (ephemeral) {
         return link.publish(message).catch((problem) => {
           if (problem.status > 0) {
@@ -96,7 +104,7 @@ export function outbox(io, base, options, link) {
           return { ephemeral, dropped: true };
         });
       }
-      event.id ??= io.newId();
+      message.event.id ??= io.newId();
       lastKey = Math.max(lastKey + 1, io.now() * 1e3);
       return add(message, prefix + lastKey, Array.isArray(to));
     },

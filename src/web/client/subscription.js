@@ -15,7 +15,7 @@ export const isCursor = (from) => CURSOR.test(from);
 function isOld(cursor, other) {
   const [, kind, place, epoch] = CURSOR.exec(cursor) ?? [];
   const [, otherKind, otherPlace, otherEpoch] = CURSOR.exec(other) ?? [];
-  return epoch && kind === otherKind && epoch === otherEpoch && Number(place) <= Number(otherPlace);
+  return epoch && kind === otherKind && epoch === otherEpoch && +place <= +otherPlace;
 }
 
 /** Moves `ask.from` with a message. Returns false if it has come before; a gap may, from two lines. */
@@ -213,7 +213,7 @@ export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
 
   const pages = async () => {
     const map = new Map();
-    for (let page_token = ""; ; ) {
+    for (let page_token = ""; ;) {
       const query = new URLSearchParams({ limit: 500, key_prefix: keyPrefix, page_token });
       const asked = client.request("GET", `v1/topics/${encodeURIComponent(topic)}/state?${query}`);
       const page = await asked.catch(orMissing({ events: [], cursor: "earliest" }));
@@ -228,20 +228,24 @@ export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
   const follow = ({ map, from }) => {
     self.map = map;
     const filter = keyPrefix ? { keyPrefixes: [keyPrefix] } : undefined;
-    following = client.subscribe(topic, { from, filter, storage: "memory" }, {
-      event(event) {
-        const { key } = event;
-        const isDeletion = event.data === undefined && event.data_base64 === undefined;
-        if (key) {
-          isDeletion ? map.delete(key) : map.set(key, event);
-          return handlers.changed?.(key, isDeletion ? undefined : event);
-        }
+    following = client.subscribe(
+      topic,
+      { from, filter, storage: "memory" },
+      {
+        event(event) {
+          const { key } = event;
+          const isDeletion = event.data === "" && !/json/.test(event.content_type);
+          if (key) {
+            isDeletion ? map.delete(key) : map.set(key, event);
+            return handlers.changed?.(key, isDeletion ? undefined : event);
+          }
+        },
+        gap: loadAll,
+        ended: stop,
       },
-      gap: loadAll,
-      ended: stop,
-    });
+    );
     settle.resolve(map);
-    handlers.changed?.();
+    queueMicrotask(() => handlers.changed?.());
   };
 
   /** Loads the state, and follows the topic from exactly there. */

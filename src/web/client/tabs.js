@@ -113,7 +113,10 @@ export function tabs(io, http, group, open, on) {
   const ask = () => {
     io.clearTimeout(timer);
     if (!connection && name) {
-      timer = io.setTimeout(ask, io.document?.visibilityState === "hidden" ? HIDDEN_ASK_MS : ASK_MS);
+      timer = io.setTimeout(
+        ask,
+        io.document?.visibilityState === "hidden" ? HIDDEN_ASK_MS : ASK_MS,
+      );
       if (unanswered++ < MOST_UNANSWERED) {
         return post("", {});
       }
@@ -171,7 +174,8 @@ export function tabs(io, http, group, open, on) {
     connection ? connection[method](...values) : leader && post(leader, { method, values });
 
   const self = {
-    subscribe: (asked) => callOn("subscribe", { ...asked, subscription: `${id}/${asked.subscription}` }),
+    subscribe: (asked) =>
+      callOn("subscribe", { ...asked, subscription: `${id}/${asked.subscription}` }),
     unsubscribe: (subscription) => callOn("unsubscribe", `${id}/${subscription}`),
 
     publish: (message) =>

@@ -12,15 +12,21 @@ const CUT_MS = 3_000;
 /** Why the broker refused something; with the status 0, why nothing is known of it. */
 export class Problem extends Error {
   constructor(details) {
-    const { detail, title, status = 0, retry_after_ms: retryAfterMs = 0 } = details;
-    super(detail ?? title ?? `refused with ${status}`);
+    const {
+      status = 0,
+      detail = `refused with ${status}`,
+      retry_after_ms: retryAfterMs = 0,
+    } = details;
+    super(detail);
     Object.assign(this, { name: "Problem", status, details, retryAfterMs });
   }
 
   /** Whether the same request may succeed later. */
   get isTemporary() {
     const { status, details } = this;
-    return [0, 408, 429, 502, 503, 504, 507].includes(status) || /outcome-unknown$/.test(details.type);
+    return (
+      [0, 408, 429, 502, 503, 504, 507].includes(status) || /outcome-unknown$/.test(details.type)
+    );
   }
 }
 
@@ -103,7 +109,12 @@ export function requests(io, base, askToken) {
       let result;
       try {
         const url = new URL(path.replace(/^\//, ""), base).href;
-        answer = await io.fetch(url, { method, headers, body: JSON.stringify(body), signal: abort.signal });
+        answer = await io.fetch(url, {
+          method,
+          headers,
+          body: JSON.stringify(body),
+          signal: abort.signal,
+        });
         result = await (answer.ok ? read(answer) : answer.json().catch(() => ({})));
       } catch (error) {
         throw new Problem({ detail: `no answer: ${error.message}` });
@@ -190,10 +201,10 @@ function sse(io, http, asks, on) {
     const options = { accept: "text/event-stream", abort, read: ({ body }) => body };
     const body = await http.send("POST", "v1/follow", { subscriptions }, options);
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let rest = ""; ; ) {
+    for (let rest = ""; ;) {
       const { done, value } = await reader.read();
       if (done) {
-        return on.down({ why: "the stream was cut" });
+        return on.down({ why: "cut off" });
       }
       on.heard();
       const blocks = (rest + value).split("\n\n");
@@ -227,7 +238,12 @@ function poll(io, http, asks, on) {
       const options = { abort, timeoutMs: 1000 * waitS + ANSWER_MS };
       try {
         if (subscriptions[0]) {
-          ({ messages } = await http.send("POST", `v1/follow?wait=${waitS}s`, { subscriptions }, options));
+          ({ messages } = await http.send(
+            "POST",
+            `v1/follow?wait=${waitS}s`,
+            { subscriptions },
+            options,
+          ));
         } else {
           await http.send("GET", "healthz", undefined, { ...options, read() {} });
         }

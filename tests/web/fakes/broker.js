@@ -12,13 +12,21 @@ export const faults = () => ({
 });
 
 const EPOCH = "9f3c2a1b";
-const problem = (status, detail, more = {}) => ({ type: "about:blank", title: "refused", status, detail, ...more });
+const problem = (status, detail, more = {}) => ({
+  type: "about:blank",
+  title: "refused",
+  status,
+  detail,
+  ...more,
+});
 
 /** Whether a topic is named by a topic or a pattern. */
 export function isMatch(pattern, topic) {
   const [tokens, names] = [pattern.split("."), topic.split(".")];
   return (
-    tokens.every((token, at) => (token === ">" ? names.length > at : token === "*" ? names.length > at : token === names[at])) &&
+    tokens.every((token, at) =>
+      token === ">" ? names.length > at : token === "*" ? names.length > at : token === names[at],
+    ) &&
     (tokens.at(-1) === ">" || tokens.length === names.length)
   );
 }
@@ -51,7 +59,10 @@ class Reader {
 
   isMine(event) {
     const { types } = this.filter ?? {};
-    return this.topics.some((topic) => isMatch(topic, event.topic)) && (!types || types.includes(event.type));
+    return (
+      this.topics.some((topic) => isMatch(topic, event.topic)) &&
+      (!types || types.includes(event.type))
+    );
   }
 
   placeOf({ sequence, position }) {
@@ -75,11 +86,18 @@ class Reader {
     const isNew = (event) => event.position > this.#looked && this.placeOf(event) > this.after;
     const first = events.findLastIndex(({ position }) => position <= this.#looked) + 1;
     const lost = dropped.filter((event) => this.isMine(event) && isNew(event));
-    const all = [...lost, ...events.slice(first)].sort((one, other) => one.position - other.position);
+    const all = [...lost, ...events.slice(first)].sort(
+      (one, other) => one.position - other.position,
+    );
     this.#looked = this.#broker.position;
     let gone = 0;
     const tellGap = () => {
-      gone && this.#send({ type: "gap", cursor: this.cursor(), gap: { reason: "retention", lost: gone } });
+      gone &&
+        this.#send({
+          type: "gap",
+          cursor: this.cursor(),
+          gap: { reason: "retention", lost: gone },
+        });
       gone = 0;
     };
     for (const event of all) {
@@ -137,7 +155,16 @@ export class Broker {
   store(topic, event) {
     const id = event.id === undefined ? undefined : `${topic} ${event.id}`;
     const known = this.#ids.get(id);
-    const stored = known ?? { ...event, topic, sequence: this.last(topic) + 1, position: this.position + 1 };
+    const { data = "" } = event; // No payload is told as an empty text without a type.
+    const content_type = event.data === undefined ? null : "application/json";
+    const stored = known ?? {
+      ...event,
+      data,
+      content_type,
+      topic,
+      sequence: this.last(topic) + 1,
+      position: this.position + 1,
+    };
     if (!known) {
       this.position++;
       this.#sequences.set(topic, stored.sequence);
@@ -145,7 +172,14 @@ export class Broker {
       id && this.#ids.set(id, stored);
     }
     const { sequence, position } = stored;
-    return { topic, sequence, position, time: "2026-01-31T00:00:00.000Z", duplicate: Boolean(known), durability: "fsync" };
+    return {
+      topic,
+      sequence,
+      position,
+      time: "2026-01-31T00:00:00.000Z",
+      duplicate: Boolean(known),
+      durability: "fsync",
+    };
   }
 
   /** Drops the oldest events of a topic, as retention does. */
@@ -172,10 +206,22 @@ export class Broker {
   }
 
   /** Carries out a publish, and returns its answer or a refusal. */
-  accept({ topic, topics = [topic], event, events = [event], expected_sequence: expected, ephemeral }) {
+  accept({
+    topic,
+    topics = [topic],
+    event,
+    events = [event],
+    expected_sequence: expected,
+    ephemeral,
+  }) {
+    if (ephemeral && topic === undefined) {
+      return { error: problem(400, "ephemeral: is for one topic") };
+    }
     if (ephemeral) {
       const told = events.map((it) => ({ ...it, topic: topics[0] }));
-      const readers = this.open().flatMap((connection) => [...(connection.readers?.values() ?? [])]);
+      const readers = this.open().flatMap((connection) => [
+        ...(connection.readers?.values() ?? []),
+      ]);
       readers.forEach((reader) => told.forEach((it) => reader.ephemeral(it)));
       return { ephemeral: true, receivers: readers.length };
     }
@@ -192,7 +238,9 @@ export class Broker {
     const receipts = topics.map((name) => {
       const all = events.map((it) => this.store(name, it));
       const duplicates = all.filter(({ duplicate }) => duplicate).length;
-      return all.length === 1 ? all[0] : { topic: name, first: all[0], last: all.at(-1), count: all.length, duplicates };
+      return all.length === 1
+        ? all[0]
+        : { topic: name, first: all[0], last: all.at(-1), count: all.length, duplicates };
     });
     queueMicrotask(() => this.tell());
     return topic === undefined ? { topics: receipts } : receipts[0];
@@ -201,7 +249,11 @@ export class Broker {
   /** Opens a subscription on a connection. */
   subscribe(connection, fields, send) {
     if (fields.topic === "forbidden") {
-      return send({ type: "error", subscription: fields.subscription, error: problem(403, "not permitted") });
+      return send({
+        type: "error",
+        subscription: fields.subscription,
+        error: problem(403, "not permitted"),
+      });
     }
     const reader = new Reader(this, fields, send);
     connection.readers.set(fields.subscription, reader);

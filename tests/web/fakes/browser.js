@@ -12,7 +12,10 @@ class Locks {
 
   /** Returns `navigator.locks` of a page. */
   of(page) {
-    return { request: (name, ...rest) => this.#request(page, name, rest.length > 1 ? rest[0] : {}, rest.at(-1)) };
+    return {
+      request: (name, ...rest) =>
+        this.#request(page, name, rest.length > 1 ? rest[0] : {}, rest.at(-1)),
+    };
   }
 
   #request(page, name, { signal, steal, ifAvailable }, run) {
@@ -29,7 +32,10 @@ class Locks {
       const queue = this.#queues.get(name) ?? [];
       this.#queues.set(name, [...queue, request]);
       signal?.addEventListener("abort", () => {
-        this.#queues.set(name, this.#queues.get(name).filter((it) => it !== request));
+        this.#queues.set(
+          name,
+          this.#queues.get(name).filter((it) => it !== request),
+        );
         request.isHeld || reject(new DOMException("aborted", "AbortError"));
       });
       this.#next(name);
@@ -69,9 +75,14 @@ class Locks {
   /** Frees what a page holds or waits for, as a browser does when the page is gone. */
   leave(page) {
     for (const [name, queue] of this.#queues) {
-      this.#queues.set(name, queue.filter((request) => request.page !== page));
+      this.#queues.set(
+        name,
+        queue.filter((request) => request.page !== page),
+      );
     }
-    [...this.#held.values()].filter((request) => request.page === page).forEach((request) => this.#free(request));
+    [...this.#held.values()]
+      .filter((request) => request.page === page)
+      .forEach((request) => this.#free(request));
   }
 }
 
@@ -155,7 +166,10 @@ export class Browser {
       document: page,
       isOnline: () => page.isOnline,
       report: (error) => page.errors.push(error),
-      newId: () => Math.floor(random() * 2 ** 48).toString(16).padStart(12, "0"),
+      newId: () =>
+        Math.floor(random() * 2 ** 48)
+          .toString(16)
+          .padStart(12, "0"),
     };
     this.pages.push(page);
     return page;
@@ -175,13 +189,19 @@ export class Browser {
         const text = structuredClone(data);
         for (const channel of all.get(this.name) ?? []) {
           if (channel !== this) {
-            clock.set(() => channel.page.run(() => channel.onmessage?.({ data: structuredClone(text) })), 0);
+            clock.set(
+              () => channel.page.run(() => channel.onmessage?.({ data: structuredClone(text) })),
+              0,
+            );
           }
         }
       }
 
       close() {
-        all.set(this.name, all.get(this.name).filter((channel) => channel !== this));
+        all.set(
+          this.name,
+          all.get(this.name).filter((channel) => channel !== this),
+        );
         this.onmessage = null;
       }
     };
@@ -190,17 +210,27 @@ export class Browser {
   /** Closes a page without a word, as a crash or a killed tab does. */
   kill(page) {
     page.isGone = true;
-    this.broker.open().filter((connection) => connection.page === page).forEach((connection) => connection.end());
+    this.broker
+      .open()
+      .filter((connection) => connection.page === page)
+      .forEach((connection) => connection.end());
     this.#locks.leave(page);
     for (const [name, channels] of this.#channels) {
-      this.#channels.set(name, channels.filter((channel) => channel.page !== page));
+      this.#channels.set(
+        name,
+        channels.filter((channel) => channel.page !== page),
+      );
     }
   }
 
   /** The network of a page goes, or comes back. */
   setOnline(page, isOnline) {
     page.isOnline = isOnline;
-    isOnline || this.broker.open().filter((connection) => connection.page === page).forEach((connection) => connection.end());
+    isOnline ||
+      this.broker
+        .open()
+        .filter((connection) => connection.page === page)
+        .forEach((connection) => connection.end());
     page.tell(isOnline ? "online" : "offline");
   }
 }

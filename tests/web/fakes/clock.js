@@ -61,7 +61,9 @@ export class Clock {
     const end = this.#passed + ms;
     for (;;) {
       await settle();
-      const due = [...this.#timers.values()].filter(({ at, owner }) => at <= end && !owner?.isFrozen);
+      const due = [...this.#timers.values()].filter(
+        ({ at, owner }) => at <= end && !owner?.isFrozen,
+      );
       const [next] = due.sort((one, other) => one.at - other.at || one.timer - other.timer);
       if (!next) {
         break;

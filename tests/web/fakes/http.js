@@ -10,7 +10,9 @@ const answer = (body, status = 200, headers = {}) =>
 export function fetches(broker, page) {
   return async (url, { method = "GET", headers = {}, body, signal } = {}) => {
     const { pathname, searchParams } = new URL(url);
-    broker.requests.push(`${method} ${pathname}${searchParams.has("wait") ? `?wait=${searchParams.get("wait")}` : ""}`);
+    broker.requests.push(
+      `${method} ${pathname}${searchParams.has("wait") ? `?wait=${searchParams.get("wait")}` : ""}`,
+    );
     await broker.clock.wait(broker.latencyMs);
     if (signal?.aborted) {
       throw new DOMException("aborted", "AbortError");
@@ -27,7 +29,14 @@ export function fetches(broker, page) {
       return answer(problem(401, "the token has expired"), 401);
     }
     const asked = body === undefined ? undefined : JSON.parse(body);
-    const served = await serve(broker, page, { method, pathname, searchParams, headers, asked, signal });
+    const served = await serve(broker, page, {
+      method,
+      pathname,
+      searchParams,
+      headers,
+      asked,
+      signal,
+    });
     await page.thawed();
     return served;
   };
@@ -39,7 +48,9 @@ function serve(broker, page, request) {
     return new Response("ok");
   }
   if (pathname === "/v1/tickets") {
-    return broker.token === null ? answer(problem(404, "not found"), 404) : answer({ ticket: "ticket", kind: "once" });
+    return broker.token === null
+      ? answer(problem(404, "not found"), 404)
+      : answer({ ticket: "ticket", kind: "once" });
   }
   if (pathname === "/v1/publish") {
     const accepted = broker.accept(asked);
@@ -48,13 +59,15 @@ function serve(broker, page, request) {
   const [, topic, what] = /^\/v1\/topics\/([^/]+)\/(\w+)$/.exec(pathname) ?? [];
   if (what === "events" && searchParams.get("ephemeral")) {
     const event = { type: searchParams.get("type"), data: asked };
-    return answer(broker.accept({ topics: [topic], event, ephemeral: true }));
+    return answer(broker.accept({ topic, event, ephemeral: true }));
   }
   if (what === "state") {
     return state(broker, decodeURIComponent(topic), searchParams);
   }
   if (pathname === "/v1/follow") {
-    return headers.Accept === "text/event-stream" ? stream(broker, page, request) : poll(broker, page, request);
+    return headers.Accept === "text/event-stream"
+      ? stream(broker, page, request)
+      : poll(broker, page, request);
   }
   return answer(problem(404, "not found"), 404);
 }
@@ -65,11 +78,19 @@ function state(broker, topic, query) {
   if (events.length === 0) {
     return answer(problem(404, "no such topic"), 404);
   }
-  const [from, at] = (query.get("page_token") || `0-${events.at(-1).sequence}`).split("-").map(Number);
-  const latest = new Map(events.filter(({ sequence }) => sequence <= at).map((event) => [event.key, event]));
-  const kept = [...latest.values()].filter(({ data }) => data !== undefined);
+  const [from, at] = (query.get("page_token") || `0-${events.at(-1).sequence}`)
+    .split("-")
+    .map(Number);
+  const latest = new Map(
+    events.filter(({ sequence }) => sequence <= at).map((event) => [event.key, event]),
+  );
+  const kept = [...latest.values()].filter(({ content_type: type }) => type !== null);
   const next = from + 2 < kept.length ? `${from + 2}-${at}` : "";
-  return answer({ events: kept.slice(from, from + 2), cursor: `${at}-${broker.epoch}`, next_page_token: next });
+  return answer({
+    events: kept.slice(from, from + 2),
+    cursor: `${at}-${broker.epoch}`,
+    next_page_token: next,
+  });
 }
 
 function stream(broker, page, { asked, signal }) {
@@ -91,7 +112,9 @@ function stream(broker, page, { asked, signal }) {
         }
       };
       const send = (message) => write(`data: ${JSON.stringify(message)}\n\n`);
-      const leave = broker.onStored(() => page.isFrozen || connection.readers.forEach((reader) => reader.deliver()));
+      const leave = broker.onStored(
+        () => page.isFrozen || connection.readers.forEach((reader) => reader.deliver()),
+      );
       const beat = () => {
         write(": heartbeat\n");
         timer = broker.clock.set(beat, broker.heartbeatMs);
@@ -109,7 +132,9 @@ function stream(broker, page, { asked, signal }) {
       connection.tell = send;
       connection.end = () => over(() => controller.error(new TypeError("cut")));
       connection.finish = () => over(() => controller.close());
-      signal?.addEventListener("abort", () => over(() => controller.error(new DOMException("aborted", "AbortError"))));
+      signal?.addEventListener("abort", () =>
+        over(() => controller.error(new DOMException("aborted", "AbortError"))),
+      );
       if (cutsAfterMs < Infinity) {
         broker.clock.set(connection.end, cutsAfterMs);
       }
@@ -127,7 +152,9 @@ async function poll(broker, page, { asked, searchParams, signal }) {
   const connection = { kind: "poll", readers: new Map(), page };
   const messages = [];
   broker.connections.add(connection);
-  asked.subscriptions.forEach((fields) => broker.subscribe(connection, fields, (told) => messages.push(told)));
+  asked.subscriptions.forEach((fields) =>
+    broker.subscribe(connection, fields, (told) => messages.push(told)),
+  );
   const isNews = () => messages.some(({ type }) => !["subscribed", "caught_up"].includes(type));
   let finish;
   const end = new Promise((resolve, reject) => (finish = { resolve, reject }));
@@ -141,7 +168,10 @@ async function poll(broker, page, { asked, searchParams, signal }) {
     finish.resolve();
   }
   const { cutsAfterMs } = broker.faults;
-  broker.clock.set(cutsAfterMs < waitMs ? connection.end : finish.resolve, Math.min(waitMs, cutsAfterMs));
+  broker.clock.set(
+    cutsAfterMs < waitMs ? connection.end : finish.resolve,
+    Math.min(waitMs, cutsAfterMs),
+  );
   try {
     await end;
   } finally {

@@ -70,7 +70,10 @@ export function webSockets(broker, page) {
       if (this.readyState !== 1 || this.isStalled) {
         return;
       }
-      broker.clock.set(() => this.readyState === 1 && this.#hear(JSON.parse(text)), broker.latencyMs);
+      broker.clock.set(
+        () => this.readyState === 1 && this.#hear(JSON.parse(text)),
+        broker.latencyMs,
+      );
     }
 
     #hear(message) {

@@ -30,7 +30,10 @@ export function client(browser, options = {}) {
 /** Follows a topic, and notes what it is told. */
 export function follow(leftoff, topics, options = {}) {
   const noted = [];
-  const note = (kind, valueOf = (value) => value) => (value) => noted.push([kind, valueOf(value)]);
+  const note =
+    (kind, valueOf = (value) => value) =>
+    (value) =>
+      noted.push([kind, valueOf(value)]);
   const subscription = leftoff.subscribe(topics, options, {
     event: note("event", ({ data }) => data),
     ephemeral: note("ephemeral", ({ data }) => data),
