@@ -24,8 +24,8 @@ fn main() -> Outcome {
 }
 
 /// Writes the list of the client's files, for `src/edge/http/web.rs`: each as `(path below the
-/// folder, content)`. Files that no browser asks for are left out, and so are the parts of the core:
-/// they are served within it.
+/// folder, content)`. Files that no browser asks for are left out, and so are the parts of the
+/// core: they are served within it.
 fn list_client() -> Outcome {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join(CLIENT);
     let out = PathBuf::from(env::var("OUT_DIR")?);
