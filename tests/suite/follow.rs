@@ -168,7 +168,7 @@ async fn all_ways_to_follow_many_subscriptions_tell_the_same() {
     let mut stream = Stream::at(at, &asked).await;
     let broker = server.broker.clone();
     let publishing = tokio::spawn(async move {
-        for number in 60..400 {
+        for number in 60..260 {
             publish_event(&broker, ["a", "b.one", "b.two"][number % 3], event(number)).await;
             if number % 50 == 0 {
                 let marks = json!({"mark": ["read"], "events": [number / 10]}).to_string();
@@ -201,16 +201,15 @@ async fn all_ways_to_follow_many_subscriptions_tell_the_same() {
         by_stream.take(&stream.next().await.expect("the stream ended"));
     }
     let count = by_socket.told.values().map(Vec::len).sum::<usize>();
-    assert!(count > 600 && by_socket.told["one"][0]["type"] == "gap", "LEFTOFF_SEED={seed}");
+    assert!(count > 400 && by_socket.told["one"][0]["type"] == "gap", "LEFTOFF_SEED={seed}");
     for (told, by) in [(&mut by_stream.told, "stream"), (&mut by_polls.told, "polls")] {
         for (subscription, told) in told {
             let expected = by_socket.told.get_mut(subscription).unwrap();
             for (message, expected) in told.iter_mut().zip(expected.iter_mut()) {
-                for gap in [&mut *message, &mut *expected].map(|it| it.get_mut("gap")) {
-                    // The tail when the gap was told, which is another one for each client.
-                    if let Some(gap) = gap {
-                        gap["tail"].take();
-                    }
+                // The tail when the gap was told, which is another one for each client.
+                let gaps = [&mut *message, &mut *expected].map(|it| it.get_mut("gap"));
+                for gap in gaps.into_iter().flatten() {
+                    gap["tail"].take();
                 }
                 if by == "stream" {
                     // A stream cannot carry a carriage return: its client has the payload beside.

@@ -317,8 +317,8 @@ impl<'a> Reading<'a> {
         assert_eq!(answer.status, 200, "{asked}: {answer:?}");
         let answer = answer.json();
         let messages = answer["messages"].as_array().unwrap();
-        let places = messages.iter().filter_map(|message| message["cursor"].as_str());
-        *cursor = places.last().map(str::to_owned).or(cursor.take());
+        let mut places = messages.iter().filter_map(|message| message["cursor"].as_str());
+        *cursor = places.next_back().map(str::to_owned).or(cursor.take());
         let heard = messages.iter().filter_map(of_message).map(|heard| match heard {
             Heard::CaughtUp(cursor) if self.is_caught_up => Heard::Place(cursor),
             heard => {

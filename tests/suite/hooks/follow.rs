@@ -91,7 +91,8 @@ async fn subscriptions_are_cut_to_what_the_caller_may_read() {
 
     asked.truncate(1);
     let place = messages.iter().filter(|message| message["subscription"] == "s");
-    asked[0]["from"] = place.filter_map(|message| message.get("cursor")).last().unwrap().clone();
+    asked[0]["from"] =
+        place.filter_map(|message| message.get("cursor")).next_back().unwrap().clone();
     let started = tokio::time::Instant::now();
     let again = poll(&host, "100ms", &asked).await.json();
     assert!(started.elapsed() >= std::time::Duration::from_millis(100), "{again}");

@@ -166,8 +166,7 @@ impl LongPoll {
         loop {
             tokio::select! {
                 outcome = self.subscriptions.next() => {
-                    let Some(outcome) = outcome else { return None };
-                    if let Some(last) = self.take(outcome).await {
+                    if let Some(last) = self.take(outcome?).await {
                         return Some(last);
                     }
                 }
