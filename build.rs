@@ -1,12 +1,18 @@
 //! The build of the protos, with a compiler in pure Rust, so that a build needs no `protoc`; and
-//! the list of the files of the client for browsers, which are part of the program.
+//! the lists of the files for browsers, which are part of the program.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+/// The folders of the client for browsers and of the console, each with the name of its list, and
+/// the ends of the names of the files that are served.
+const FOLDERS: [(&str, &str, &[&str]); 2] = [
+    ("src/web/client", "web_client.rs", &[".js", ".d.ts", ".css"]),
+    ("src/web/console", "web_console.rs", &[".html", ".js", ".css", ".svg"]),
+];
 /// The folder of the client for browsers.
-const CLIENT: &str = "src/web/client";
+const CLIENT: &str = FOLDERS[0].0;
 /// The core of the client, and its parts, each after those that it uses.
 const CORE: &str = "leftoff.js";
 const PARTS: [&str; 5] =
@@ -17,36 +23,41 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 fn main() -> Outcome {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=src/web");
-    list_client()?;
+    FOLDERS.iter().try_for_each(|(folder, list, ends)| list_files(folder, list, ends))?;
     #[cfg(feature = "_edges")]
     protos::compile()?;
     Ok(())
 }
 
-/// Writes the list of the client's files, for `src/edge/http/web.rs`: each as `(path below the
-/// folder, content)`. Files that no browser asks for are left out, and so are the parts of the
+/// Writes the list of a folder's files, for `src/edge/http/web.rs`: each as `(path below the folder,
+/// content)`. Files that no browser asks for are left out, and so are the parts of the client's
 /// core: they are served within it.
-fn list_client() -> Outcome {
-    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join(CLIENT);
+fn list_files(folder: &str, list_name: &str, ends: &[&str]) -> Outcome {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join(folder);
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let core = out.join(CORE);
-    fs::write(&core, join_core(&root)?)?;
+    let is_client = folder == CLIENT;
+    if is_client {
+        fs::write(&core, join_core(&root)?)?;
+    }
     let mut files = Vec::new();
-    find(&root, &mut files)?;
+    if root.is_dir() {
+        find(&root, &mut files)?;
+    }
     files.sort(); // The same list on every machine.
     let mut list = String::from("&[\n");
     for file in files {
         let name = file.strip_prefix(&root)?.to_str().ok_or("a name is not UTF-8")?;
         let name = name.replace('\\', "/");
-        let is_served = [".js", ".d.ts", ".css"].iter().any(|end| name.ends_with(end));
-        if is_served && !PARTS.contains(&name.as_str()) {
-            let path = if name == CORE { &core } else { &file };
+        let is_part = is_client && PARTS.contains(&name.as_str());
+        if !is_part && ends.iter().any(|end| name.ends_with(end)) {
+            let path = if is_client && name == CORE { &core } else { &file };
             let path = path.to_str().ok_or("a path is not UTF-8")?;
             writeln!(list, "    ({name:?}, include_bytes!({path:?})),")?;
         }
     }
     list.push_str("]\n");
-    Ok(fs::write(out.join("web_client.rs"), list)?)
+    Ok(fs::write(out.join(list_name), list)?)
 }
 
 /// Returns the core as one module: its files one after the other, without their imports of each

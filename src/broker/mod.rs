@@ -63,7 +63,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::info;
 
-pub use crate::log::{EventRef, Extent, Headers, LogConfig};
+pub use crate::log::{EventRef, Extent, Headers, LogConfig, LogSpace};
 #[cfg(test)]
 pub(crate) use crate::log::{Fault, FaultyLog};
 pub(crate) use arrivals::Deposit;
@@ -1062,6 +1062,21 @@ impl Broker {
         self.0.topics.existing(name).map(|topic| TopicInfo::of(&topic))
     }
 
+    /// Returns the number of topics that exist, with the broker's own.
+    pub(crate) fn topic_count(&self) -> usize {
+        self.0.topics.count()
+    }
+
+    /// Returns the space of the log; `None` if it has no disk. Asks the file system, which may
+    /// block the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShuttingDown`]; as [`Log::space`].
+    pub(crate) fn log_space(&self) -> Result<Option<LogSpace>> {
+        self.0.log.step(|log| log.space())
+    }
+
     /// Returns the settings that the configuration has for a topic.
     pub(crate) fn default_config(&self, name: &TopicName) -> TopicConfig {
         self.0.topics.default_config(name)
@@ -1084,6 +1099,23 @@ impl Broker {
     /// meanwhile is listed at most once.
     pub fn list_topics(&self, after: Option<&str>, limit: usize) -> TopicList {
         TopicList::new(&self.0.topics, after, limit)
+    }
+
+    /// Calls `look` with each topic that exists, in the order of the names: its name, its extent and
+    /// the number of its subscriptions. Blocks the thread until all are looked at; nobody else
+    /// waits for that.
+    pub(crate) fn each_topic(&self, mut look: impl FnMut(&TopicName, &Extent, usize)) {
+        let (mut last, mut found): (Option<TopicName>, _) = (None, Vec::new());
+        loop {
+            let (after, all) = (last.as_ref().map(TopicName::as_str), usize::MAX);
+            last = self.0.topics.some_after(after, all, |topic| topic.state().exists(), &mut found);
+            for topic in found.drain(..) {
+                look(&topic.name, &topic.state().extent, self.0.followers(&topic));
+            }
+            if last.is_none() {
+                return;
+            }
+        }
     }
 
     /// Accepts nothing new from now on, and ends every reader. Publishes that were accepted before

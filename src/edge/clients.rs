@@ -18,9 +18,11 @@ use serde_json::{Value, json};
 
 use super::budget::{AddressShare, Budget, Share};
 use super::intake::Intake;
+use super::overview::history::History;
+use super::overview::traffic::Traffic;
 use super::peer_address::PeerAddress;
 use super::rates::{Caller, CallerRates, Rate, Rates};
-use crate::broker::{Broker, Reader};
+use crate::broker::{Broker, Reader, Run};
 use crate::edge::upgrades::Upgrades;
 use crate::error::RateLimit;
 use crate::topic::TopicName;
@@ -39,6 +41,10 @@ pub(crate) struct Clients {
     limits: ClientLimits,
     budget: Arc<Budget>,
     open: Mutex<OpenConnections>,
+    /// What readers got, on all connections.
+    pub(super) traffic: Traffic,
+    /// The newest minutes, for the overview.
+    pub(super) history: History,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +91,11 @@ impl Followed {
     /// Returns the subscription as JSON.
     pub(super) fn json(&self, broker: &Broker) -> Value {
         json!({"protocol": self.protocol, "topics": self.topics, "lag": self.lag(broker)})
+    }
+
+    /// Returns the topic and the sequence after which it is read, if it is one topic.
+    pub(super) fn place(&self) -> Option<(&TopicName, u64)> {
+        Some((self.topic.as_ref()?, self.after.load(Ordering::Relaxed)))
     }
 
     /// Returns how many events (of one topic) or positions (of many) the subscription is behind.
@@ -197,7 +208,8 @@ pub(crate) fn share(peer: Option<&Peer>) -> Share {
 impl Clients {
     pub(crate) fn new(limits: ClientLimits) -> Arc<Self> {
         let budget = Budget::new(limits.max_bytes);
-        Arc::new(Self { limits, budget, open: Mutex::default() })
+        let (open, traffic, history) = Default::default();
+        Arc::new(Self { limits, budget, open, traffic, history })
     }
 
     fn open(&self) -> MutexGuard<'_, OpenConnections> {
@@ -238,6 +250,11 @@ impl Clients {
         });
         open.clients.insert(client.id, client.clone());
         Ok(Admitted { client, clients: self.clone() })
+    }
+
+    /// Returns the limits.
+    pub(super) fn limits(&self) -> ClientLimits {
+        self.limits
     }
 
     /// Returns how many bytes all clients hold together.
@@ -312,7 +329,7 @@ pub(super) struct ListEntry {
 impl ListEntry {
     /// Lists a subscription of the client that follows the topics of `reader`.
     pub(super) fn new(peer: Option<&Peer>, protocol: &'static str, reader: &Reader) -> Self {
-        let entry = peer.map(|Peer { client, .. }| {
+        let entry = peer.map(|Peer { client, clients, .. }| {
             let topic = reader.topic().cloned();
             let topics = match &topic {
                 Some(topic) => topic.to_string(),
@@ -324,6 +341,9 @@ impl ListEntry {
             let after = AtomicU64::new(reader.cursor().after.number());
             let followed = Arc::new(Followed { protocol, topics, topic, after });
             let mut all = client.followed.lock().unwrap_or_else(PoisonError::into_inner);
+            if !reads_over(&all, protocol) {
+                clients.traffic.begins(protocol);
+            }
             all.reserve_exact(1); // Most connections have one.
             all.push(followed.clone());
             (client.clone(), followed)
@@ -334,6 +354,23 @@ impl ListEntry {
     /// Returns how many clients are connected; 0 in a host that has no [`Peer`].
     pub(super) fn connections(&self) -> usize {
         self.clients.as_ref().map_or(0, |clients| clients.count())
+    }
+
+    /// Counts events that the reader got.
+    pub(super) fn delivered(&self, run: &Run) {
+        if let Some(clients) = &self.clients {
+            clients.traffic.delivered.add(run.about_count());
+        }
+    }
+
+    /// Counts an event that is not stored, which the reader got.
+    pub(super) fn delivered_one(&self) {
+        self.clients.iter().for_each(|clients| clients.traffic.delivered.add(1));
+    }
+
+    /// Counts a gap that the reader was told.
+    pub(super) fn told_gap(&self) {
+        self.clients.iter().for_each(|clients| clients.traffic.gaps.add(1));
     }
 
     /// Notes the reader's place after a write.
@@ -349,8 +386,18 @@ impl Drop for ListEntry {
         if let Some((client, followed)) = &self.entry {
             let mut all = client.followed.lock().unwrap_or_else(PoisonError::into_inner);
             all.retain(|other| !Arc::ptr_eq(other, followed));
+            if let Some(clients) = &self.clients
+                && !reads_over(&all, followed.protocol)
+            {
+                clients.traffic.ends(followed.protocol);
+            }
         }
     }
+}
+
+/// Returns whether one of a client's subscriptions is of this protocol.
+fn reads_over(all: &[Arc<Followed>], protocol: &str) -> bool {
+    all.iter().any(|followed| followed.protocol == protocol)
 }
 
 #[cfg(test)]

@@ -199,9 +199,7 @@ impl Following {
             let is_told = self.is_told(&waited).await?;
             self.is_asking = false;
             if is_told {
-                if let Waited::Delivery(Delivery::Events(run)) = &waited {
-                    self.permit.delivered(run);
-                }
+                self.count(&waited);
                 self.note(&waited);
                 return Ok(FollowTurn::Waited(waited));
             }
@@ -211,6 +209,19 @@ impl Following {
                 self.note(&Waited::Silence);
                 return Ok(FollowTurn::Waited(Waited::Silence));
             }
+        }
+    }
+
+    /// Counts a delivery, and tells the hooks of its events.
+    fn count(&self, waited: &Waited) {
+        match waited {
+            Waited::Delivery(Delivery::Events(run)) => {
+                self.listed.delivered(run);
+                self.permit.delivered(run);
+            }
+            Waited::Delivery(Delivery::Ephemeral(_)) => self.listed.delivered_one(),
+            Waited::Delivery(Delivery::Gap(_)) => self.listed.told_gap(),
+            _ => {}
         }
     }
 
@@ -335,6 +346,7 @@ impl Following {
             return None; // The hooks must be asked first.
         }
         let run = self.reader.next_in_memory()?;
+        self.listed.delivered(&run);
         self.permit.delivered(&run);
         if let Some(telling) = &mut self.telling {
             telling.events_changed();

@@ -97,13 +97,14 @@ pub(crate) mod intake;
 pub mod json;
 pub(crate) mod json_problem;
 mod media;
-mod mounting;
+pub(crate) mod mounting;
 #[cfg(feature = "http")]
 pub mod ndjson;
 mod new_token;
 mod object;
 #[cfg(feature = "server")]
 pub(crate) mod origins;
+pub(crate) mod overview;
 pub(crate) mod pace;
 mod page_token;
 mod parts;

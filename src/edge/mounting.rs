@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::config::FollowConfig;
 use super::counters::Counters;
 use super::hooks::Hooks;
+use super::overview::topic_table::TopicTables;
 use super::pace::Pace;
 use crate::broker::Broker;
 use crate::consumers::Consumers;
 use crate::error::Result;
+use crate::event::Timestamp;
 
 /// The broker with the settings and the hooks of its edges. Cheap to clone; all clones count
 /// together.
@@ -18,14 +20,36 @@ pub struct Edge {
     pub(crate) broker: Broker,
     pub(in crate::edge) config: FollowConfig,
     pub(in crate::edge) counters: Arc<Counters>,
+    /// The table of all topics, for those who operate the broker.
+    pub(in crate::edge) topic_tables: Arc<tokio::sync::Mutex<TopicTables>>,
     /// What is kept for readers by name, if it is.
     consumers: Option<EdgeConsumers>,
     /// The hooks of the host. Without them everything is permitted.
     pub(in crate::edge) hooks: Option<Arc<dyn Hooks>>,
     /// Whether the hooks are the broker's own access control, which has operations of its own.
     has_access_control: bool,
-    /// The metrics of the server's webhooks, if it has some: they have operations of their own.
-    webhooks: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+    /// Whether the console is served, and the first page that leads to it.
+    has_console: bool,
+    /// The server's webhooks, if it has some: they have operations of their own.
+    webhooks: Option<Arc<dyn ShownWebhooks>>,
+}
+
+/// What the edge shows of the server's webhooks.
+pub(crate) trait ShownWebhooks: Send + Sync {
+    /// Returns the metrics in Prometheus' format.
+    fn metrics(&self) -> String;
+
+    /// Returns the webhooks that are paused.
+    fn paused(&self) -> Vec<PausedWebhook>;
+}
+
+/// A webhook that is paused.
+#[derive(Debug)]
+pub(crate) struct PausedWebhook {
+    pub(crate) name: String,
+    pub(crate) since: Timestamp,
+    /// The last failure, in words; empty if somebody has asked for the pause.
+    pub(crate) problem: String,
 }
 
 /// The consumers of an edge, and the counters of what clients do with them.
@@ -67,9 +91,11 @@ impl Edge {
             broker,
             config,
             counters,
+            topic_tables: Arc::default(),
             consumers: None,
             hooks: None,
             has_access_control: false,
+            has_console: false,
             webhooks: None,
         }
     }
@@ -110,18 +136,31 @@ impl Edge {
         Self { has_access_control: true, ..self }
     }
 
+    /// Says whether the console is served. A host that mounts the routes in a server of its own has
+    /// first pages of its own.
+    pub(crate) fn with_console(self, has_console: bool) -> Self {
+        Self { has_console, ..self }
+    }
+
+    /// Returns whether the console is served.
+    pub(in crate::edge) fn has_console(&self) -> bool {
+        self.has_console
+    }
+
     /// Returns whether the hooks are the broker's own access control.
     pub(crate) fn has_access_control(&self) -> bool {
         self.has_access_control
     }
 
-    /// Says that the server has webhooks, with these metrics in Prometheus' format.
+    /// Says that the server has these webhooks.
     #[cfg(feature = "webhooks")]
-    pub(crate) fn with_webhooks(
-        self,
-        metrics: impl Fn() -> String + Send + Sync + 'static,
-    ) -> Self {
-        Self { webhooks: Some(Arc::new(metrics)), ..self }
+    pub(crate) fn with_webhooks(self, shown: impl ShownWebhooks + 'static) -> Self {
+        Self { webhooks: Some(Arc::new(shown)), ..self }
+    }
+
+    /// Returns the webhooks that are paused.
+    pub(in crate::edge) fn paused_webhooks(&self) -> Vec<PausedWebhook> {
+        self.webhooks.as_ref().map(|hooks| hooks.paused()).unwrap_or_default()
     }
 
     /// Returns whether the server has webhooks.
@@ -131,7 +170,7 @@ impl Edge {
 
     /// Returns the metrics of webhooks.
     pub(in crate::edge) fn webhook_metrics(&self) -> String {
-        self.webhooks.as_ref().map(|metrics| metrics()).unwrap_or_default()
+        self.webhooks.as_ref().map(|hooks| hooks.metrics()).unwrap_or_default()
     }
 
     /// Returns whether the host has hooks.

@@ -13,6 +13,7 @@ pub use super::block_builder::BlockBuilder;
 pub use super::extent::{Ahead, Compacted, Extent};
 pub use super::failed::TellFailure;
 pub use super::group::{Group, MAX_REMOVED_PARTS};
+pub use super::log_space::LogSpace;
 pub use super::new_records::NewRecords;
 pub use super::read_ahead::ReadAhead;
 pub use super::stored_block::{LastEvent, StoredBlock};
@@ -57,6 +58,17 @@ pub trait Log: Send + Sync + 'static {
     /// failure inside of a commit is the error of that commit.
     fn tell_failure(&self, tell: TellFailure) {
         drop(tell); // A log that fails only in commits never calls it.
+    }
+
+    /// Returns the space that the log takes and has; `None` for a log without a disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadFailed`]: the system does not answer.
+    ///
+    /// [`Error::ReadFailed`]: crate::Error::ReadFailed
+    fn space(&self) -> Result<Option<LogSpace>> {
+        Ok(None)
     }
 
     /// Returns every topic with its extent, in the order of the ids. Called when a broker is

@@ -273,6 +273,7 @@ impl ServerBuilder {
         self.open_webhooks().await?;
         let drain_ms = self.follow.drain_ms.min(self.config.shutdown_ms / 2);
         self.edge = self.edge.follow(FollowConfig { drain_ms, ..self.follow.clone() })?;
+        self.edge = self.edge.with_console(self.config.console);
         #[cfg(feature = "tls")]
         let certificates = match self.listeners.is_empty() {
             true => Certificates::open(&self.config)?,
@@ -303,13 +304,13 @@ impl ServerBuilder {
             Ok((listener, door))
         });
         let doors = doors.collect::<Result<Vec<_>>>()?;
-        let counters = self.edge.counters().clone();
+        let edge = self.edge.clone();
         Ok(Server {
             broker: self.broker,
             config: self.config,
             doors,
             health,
-            counters,
+            edge,
             #[cfg(feature = "tls")]
             certificates,
             #[cfg(feature = "webhooks")]
@@ -347,8 +348,7 @@ impl ServerBuilder {
         let Some(of_edge) = self.edge.consumers_if_any() else { return Ok(()) };
         let consumers = of_edge.all();
         let hooks = Webhooks::open(&self.broker, consumers, &self.webhooks).await?;
-        let told = hooks.clone();
-        self.edge = self.edge.clone().with_webhooks(move || told.metrics());
+        self.edge = self.edge.clone().with_webhooks(hooks.clone());
         self.hooks = Some(hooks);
         self.service_names.push(GrpcWebhooks::NAME);
         self.descriptors.push(grpc::WEBHOOKS_DESCRIPTORS);

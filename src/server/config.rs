@@ -34,6 +34,10 @@ pub struct ServerConfig {
     /// used for new connections, if they are right; otherwise the old ones stay in use, and a log
     /// line says why. Default: 10,000.
     pub tls_reload_ms: u64,
+    /// Whether the console is served at `/console`, and leads there whoever opens `/` in a browser.
+    /// The page itself shows nothing: what it asks for is permitted as for any caller. Default:
+    /// true.
+    pub console: bool,
     /// Longest duration of a stop, in milliseconds. Connections that are open after it are cut.
     /// Default: 10,000.
     pub shutdown_ms: u64,
@@ -80,6 +84,7 @@ impl Default for ServerConfig {
             tls_key: None,
             tls_client_ca: None,
             tls_reload_ms: 10_000,
+            console: true,
             shutdown_ms: 10_000,
             header_read_ms: 30_000,
             idle_ms: 180_000,

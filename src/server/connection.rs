@@ -127,6 +127,11 @@ impl Connections {
         self.tasks.len() + self.serving.upgrades.tasks.len()
     }
 
+    /// Returns the connected clients.
+    pub(crate) fn clients(&self) -> &Arc<Clients> {
+        &self.clients
+    }
+
     /// Serves a connection, for as long as it lasts, or refuses it.
     pub(crate) fn serve(&mut self, accepted: NewConnection, door: &Door) {
         let NewConnection { socket, address } = accepted;

@@ -3,11 +3,11 @@
 
 use std::future::IntoFuture;
 use std::net::SocketAddr;
+#[cfg(feature = "tls")]
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-#[cfg(feature = "tls")]
 use tokio_util::task::AbortOnDropHandle;
 use tonic_health::ServingStatus;
 use tracing::{info, warn};
@@ -19,7 +19,7 @@ use super::connection::{Connections, Door};
 use super::listener::{Listener, Protocols, accept};
 use super::services::Health;
 use crate::broker::Broker;
-use crate::edge::counters::Counters;
+use crate::edge::{Edge, overview};
 #[cfg(feature = "webhooks")]
 use crate::webhooks::Webhooks;
 
@@ -42,7 +42,7 @@ pub struct Server {
     pub(super) config: ServerConfig,
     pub(super) doors: Vec<(Listener, Door)>,
     pub(super) health: Health,
-    pub(super) counters: Arc<Counters>,
+    pub(super) edge: Edge,
     /// The certificate of the configuration, if it has one.
     #[cfg(feature = "tls")]
     pub(super) certificates: Option<Arc<Certificates>>,
@@ -87,8 +87,11 @@ impl Server {
             self.certificates.map(|it| AbortOnDropHandle::new(tokio::spawn(it.follow())));
         #[cfg(feature = "webhooks")]
         let hooks = self.hooks;
-        let Self { broker, config, doors, health, counters, .. } = self;
-        let mut connections = Connections::new(&config, counters);
+        let Self { broker, config, doors, health, edge, .. } = self;
+        let mut connections = Connections::new(&config, edge.counters().clone());
+        // Ends with this future, too.
+        let watching = overview::watch(edge, connections.clients().clone());
+        let watching = AbortOnDropHandle::new(tokio::spawn(watching));
         let mut is_failed = false;
         let mut shutdown = std::pin::pin!(shutdown.into_future());
         loop {
@@ -102,7 +105,7 @@ impl Server {
                 (accepted, door) = accept(&doors) => connections.serve(accepted, door),
             }
         }
-        drop(doors);
+        drop((doors, watching));
         info!(connections = connections.count(), "stopping");
         health.end().await;
         let bound = Duration::from_millis(config.shutdown_ms);

@@ -18,6 +18,7 @@ use super::state::{WebhookAttempt, WebhookCounts};
 use super::stored::PauseReason;
 use crate::broker::Broker;
 use crate::consumers::Consumers;
+use crate::edge::mounting::{PausedWebhook, ShownWebhooks};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 
@@ -282,6 +283,22 @@ impl Webhooks {
         let attempt = WebhookAttempt { events: 0, ..attempt_of(answer, id, time, started) };
         state.keep(attempt.clone());
         Ok(attempt)
+    }
+}
+
+impl ShownWebhooks for Webhooks {
+    fn metrics(&self) -> String {
+        Self::metrics(self)
+    }
+
+    fn paused(&self) -> Vec<PausedWebhook> {
+        let hooks = self.parts().hooks();
+        let one = |(name, hook): (&WebhookName, &Hook)| {
+            let pause = hook.record.borrow().paused.clone()?;
+            let (name, since, problem) = (name.to_string(), pause.since, pause.problem);
+            Some(PausedWebhook { name, since, problem })
+        };
+        hooks.iter().filter_map(one).collect()
     }
 }
 

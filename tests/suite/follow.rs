@@ -293,7 +293,8 @@ async fn listed(address: SocketAddr, count: usize) {
         loop {
             let page = get(address, "/v1/connections").await;
             assert_eq!(page.status, 200, "{page:?}");
-            if page.json().to_string().matches("\"follow\"").count() == count {
+            let page = page.json().to_string();
+            if page.matches("\"follow\"").count() + page.matches("\"poll\"").count() == count {
                 return;
             }
             tokio::task::yield_now().await;

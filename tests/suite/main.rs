@@ -60,6 +60,7 @@ mod memory_order;
 mod model;
 mod names;
 mod openapi;
+mod overview;
 mod own_readers;
 mod pages;
 mod payloads;

@@ -94,6 +94,20 @@ impl Run {
         self.picked.as_ref().is_none_or(|picked| picked.binary_search(&sequence).is_ok())
     }
 
+    /// Returns about how many events there are, without looking at them: expired ones and holes
+    /// that compaction has left are counted, too.
+    pub(crate) fn about_count(&self) -> u64 {
+        let Self { from, below, .. } = self;
+        if let Some(picked) = &self.picked {
+            let before = |end: &Sequence| picked.partition_point(|sequence| sequence < end);
+            return before(below).saturating_sub(before(from)) as u64;
+        }
+        let block = &self.shared.block;
+        let end = (*below).min(block.last_sequence().next());
+        let first = (*from).max(block.first_sequence());
+        end.get().saturating_sub(first.get()).min(block.count() as u64)
+    }
+
     /// Returns the bytes that the run keeps in memory: those of its whole block.
     pub(crate) fn held_bytes(&self) -> usize {
         self.shared.size_bytes()

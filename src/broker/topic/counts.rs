@@ -37,6 +37,11 @@ impl Counts {
         }
     }
 
+    /// Returns the number of topics that exist.
+    pub(super) fn existing(&self) -> usize {
+        self.existing.load(Ordering::Acquire)
+    }
+
     pub(super) fn add(&self, state: &TopicState) {
         self.of(state).fetch_add(1, Ordering::AcqRel);
     }

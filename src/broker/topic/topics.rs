@@ -62,6 +62,11 @@ impl Topics {
         &self.roll.chunks
     }
 
+    /// Returns the number of topics that exist.
+    pub(crate) fn count(&self) -> usize {
+        self.roll.counts.existing()
+    }
+
     /// Calls `look` with the names. Publishes wait for it, so it must take some microseconds at the
     /// most.
     pub(crate) fn with_names<T>(&self, look: impl FnOnce(&Names) -> T) -> T {

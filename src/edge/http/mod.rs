@@ -15,6 +15,7 @@ mod listing;
 mod many;
 mod offered;
 mod openapi;
+mod overview;
 mod own_readers;
 pub(in crate::edge) mod page_body;
 mod publish;
@@ -74,10 +75,11 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
         routes = routes
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(ready))
-            .merge(topics::operations());
+            .merge(topics::operations())
+            .merge(overview::routes());
     }
     if parts.has(Parts::ALL) {
-        routes = routes.merge(openapi::routes(edge)).merge(web::routes());
+        routes = routes.merge(openapi::routes(edge)).merge(web::routes(edge));
     }
     mounted(edge, routes)
 }

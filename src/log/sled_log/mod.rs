@@ -65,6 +65,7 @@ use super::block::Block;
 use super::contract::{self, Log};
 use super::failed::{TellFailure, WriteFailure};
 use super::group::Group;
+use super::log_space::LogSpace;
 use super::meta::{self, LogRecord};
 use super::read_ahead::ReadAhead;
 use super::stored_block::StoredBlock;
@@ -415,6 +416,11 @@ impl Log for SledLog {
 
     fn tell_failure(&self, tell: TellFailure) {
         self.failed.tell(tell);
+    }
+
+    fn space(&self) -> Result<Option<LogSpace>> {
+        let space = self.space.look(&self.database, &self.file);
+        space.map(Some).map_err(|error| Error::ReadFailed(error.into()))
     }
 
     fn topics(&self) -> Result<Vec<StoredTopic>> {

@@ -42,6 +42,7 @@ use tracing::{info, warn};
 use super::config::{LEAST_FREE_BYTES, RESERVE_BYTES};
 use super::engine::{SEGMENT_BYTES, used_segments};
 use crate::error::{Error, Result};
+use crate::log::log_space::LogSpace;
 
 const SEGMENT: u64 = SEGMENT_BYTES as u64;
 
@@ -171,6 +172,20 @@ impl Space {
             self.let_go(&mut state);
         }
         Ok(left_bytes >= REWRITE_FLOOR_BYTES)
+    }
+
+    /// Returns the space of the log. Free segments of sled's file are counted only where the file
+    /// system has little left: counting takes a while.
+    pub(super) fn look(&self, database: &sled::Db, file: &File) -> io::Result<LogSpace> {
+        let (free_bytes, file_bytes) = (self.file_system_bytes()?, file.metadata()?.len());
+        let mut state = self.lock();
+        let free_bytes = match free_bytes {
+            Some(free) if free < self.min_free_bytes.saturating_mul(2) => {
+                Some(free + state.free_segments(database, file)? + state.reserve_bytes)
+            }
+            free => free,
+        };
+        Ok(LogSpace::new(file_bytes + state.reserve_bytes, free_bytes, self.min_free_bytes))
     }
 
     /// Makes the reserve file, if it is missing and there is room enough.

@@ -87,7 +87,9 @@ fn http_rule(method: &str, path: &str) -> (Rule, &'static str, Value) {
             (Needs(Subscribe), "", json!([{"consumer": "c", "topic": "secret.one"}]))
         }
         ("post", "/v1/maintenance") => (Administers, "?topic=secret.one", Value::Null),
-        ("get", "/v1/connections" | "/metrics") => (Administers, "", Value::Null),
+        ("get", "/v1/connections" | "/metrics" | "/v1/overview" | "/v1/overview/topics") => {
+            (Administers, "", Value::Null)
+        }
         ("get", "/v1/webhooks" | "/v1/webhooks/{webhook}") => (Administers, "", Value::Null),
         ("put", "/v1/webhooks/{webhook}") => {
             let wanted = json!({"topic": SECRET, "url": "https://localhost:1/"});

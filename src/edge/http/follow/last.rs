@@ -13,8 +13,9 @@ use crate::edge::status;
 use crate::edge::subscriptions::subscription::message;
 use crate::error::Error;
 
-/// The name of this edge in the list of connections.
-pub(super) const PROTOCOL: &str = "follow";
+/// The names of streams and of long polls in the list of connections.
+pub(super) const STREAM: &str = "follow";
+pub(super) const POLL: &str = "poll";
 
 /// The wait for the end of an answer, with the last message.
 pub(super) type UntilLast = Pin<Box<dyn Future<Output = String> + Send>>;

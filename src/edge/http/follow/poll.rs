@@ -23,7 +23,7 @@ use rand::RngExt;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::last::{PROTOCOL, expired, until_last};
+use super::last::{POLL, expired, until_last};
 use crate::broker::Run;
 use crate::cursor::StartPoint;
 use crate::edge::Edge;
@@ -94,7 +94,7 @@ pub(super) async fn answer(
     }
     let (share, end) = (share(peer), CancellationToken::new());
     let mut poll = LongPoll {
-        subscriptions: Subscriptions::new(PROTOCOL, share.clone()).until(end.clone()),
+        subscriptions: Subscriptions::new(POLL, share.clone()).until(end.clone()),
         end,
         opening: asked.iter().map(|asked| asked.subscription.clone()).collect(),
         looking: HashSet::new(),

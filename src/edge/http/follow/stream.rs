@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::last::{PROTOCOL, UntilLast, come_back, expired, until_last};
+use super::last::{STREAM, UntilLast, come_back, expired, until_last};
 use crate::broker::Run;
 use crate::edge::Edge;
 use crate::edge::budget::{Held, Share, WaitsForRoom};
@@ -57,7 +57,7 @@ pub(super) fn answer(
     let (edge, peer, _) = caller;
     let share = share(peer);
     let held = share.take(STREAM_BYTES)?;
-    let mut subscriptions = Subscriptions::new(PROTOCOL, share.clone());
+    let mut subscriptions = Subscriptions::new(STREAM, share.clone());
     for subscribe in asked {
         subscriptions.open(subscribe, caller).map_err(|(_, refused)| refused)?;
     }

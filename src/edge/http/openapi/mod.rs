@@ -14,6 +14,7 @@ mod follow;
 mod inboxes;
 mod limits;
 mod operations;
+mod overview;
 mod parameters;
 mod shapes;
 mod webhooks;
@@ -61,7 +62,8 @@ fn document(limits: &Limits<'_>) -> OpenApi {
     let of_webhooks = limits.has_webhooks.then(webhooks::all).unwrap_or_default();
     let of_consumers = of_consumers.into_iter().chain(of_work);
     let of_some = of_consumers.chain(of_access).chain(of_webhooks);
-    let all = operations::all(limits).into_iter().chain(follow::all(limits)).chain(of_some);
+    let all = operations::all(limits).into_iter().chain(follow::all(limits));
+    let all = all.chain(overview::all()).chain(of_some);
     for (path, operations) in all {
         let item = operations
             .into_iter()
@@ -69,8 +71,8 @@ fn document(limits: &Limits<'_>) -> OpenApi {
         paths = paths.path(path, item.build());
     }
     let mut components = shapes::components(limits);
-    let of_follow = follow::shapes(limits).into_iter();
-    components.schemas.extend(of_follow.map(|(name, shape)| (name.to_owned(), shape.into())));
+    let of_all = follow::shapes(limits).into_iter().chain(overview::shapes());
+    components.schemas.extend(of_all.map(|(name, shape)| (name.to_owned(), shape.into())));
     let mut tags = operations::TAGS.to_vec();
     if limits.has_access {
         tags.push(access::TAG);

@@ -1,0 +1,180 @@
+//! The operations for those who operate the broker: the overview, and the table of all topics.
+
+use utoipa::openapi::path::{HttpMethod, OperationBuilder};
+use utoipa::openapi::schema::{SchemaType, Type};
+use utoipa::openapi::{ArrayBuilder, Object, ObjectBuilder};
+
+use super::operations::{Operations, json, operation, refusals};
+use super::parameters::{number, number_within, one_of, query, text, text_up_to};
+use super::shapes::{Property, field, list, object, optional, time};
+use crate::edge::http::overview::MAX_ROWS;
+use crate::edge::overview::topic_table::TopicSort;
+
+/// Returns the paths, with their operations.
+pub(super) fn all() -> Vec<(&'static str, Operations)> {
+    let get = HttpMethod::Get;
+    vec![
+        ("/v1/overview", vec![(get.clone(), overview())]),
+        ("/v1/overview/topics", vec![(get, all_topics())]),
+    ]
+}
+
+/// Returns the shapes of their JSON.
+pub(super) fn shapes() -> Vec<(&'static str, Object)> {
+    vec![
+        ("Overview", overview_shape()),
+        ("LogState", log_state()),
+        ("History", history()),
+        ("Trouble", trouble()),
+        ("TopicRow", topic_row()),
+        ("TopicRows", topic_rows()),
+    ]
+}
+
+fn overview() -> OperationBuilder {
+    let summary = "Tells the size of the broker, its newest minutes, and what is wrong now";
+    let operation = operation("overview", "look", summary, Vec::new())
+        .response("200", json("The state of the broker now.", "Overview"));
+    refusals(operation, &[])
+}
+
+fn all_topics() -> OperationBuilder {
+    let names = TopicSort::ALL.map(|(name, _)| name);
+    let all = vec![
+        query("sort", one_of(&names), "The order: by name, or the largest value first."),
+        query("prefix", text_up_to(255), "Only names that begin with this text."),
+        query("contains", text_up_to(255), "Only names with this text somewhere in them."),
+        query("offset", number(0), "The number of topics to pass over."),
+        query("limit", number_within(0, MAX_ROWS as u64), "The most topics; 50 without it."),
+    ];
+    let summary = "Lists topics with rates, sizes and readers, as of at most a second ago";
+    let operation = operation("listTopicRows", "look", summary, all)
+        .response("200", json("A part of the table of topics.", "TopicRows"));
+    refusals(operation, &[])
+}
+
+fn number_or_null(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]))
+}
+
+fn numbers(name: &'static str, description: &str) -> Property {
+    let list = ArrayBuilder::new().items(number(0).build()).description(Some(description));
+    (name, utoipa::openapi::Schema::Array(list.build()).into(), true)
+}
+
+fn of_shape(name: &'static str, shape: &str) -> Property {
+    (name, utoipa::openapi::Ref::from_schema_name(shape).into(), true)
+}
+
+fn counts(name: &'static str, description: &str) -> Property {
+    field(name, ObjectBuilder::new().schema_type(Type::Object), description)
+}
+
+fn overview_shape() -> Object {
+    let optional_history = {
+        let (name, shape, _) = of_shape("history", "History");
+        (name, shape, false)
+    };
+    object(
+        "The state of the broker now. Where a host serves the routes itself, `memory`, \
+         `connections` and `history` are missing.",
+        [
+            field("version", text(), "The version of the broker."),
+            time("started", "The time at which the broker was started"),
+            time("now", "The time by the broker's clock"),
+            field("epoch", text(), "The incarnation of the log."),
+            field("role", text(), "`single`: the broker is alone."),
+            field("topics", number(0), "Topics that exist, with the broker's own."),
+            field("last_position", number(0), "The position of the newest event."),
+            of_shape("log", "LogState"),
+            optional(counts(
+                "memory",
+                "Memory for clients: `client_bytes`, of `max_client_bytes` at the most.",
+            )),
+            optional(counts(
+                "connections",
+                "Connections: `count`, of `max` at the most; `by_protocol`, those that read now.",
+            )),
+            optional_history,
+            list("problems", "Trouble"),
+        ],
+    )
+}
+
+fn log_state() -> Object {
+    object(
+        "The log on its disk.",
+        [
+            field("size_bytes", number_or_null(Type::Integer), "Its files; null without a disk."),
+            field(
+                "free_bytes",
+                number_or_null(Type::Integer),
+                "The space that is left; null if the file system does not say.",
+            ),
+            field("writes", one_of(&["accepted", "refused"]), "Whether events are stored."),
+            optional(field("reason", text(), "Why they are not.")),
+        ],
+    )
+}
+
+fn history() -> Object {
+    object(
+        "The newest 15 minutes in steps, the oldest first.",
+        [
+            field("step_ms", number(0), "The length of a step, in milliseconds."),
+            numbers("published", "Events that were stored in each step."),
+            numbers("delivered", "Events that live readers got in each step."),
+            numbers("connections", "Connections at the end of each step."),
+        ],
+    )
+}
+
+fn trouble() -> Object {
+    object(
+        "Something that is wrong now, or went wrong in the last 15 minutes.",
+        [
+            field("kind", text(), "The stable word for it, such as `gaps_told`."),
+            field("severity", one_of(&["error", "warning"]), "Whether something is refused."),
+            field("text", text(), "A sentence with the value, and one with what to do."),
+            field("count", number(0), "How many there are, or how often it happened."),
+            time("since", "The time since which it lasts, or was seen first"),
+        ],
+    )
+}
+
+fn topic_row() -> Object {
+    object(
+        "A topic with its readers.",
+        [
+            field("name", text(), "The name."),
+            field("events", number(0), "The events that it holds."),
+            field("size_bytes", number(0), "The bytes that they take."),
+            field("earliest", number(1), "The sequence of its first event."),
+            field("tail", number(1), "The sequence that its next event gets."),
+            time("last_time", "The time at which its newest event was appended"),
+            field(
+                "rate",
+                number_or_null(Type::Number),
+                "Events a second over 5 to 15 seconds; null until a table before is 5 s old.",
+            ),
+            field("followers", number(0), "The subscriptions that it has."),
+            field(
+                "lag",
+                number_or_null(Type::Integer),
+                "The events that the slowest live reader of this one topic is behind; null \
+                 without one.",
+            ),
+        ],
+    )
+}
+
+fn topic_rows() -> Object {
+    object(
+        "A part of the table of topics.",
+        [
+            list("topics", "TopicRow"),
+            field("matching", number(0), "How many topics are found."),
+            field("total", number(0), "How many topics there are."),
+        ],
+    )
+}

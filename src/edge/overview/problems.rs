@@ -1,0 +1,194 @@
+//! What is wrong with a server now, in words, from what the broker knows anyway.
+
+use serde::Serialize;
+
+use super::history::Trouble;
+use crate::broker::LogSpace;
+use crate::edge::clients::Clients;
+use crate::edge::counters::TimeLimit;
+use crate::edge::mounting::{Edge, PausedWebhook};
+use crate::edge::rates::Rate;
+use crate::event::Timestamp;
+use crate::polls;
+
+/// The free space, in multiples of `log.min_free_bytes`, below which a warning is told.
+const LOW_SPACE: u64 = 4;
+
+/// Whether something is refused or lost already, or may be soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Severity {
+    Error,
+    Warning,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Problem {
+    /// The stable word for it.
+    kind: &'static str,
+    severity: Severity,
+    /// A sentence with the value, and one with what to do.
+    text: String,
+    /// How many there are, or how often it happened.
+    count: u64,
+    since: Timestamp,
+}
+
+/// Something that is wrong, before it is known since when it lasts.
+struct State {
+    kind: &'static str,
+    severity: Severity,
+    count: u64,
+    text: String,
+}
+
+/// Returns the counters of troubles, in the order of [`Trouble::ALL`].
+pub(super) fn troubles(edge: &Edge, clients: &Clients) -> [u64; Trouble::ALL.len()] {
+    let counters = &edge.counters;
+    Trouble::ALL.map(|trouble| match trouble {
+        Trouble::Gaps => clients.traffic.gaps.get(),
+        Trouble::SlowReaders => {
+            counters.slow_peers.get() + counters.time_limits(TimeLimit::Write)
+        }
+        Trouble::DeadPeers => counters.time_limits(TimeLimit::Ping),
+        Trouble::Refused => {
+            Rate::ALL.iter().map(|rate| counters.refused_by_rate[*rate as usize].get()).sum()
+        }
+        Trouble::LongPolls => polls::long_polls().iter().map(|(_, count, _)| count).sum(),
+    })
+}
+
+/// Returns why no events are stored now; `None` if they are.
+pub(super) fn refusal(edge: &Edge, space: Option<&LogSpace>) -> Option<String> {
+    if let Err(error) = edge.broker.check_ready() {
+        return Some(error.to_string());
+    }
+    let LogSpace { free_bytes, min_free_bytes, .. } = space?;
+    let free_bytes = (*free_bytes).filter(|free| free < min_free_bytes)?;
+    Some(format!(
+        "the disk is full: {free_bytes} bytes are free, and log.min_free_bytes is {min_free_bytes}"
+    ))
+}
+
+/// Returns what is wrong now, errors first.
+pub(super) fn problems(
+    edge: &Edge,
+    clients: &Clients,
+    space: Option<&LogSpace>,
+    now: Timestamp,
+) -> Vec<Problem> {
+    let lasting = lasting(edge, clients, space);
+    let kinds: Vec<&'static str> = lasting.iter().map(|state| state.kind).collect();
+    let since = clients.history.since(&kinds, now);
+    let lasting = lasting.into_iter().zip(since).map(|(state, since)| {
+        let State { kind, severity, count, text } = state;
+        Problem { kind, severity, text, count, since }
+    });
+    let paused = paused(edge.paused_webhooks());
+    let values = troubles(edge, clients);
+    let risen = Trouble::ALL.iter().zip(values).filter_map(|(trouble, value)| {
+        let (count, since) = clients.history.rise(*trouble, value, now)?;
+        Some(rise(*trouble, count, since))
+    });
+    let mut all: Vec<Problem> = lasting.chain(paused).chain(risen).collect();
+    all.sort_by_key(|problem| problem.severity == Severity::Warning); // Stable.
+    all
+}
+
+/// Returns the states that are wrong.
+fn lasting(edge: &Edge, clients: &Clients, space: Option<&LogSpace>) -> Vec<State> {
+    let mut all = Vec::new();
+    let mut add = |kind, severity, count, text| all.push(State { kind, severity, count, text });
+    if let Some(reason) = refusal(edge, space) {
+        let text = format!(
+            "No events are stored: {reason}. The log of the broker says more; make room on the \
+             disk, or start the broker again."
+        );
+        add("writes_refused", Severity::Error, 1, text);
+    } else if let Some(LogSpace { free_bytes: Some(free), min_free_bytes, .. }) = space
+        && *free < min_free_bytes.saturating_mul(LOW_SPACE)
+    {
+        let text = format!(
+            "The disk has {free} free bytes. Below {min_free_bytes} (log.min_free_bytes) events \
+             are refused: make room, or have topics keep less."
+        );
+        add("disk_low", Severity::Warning, 1, text);
+    }
+    let (limits, count) = (clients.limits(), clients.count() as u64);
+    if count >= limits.connections - limits.connections / 20 {
+        let text = format!(
+            "{count} clients are connected. At {} (server.max_connections) others are refused: \
+             raise the limit, or look for clients that connect too often.",
+            limits.connections
+        );
+        add("connections_full", Severity::Warning, count, text);
+    }
+    let held = clients.held_bytes() as u64;
+    if held >= limits.max_bytes / 4 * 3 {
+        let text = format!(
+            "Clients hold {held} bytes of memory, of {} (server.max_client_bytes) at the most: \
+             raise the limit, or look for clients that take little of what they ask for.",
+            limits.max_bytes
+        );
+        add("memory_short", Severity::Warning, held, text);
+    }
+    all
+}
+
+/// Returns the problem that webhooks are paused, if some are.
+fn paused(paused: Vec<PausedWebhook>) -> Option<Problem> {
+    let (count, since) = (paused.len() as u64, paused.iter().map(|hook| hook.since).min()?);
+    let worst = paused.iter().find(|hook| !hook.problem.is_empty());
+    let PausedWebhook { name, problem, .. } = worst.or(paused.first())?;
+    let reason = if problem.is_empty() { "somebody has asked for it" } else { problem.as_str() };
+    let text = format!(
+        "{} paused, such as {name}: {reason}. Their events wait: mend the receiver, and resume.",
+        number(count, "webhook is", "webhooks are"),
+    );
+    let severity = if worst.is_some() { Severity::Error } else { Severity::Warning };
+    Some(Problem { kind: "webhooks_paused", severity, text, count, since })
+}
+
+/// Returns the problem that a counter has risen.
+fn rise(trouble: Trouble, count: u64, since: Timestamp) -> Problem {
+    let (kind, one, many, advice) = match trouble {
+        Trouble::Gaps => (
+            "gaps_told",
+            "gap was told to readers",
+            "gaps were told to readers",
+            "Events were gone before they were read: have the topic keep more, or read faster.",
+        ),
+        Trouble::SlowReaders => (
+            "slow_readers",
+            "client was cut that took nothing of what was sent",
+            "clients were cut that took nothing of what was sent",
+            "They come back where they stopped: look at their network, or have them read less.",
+        ),
+        Trouble::DeadPeers => (
+            "dead_peers",
+            "client answered no ping and was cut",
+            "clients answered no ping and were cut",
+            "Their network was gone: if they are many, look at the proxies in between.",
+        ),
+        Trouble::Refused => (
+            "rates_exceeded",
+            "request, message or connection was over a rate and was refused",
+            "requests, messages or connections were over a rate and were refused",
+            "Have the clients ask less often, or raise the limit in the section rates.",
+        ),
+        Trouble::LongPolls => (
+            "long_polls",
+            "task held a worker of the broker for over 10 ms",
+            "tasks held a worker of the broker for over 10 ms",
+            "Others waited meanwhile: the broker may need more processors.",
+        ),
+    };
+    let told = number(count, one, many);
+    let text = format!("{told} in the last 15 minutes. {advice}");
+    Problem { kind, severity: Severity::Warning, text, count, since }
+}
+
+fn number(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
