@@ -22,6 +22,7 @@ mod coding;
 mod common;
 mod compaction;
 mod conditions;
+mod console;
 mod consumer_failures;
 mod consumer_kills;
 mod consumers;

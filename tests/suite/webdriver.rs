@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -118,6 +120,21 @@ impl Browser {
             json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": size});
         self.command("POST", "/goog/cdp/execute", command).await;
+    }
+
+    /// Has pages be light or dark, as people prefer.
+    pub(crate) async fn prefer_scheme(&self, scheme: &str) {
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        let command =
+            json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}});
+        self.command("POST", "/goog/cdp/execute", command).await;
+    }
+
+    /// Stores what is seen of the page as a PNG.
+    pub(crate) async fn take_picture(&self, path: &Path) {
+        let picture = self.command("GET", "/screenshot", json!({})).await;
+        let picture = STANDARD.decode(picture.as_str().unwrap()).unwrap();
+        std::fs::write(path, picture).unwrap();
     }
 
     /// Ends the browser in order. A test that fails kills it instead.

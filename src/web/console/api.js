@@ -1,0 +1,75 @@
+// What the console asks the broker for: by the client, with the credential of whoever logged in. The
+// credential stays in the memory of this page.
+
+import { connect, Problem } from "../web/leftoff.js";
+
+/** The broker that serves the page, wherever it is mounted. */
+export const BASE = new URL("..", import.meta.url).href;
+
+export class Api {
+  #credential;
+
+  /** Without a credential the browser's cookie counts, if it has one. */
+  constructor(credential) {
+    this.#credential = credential;
+    const token = credential ? () => credential : undefined;
+    // Tabs may have other credentials, so that they share nothing.
+    this.leftoff = connect({ url: BASE, token, shared: false });
+  }
+
+  get hasCredential() {
+    return Boolean(this.#credential);
+  }
+
+  get = (path) => this.leftoff.request("GET", path);
+  send = (method, path, body) => this.leftoff.request(method, path, body);
+
+  /** Sends a request whose answer is more than JSON. Rejects with a `Problem`. */
+  async fetch(path, options = {}) {
+    const headers = { Accept: "application/json", ...options.headers };
+    if (this.#credential) {
+      headers.Authorization = `Bearer ${this.#credential}`;
+    }
+    const url = new URL(path.replace(/^\//, ""), BASE);
+    let answer;
+    try {
+      answer = await fetch(url, { ...options, headers });
+    } catch (error) {
+      throw new Problem({ detail: `no answer: ${error.message}` });
+    }
+    if (!answer.ok) {
+      throw new Problem({ ...(await answer.json().catch(() => ({}))), status: answer.status });
+    }
+    return answer;
+  }
+
+  /** As `get`, but numbers keep each of their digits, as far as the browser can. */
+  async exact(path) {
+    const text = await (await this.fetch(path)).text();
+    return JSON.parse(text, (_, value, context) => {
+      const isChanged = typeof value === "number" && context && String(value) !== context.source;
+      return isChanged && JSON.rawJSON ? JSON.rawJSON(context.source) : value;
+    });
+  }
+
+  close() {
+    this.leftoff.close();
+  }
+}
+
+/** The path of a topic, or of something of it. */
+export const topicPath = (name, rest = "") => `/v1/topics/${encodeURIComponent(name)}${rest}`;
+
+/** Returns `?a=b&…` of what is neither missing nor empty; a list is repeated. */
+export function query(values) {
+  const all = new URLSearchParams();
+  for (const [name, value] of Object.entries(values)) {
+    for (const one of [value].flat()) {
+      if (one !== undefined && one !== null && one !== "") {
+        all.append(name, one);
+      }
+    }
+  }
+  const text = String(all);
+  return text && `?${text}`;
+}

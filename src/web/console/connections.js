@@ -1,0 +1,100 @@
+// The connections: who, from where, what they read, how far behind; ended on request.
+
+import { bytes, button, count, h, refusal, repeat, say, span, table } from "./dom.js";
+
+export const title = "Connections";
+
+const PAGE = 200;
+
+const COLUMNS = [["Caller"], ["Address"], ["Reads"], ["Lag", 1], ["Sent", 1], ["Age", 1], ["End"]];
+
+function reads({ protocol, topics, cursor }) {
+  return h(
+    "div",
+    {},
+    protocol,
+    " ",
+    h("span", { class: "mono" }, topics),
+    cursor && h("small", {}, ` at ${cursor}`),
+  );
+}
+
+export function show(console, parts, signal) {
+  const told = h("p", { class: "quiet", role: "status" }, "…");
+  const note = h("p", { class: "note", role: "status" });
+  const place = h("div", {});
+  const pages = [undefined];
+  /** The connection whose end was asked for once. */
+  let asked = null;
+  const end = async (id) => {
+    if (asked !== id) {
+      asked = id;
+      return draw();
+    }
+    asked = null;
+    try {
+      await console.api.send("DELETE", `/v1/connections/${id}`);
+      say(note, `Connection ${id} is ended. Its client may come back.`, "good");
+    } catch (problem) {
+      say(note, problem.message, "error");
+    }
+    return load();
+  };
+  let answer = { connections: [], count: 0 };
+  const line = ({ id, address, caller, user, age_ms, sent_bytes, streams }) => {
+    const lag = streams.reduce((most, it) => Math.max(most, it.lag ?? 0), 0);
+    const press = button(asked === id ? "Really end it" : "End", () => end(id), {
+      class: "danger",
+      id: `end-${id}`,
+      "aria-label": `${asked === id ? "Really end" : "End"} connection ${id}`,
+    });
+    return [
+      caller ?? user ?? h("span", { class: "quiet" }, "unknown"),
+      h("span", { class: "mono" }, address),
+      streams.length ? streams.map(reads) : h("span", { class: "quiet" }, "nothing"),
+      streams.length ? h("span", { class: lag ? "late" : "" }, count(lag)) : "–",
+      bytes(sent_bytes),
+      span(age_ms),
+      press,
+    ];
+  };
+  const draw = () => {
+    const { connections } = answer;
+    const focused = document.activeElement?.id;
+    place.replaceChildren(table("Connections", COLUMNS, connections.map(line), true));
+    focused && document.getElementById(focused)?.focus();
+    told.textContent = `${count(answer.count)} connections; ${count(connections.length)} are shown.`;
+    next.hidden = connections.length < PAGE;
+    first.hidden = pages.length === 1;
+  };
+  const load = async () => {
+    const after = pages.at(-1);
+    try {
+      answer = await console.api.get(
+        `/v1/connections?limit=${PAGE}${after === undefined ? "" : `&after=${after}`}`,
+      );
+      draw();
+    } catch (problem) {
+      place.replaceChildren(refusal(problem));
+      told.textContent = "";
+    }
+  };
+  const next = button(
+    "Next page",
+    () => {
+      pages.push(answer.connections.at(-1).id);
+      load();
+    },
+    { hidden: true },
+  );
+  const first = button(
+    "First page",
+    () => {
+      pages.length = 1;
+      load();
+    },
+    { hidden: true },
+  );
+  repeat(3000, signal, load);
+  return [told, note, place, h("div", { class: "tools" }, first, next)];
+}

@@ -1,0 +1,210 @@
+// The consumers of a topic, live: checkpoints, counts and leases; and its dead letters.
+
+import { query, topicPath } from "./api.js";
+import {
+  ago,
+  button,
+  count,
+  field,
+  form,
+  h,
+  refusal,
+  repeat,
+  say,
+  span,
+  table,
+  terms,
+  topicLink,
+} from "./dom.js";
+import { Letters } from "./letters.js";
+
+const MAX_CONSUMERS = 1000;
+
+/** Whether a topic is selected by a pattern. */
+function fits(pattern, topic) {
+  const [of, tokens] = [pattern.split("."), topic.split(".")];
+  for (const [at, token] of of.entries()) {
+    if (token === ">") {
+      return tokens.length > at;
+    }
+    if (token !== "*" && token !== tokens[at]) {
+      return false;
+    }
+  }
+  return of.length === tokens.length;
+}
+
+const pathOf = ({ consumer, topic, owner, shared }, rest = "") => {
+  const values = { topic, owner, shared: shared && !["/work"].includes(rest) ? "true" : undefined };
+  return `/v1/consumers/${encodeURIComponent(consumer)}${rest}${query(values)}`;
+};
+
+const numbers = (entries) => {
+  const cards = entries.map(([name, value, isBad]) =>
+    h(
+      "div",
+      { class: "card" },
+      h("span", { class: "quiet" }, name),
+      h("b", { class: isBad ? "late" : "" }, value),
+    ),
+  );
+  return h("div", { class: "cards" }, cards);
+};
+
+const least = (value, isLeast) => `${isLeast ? "≥ " : ""}${count(value)}`;
+
+/** The cursors before the first event and after the newest one, of a topic or a pattern. */
+async function ends(console, topic) {
+  if (/[*>]/.test(topic)) {
+    return ["@0", `@${(await console.api.get("/v1/overview")).last_position}`];
+  }
+  const { earliest, tail } = await console.api.get(topicPath(topic));
+  return [String(earliest - 1), String(tail - 1)];
+}
+
+/** Moves a checkpoint to a cursor, which is seen before. */
+function mover(console, it, told) {
+  const cursor = field("Cursor", { name: "cursor", value: it.checkpoint ?? "", required: true });
+  const note = h("p", { class: "note", role: "status" });
+  const fill = (at) => () =>
+    ends(console, it.topic).then(
+      (both) => (cursor.lastChild.value = both[at]),
+      (problem) => say(note, problem.message, "error"),
+    );
+  const move = async ({ cursor }) => {
+    const body = { cursor: cursor.trim(), force: true, expected: it.checkpoint };
+    const { checkpoint } = await console.api.send("POST", pathOf(it, "/checkpoint"), body);
+    told(`The checkpoint of ${it.consumer} is ${checkpoint}.`);
+  };
+  return h(
+    "details",
+    {},
+    h("summary", {}, "Move the checkpoint"),
+    h(
+      "p",
+      { class: "quiet" },
+      "The consumer reads what comes after this cursor: again, if it is before the present one.",
+    ),
+    form(
+      {},
+      move,
+      cursor,
+      button("Before the first event", fill(0)),
+      button("After the newest", fill(1)),
+      h("button", { class: "danger" }, "Move it"),
+    ),
+    note,
+  );
+}
+
+async function consumer(console, it, told) {
+  const { api } = console;
+  const place = h("section", {
+    class: "card",
+    "aria-label": `Consumer ${it.consumer} of ${it.topic}`,
+  });
+  const asked = [api.get(pathOf(it, "/counts")), it.shared ? api.get(pathOf(it, "/work")) : null];
+  const [counts, work] = await Promise.all(asked);
+  const parts = [
+    h("h2", {}, it.consumer, it.shared ? h("small", {}, " shared by workers") : ""),
+    terms([
+      ["Reads", it.topic],
+      ["Owner", it.owner],
+      ["Checkpoint", it.checkpoint ?? "none: it begins with what is there"],
+      ["Changed", ago(it.updated)],
+    ]),
+    numbers([
+      ["Unfinished", least(counts.unfinished, counts.more_than)],
+      ["Lost", least(counts.lost, counts.lost_more_than), counts.lost],
+      ...(work
+        ? [
+            ["In flight", count(work.in_flight)],
+            ["Delayed", count(work.delayed)],
+            ["Waiting", count(work.waiting)],
+            ["Dead letters", count(work.dead), work.dead],
+          ]
+        : [
+            ["Unread", least(counts.unread, counts.more_than)],
+            ["Archived", count(counts.archived)],
+          ]),
+    ]),
+  ];
+  if (work) {
+    const { lease_ms, max_tries, dead_letter } = it.shared;
+    const problem = h("p", { role: "status" });
+    work.problem && say(problem, work.problem, "error");
+    const leases = work.workers.map(({ worker, in_flight }) => [worker, count(in_flight)]);
+    parts.push(
+      problem,
+      h(
+        "p",
+        { class: "quiet" },
+        `A lease lasts ${span(lease_ms)}; ${max_tries ? `${max_tries} tries` : "tries without end"}.`,
+      ),
+      leases.length
+        ? table(`Leases of ${it.consumer}`, [["Worker"], ["Leases", 1]], leases)
+        : h("p", {}, "No worker has a lease."),
+    );
+    const letters = dead_letter ?? `${it.topic}.dead`;
+    if (max_tries) {
+      parts.push(h("p", {}, "Dead letters go to ", topicLink(letters, "consumers"), "."));
+    }
+  } else {
+    parts.push(mover(console, it, told));
+  }
+  place.append(...parts);
+  return place;
+}
+
+export function show(console, topic, signal) {
+  const note = h("p", { class: "note", role: "status" });
+  const place = h("div", {}, "…");
+  const dead = h("div", {});
+  const load = async (told) => {
+    try {
+      const { consumers } = await console.api.get(`/v1/consumers?limit=${MAX_CONSUMERS}`);
+      const own = consumers.filter((it) => fits(it.topic, topic));
+      const shown = await Promise.all(
+        own.map((it) =>
+          consumer(console, it, load).catch((problem) => [
+            h("h2", {}, it.consumer),
+            refusal(problem),
+          ]),
+        ),
+      );
+      const none = h(
+        "p",
+        {},
+        "No consumer reads this topic. The first checkpoint or mark makes one.",
+      );
+      place.replaceChildren(
+        ...(shown.length ? [h("div", { class: "cards large" }, shown.flat())] : [none]),
+      );
+      told && say(note, told, "good");
+      if (consumers.length === MAX_CONSUMERS) {
+        say(
+          note,
+          `Only the first ${count(MAX_CONSUMERS)} consumers of the broker were looked at.`,
+          "warning",
+        );
+      }
+    } catch (problem) {
+      place.replaceChildren(refusal(problem));
+    }
+  };
+  const letters = new Letters(console, topic);
+  letters.load().then(
+    (some) =>
+      some &&
+      dead.replaceChildren(
+        h("h2", {}, "Dead letters here"),
+        letters.note,
+        letters.list,
+        letters.more,
+      ),
+    (problem) => problem.status === 404 || dead.replaceChildren(refusal(problem)),
+  );
+  // Whoever is about to move a checkpoint is not interrupted.
+  repeat(5000, signal, () => (place.querySelector("details[open]") ? undefined : load()));
+  return [note, place, dead, button("Look again", () => load())];
+}

@@ -1,0 +1,157 @@
+// The console: which view is shown is in the fragment of the address, as in #/topic/orders.new/events.
+// Each view is a module of its own, loaded when it is shown first.
+
+import { Api } from "./api.js";
+import { h, refusal, repeat } from "./dom.js";
+
+/** The views by the first part of the fragment. */
+const VIEWS = {
+  "": () => import("./overview.js"),
+  topics: () => import("./topics.js"),
+  topic: () => import("./topic.js"),
+  connections: () => import("./connections.js"),
+  webhooks: () => import("./webhooks.js"),
+  access: () => import("./access.js"),
+  maintenance: () => import("./maintenance.js"),
+  proxy: () => import("./proxy.js"),
+};
+
+/** What the page says of the state of the connection. */
+const STATES = {
+  connecting: "… Connecting",
+  connected: "● Connected",
+  polling: "● Connected, by polling",
+  reconnecting: "○ Not connected; trying again",
+  offline: "○ No network",
+  denied: "✕ Not permitted",
+  closed: "○ Disconnected",
+};
+
+/** The time between two looks at the state of the broker: its history has steps as long. */
+const LOOK_MS = 5000;
+
+/** A part of the address; one that is not encoded well stands for itself. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+const byId = (id) => document.getElementById(id);
+const main = byId("main");
+
+class Console {
+  api;
+  /** The newest overview. */
+  overview = null;
+  #watchers = new Set();
+  #shown = new AbortController();
+  #session = new AbortController();
+  /** Why the broker does not answer this caller; null while it does. */
+  #refusal = null;
+
+  /** Begins anew, with another credential. */
+  login(credential) {
+    this.#session.abort();
+    this.#session = new AbortController();
+    this.api?.close();
+    this.overview = null;
+    this.#refusal = null;
+    this.api = new Api(credential);
+    byId("logout").hidden = !credential;
+    const { leftoff } = this.api;
+    leftoff.onstate = () => this.#tellState();
+    this.#tellState();
+    this.route();
+    repeat(LOOK_MS, this.#session.signal, () => this.#look());
+  }
+
+  #tellState() {
+    byId("state").textContent = STATES[this.api.leftoff.connection.state];
+  }
+
+  async #look() {
+    const { api } = this;
+    try {
+      const overview = await api.get("/v1/overview");
+      if (api === this.api) {
+        this.overview = overview;
+        byId("version").textContent = overview.version;
+        this.#tellState();
+        this.#watchers.forEach((watcher) => watcher(overview));
+      }
+    } catch (problem) {
+      if (api !== this.api) {
+        return;
+      }
+      if (problem.status === 401 || problem.status === 403) {
+        this.#askWho(problem);
+      } else {
+        byId("state").textContent = `○ ${problem.message}`;
+      }
+    }
+  }
+
+  async #askWho(problem) {
+    this.#refusal = problem;
+    this.#session.abort();
+    this.#shown.abort();
+    this.api.close();
+    byId("logout").hidden = true;
+    const { login } = await import("./login.js");
+    const enter = (credential) => this.login(credential);
+    this.#put("Log in", [login(problem, this.api.hasCredential, enter)]);
+  }
+
+  /** Calls `watcher` with the newest overview, and with each newer one, until `signal`. */
+  watch(signal, watcher) {
+    this.#watchers.add(watcher);
+    signal.addEventListener("abort", () => this.#watchers.delete(watcher));
+    this.overview && watcher(this.overview);
+  }
+
+  #put(title, elements) {
+    document.title = `${title} – Leftoff console`;
+    main.replaceChildren(h("h1", {}, title), ...elements);
+  }
+
+  /** Shows the view that the address names. */
+  async route(isByUser = false) {
+    if (location.hash && !location.hash.startsWith("#/")) {
+      return; // The link to the content.
+    }
+    this.#shown.abort();
+    const { signal } = (this.#shown = new AbortController());
+    const parts = location.hash.slice(2).split("/").map(decoded);
+    const name = Object.hasOwn(VIEWS, parts[0]) ? parts[0] : "";
+    for (const link of document.querySelectorAll("nav a")) {
+      const isHere = link.hash.slice(2) === (name === "topic" ? "topics" : name);
+      isHere ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
+    }
+    if (this.#refusal) {
+      return void this.#askWho(this.#refusal);
+    }
+    try {
+      const view = await VIEWS[name]();
+      if (signal.aborted) {
+        return;
+      }
+      const shown = view.show(this, parts.slice(1), signal);
+      this.#put(view.titleOf?.(parts.slice(1)) ?? view.title, shown);
+    } catch (problem) {
+      this.#put("This cannot be shown", [refusal(problem)]);
+    }
+    isByUser && main.focus({ preventScroll: false });
+  }
+}
+
+const page = new Console();
+addEventListener("hashchange", () => page.route(true));
+byId("logout").addEventListener("click", () => page.login(undefined));
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
+page.login(undefined);

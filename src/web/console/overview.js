@@ -1,0 +1,152 @@
+// The overview: what is wrong now, the state of the broker, its newest minutes, its busiest topics.
+
+import {
+  ago,
+  bytes,
+  count,
+  h,
+  rate,
+  refusal,
+  repeat,
+  short,
+  span,
+  table,
+  topicLink,
+} from "./dom.js";
+import { plot } from "./plot.js";
+
+export const title = "Overview";
+
+const SIGNS = { error: "✕ Error: ", warning: "! Warning: " };
+
+/** Where something is done about a problem, by its kind. */
+const PLACES = {
+  webhooks_paused: ["#/webhooks", "Webhooks"],
+  slow_readers: ["#/connections", "Connections"],
+  dead_peers: ["#/proxy", "Measure the proxy"],
+  disk_low: ["#/maintenance", "Maintenance"],
+  writes_refused: ["#/maintenance", "Maintenance"],
+  connections_full: ["#/connections", "Connections"],
+};
+
+/** Returns the list of what is wrong now. */
+export function wrong({ problems, now }) {
+  if (!problems.length) {
+    return h(
+      "ul",
+      { class: "plain wrong" },
+      h("li", { class: "good" }, h("strong", {}, "✓ "), "Nothing is wrong."),
+    );
+  }
+  const items = problems.map(({ kind, severity, text, since }) => {
+    const lasts = since ? ` Since ${span(Date.parse(now) - Date.parse(since))}.` : "";
+    const place = PLACES[kind];
+    return h(
+      "li",
+      { class: severity },
+      h("strong", {}, SIGNS[severity] ?? ""),
+      text,
+      h("span", { class: "quiet" }, lasts),
+      place && [" ", h("a", { href: place[0] }, place[1])],
+    );
+  });
+  return h("ul", { class: "plain wrong" }, items);
+}
+
+function card(name, value, more) {
+  return h(
+    "div",
+    { class: "card" },
+    h("span", { class: "quiet" }, name),
+    h("b", {}, value),
+    h("small", {}, more),
+  );
+}
+
+function cards({ topics, last_position, log, memory, connections, role, started, now, epoch }) {
+  const protocols = Object.entries(connections?.by_protocol ?? {}).filter(([, many]) => many);
+  const running = span(Date.parse(now) - Date.parse(started));
+  return h(
+    "div",
+    { class: "cards" },
+    card(
+      "Writes",
+      log.writes === "refused" ? "✕ refused" : "✓ accepted",
+      log.reason ?? "events are stored",
+    ),
+    card("Disk", bytes(log.size_bytes), `in use; ${bytes(log.free_bytes)} are free`),
+    memory &&
+      card("Memory of clients", bytes(memory.client_bytes), `of ${bytes(memory.max_client_bytes)}`),
+    connections &&
+      card(
+        "Connections",
+        count(connections.count),
+        protocols.map(([name, many]) => `${name} ${short(many)}`).join(", ") ||
+          `of ${short(connections.max)}`,
+      ),
+    card("Topics", count(topics), `${count(last_position)} positions`),
+    card("Role", role, `running for ${running}; epoch ${epoch}`),
+  );
+}
+
+function plots({ step_ms, published, delivered, connections }) {
+  const perSecond = (values) => values.map((value) => (value * 1000) / step_ms);
+  return h(
+    "div",
+    { class: "cards plots" },
+    plot("Published events", perSecond(published), step_ms, "/s"),
+    plot("Delivered events", perSecond(delivered), step_ms, "/s"),
+    plot("Connections", connections, step_ms),
+  );
+}
+
+function busiest(topics) {
+  const rows = topics.map((it) => [
+    topicLink(it.name),
+    rate(it.rate),
+    bytes(it.size_bytes),
+    count(it.followers),
+    h("span", { class: it.lag ? "late" : "" }, count(it.lag)),
+    ago(it.last_time),
+  ]);
+  const columns = [
+    ["Topic"],
+    ["Rate", 1],
+    ["Size", 1],
+    ["Followers", 1],
+    ["Lag", 1],
+    ["Newest", 1],
+  ];
+  return table("Busiest topics", columns, rows);
+}
+
+/** Shows the overview; `console.watch` tells it each newer one. */
+export function show(console, parts, signal) {
+  const wrongs = h("section", { "aria-label": "What is wrong now" });
+  const state = h("section", { "aria-label": "State" });
+  const busy = h("div", {});
+  console.watch(signal, (overview) => {
+    wrongs.replaceChildren(wrong(overview));
+    state.replaceChildren(cards(overview), overview.history ? plots(overview.history) : "");
+  });
+  repeat(5000, signal, async () => {
+    let shown;
+    try {
+      const { topics } = await console.api.get("/v1/overview/topics?sort=rate&limit=10");
+      shown = topics.length
+        ? busiest(topics)
+        : h(
+            "p",
+            {},
+            "There is no topic yet: the first publish makes one. ",
+            h("a", { href: "#/topics" }, "Publish"),
+          );
+    } catch (problem) {
+      shown = refusal(problem);
+    }
+    if (!busy.contains(document.activeElement)) {
+      busy.replaceChildren(h("h2", {}, "Busiest topics"), shown);
+    }
+  });
+  return [wrongs, state, busy];
+}
