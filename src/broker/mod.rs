@@ -84,7 +84,7 @@ pub use read::page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
 pub use read::reader::Reader;
 pub use read::state::page::{StatePage, StateRequest};
 pub(crate) use read::walk::count::{EventCounter, SeekAfter};
-pub(crate) use read::walk::ends::TopicEnd;
+pub(crate) use read::walk::ends::{PatternEnd, TopicEnd};
 pub use read::walk::event_order::EventOrder;
 pub(crate) use read::walk::merge::{WalkAnswer, WalkEnd, WalkVisitor, WalkedEvent};
 pub(crate) use read::walk::newest::WalkRoom;
@@ -857,8 +857,7 @@ impl Broker {
     }
 
     /// Returns the last sequences at or before `position` of the topics whose names fit `pattern`;
-    /// `None` if they are more than `max_topics`, or if one is not known, because events after it
-    /// are gone.
+    /// `None` if they are more than `max_topics`.
     ///
     /// # Errors
     ///
@@ -872,7 +871,7 @@ impl Broker {
         pattern: &TopicPattern,
         position: Position,
         max_topics: usize,
-    ) -> Result<Option<Vec<TopicEnd>>> {
+    ) -> Result<Option<Vec<PatternEnd>>> {
         ends_in(&self.0, pattern, position, max_topics).await
     }
 

@@ -16,7 +16,7 @@ use crate::topic::TopicName;
 #[derive(Debug)]
 pub(super) enum Act {
     /// Create the consumer with this checkpoint, or give the one that exists these settings.
-    Put { settings: ConsumerSettings, from: Option<Cursor> },
+    Put { settings: ConsumerSettings, from: Option<Cursor>, reach: Reach },
     /// Change settings.
     Update(ConsumerChange),
     /// Delete the consumer.
@@ -86,7 +86,9 @@ pub(super) fn decide(
         return Err(spared(shown));
     }
     match act {
-        Act::Put { settings, from } => put(current, settings, *from, &create, around),
+        Act::Put { settings, from, reach } => {
+            put(current, settings, (*from, reach), &create, around)
+        }
         Act::Update(change) => {
             let entry = existing()?;
             let settings = change.clone().applied(entry.settings());
@@ -139,7 +141,7 @@ fn nothing(_entry: &ConsumerEntry) -> Result<Decided> {
 fn put(
     current: Option<&ConsumerEntry>,
     settings: &ConsumerSettings,
-    from: Option<Cursor>,
+    (from, reach): (Option<Cursor>, &Reach),
     create: impl Fn() -> Result<ConsumerEntry>,
     around: &Circumstances<'_>,
 ) -> Result<Decided> {
@@ -149,7 +151,7 @@ fn put(
     let from = from.map(|cursor| Cursor { epoch: None, ..cursor });
     let from = from.filter(|cursor| cursor.after.number() > 0 || cursor.since.is_some());
     let entry = touched(create()?, around.now).with_settings(settings.clone());
-    let entry = entry.with_checkpoint(from, Reach::default());
+    let entry = entry.with_checkpoint(from, reach.clone().filter(|_| from.is_some()));
     Ok(Decided::Now { entry, is_consumer: true, by: Arc::default(), what: Changed::Settings })
 }
 

@@ -45,8 +45,10 @@ pub(super) struct EntryRest {
     pub(super) marks: Option<Arc<Marks>>,
 }
 
-/// The sequences of topics at a checkpoint that is a position.
-pub(super) type Reach = Arc<[(TopicName, Sequence)]>;
+/// The sequences at a checkpoint that is a position of all topics that there were; `None` if they
+/// are not known, because they were too many. A single one is not known if events after the
+/// checkpoint were gone when it was set.
+pub(super) type Reach = Option<Arc<[(TopicName, Option<Sequence>)]>>;
 
 static DEFAULT_SETTINGS: LazyLock<Arc<ConsumerSettings>> = LazyLock::new(Arc::default);
 
@@ -122,8 +124,8 @@ impl ConsumerEntry {
         self.rest.as_ref().map_or(&DEFAULT_SETTINGS, |rest| &rest.settings)
     }
 
-    pub(super) fn reach(&self) -> &[(TopicName, Sequence)] {
-        self.rest.as_ref().map_or(&[], |rest| &rest.reach)
+    pub(super) fn reach(&self) -> Reach {
+        self.rest.as_ref().and_then(|rest| rest.reach.clone())
     }
 
     pub(super) fn marks(&self) -> Arc<Marks> {
@@ -164,7 +166,7 @@ impl ConsumerEntry {
         change(&mut rest);
         let is_needed = !rest.settings.is_default()
             || rest.since.is_some()
-            || !rest.reach.is_empty()
+            || rest.reach.is_some()
             || rest.marks.is_some();
         Self { rest: is_needed.then_some(rest), ..self }
     }
@@ -183,12 +185,8 @@ impl ConsumerEntry {
 
     /// Describes the consumer with its marks.
     pub(super) fn state(&self, epoch: Epoch) -> ConsumerState {
-        let reach = self.rest.as_ref().map(|rest| rest.reach.clone());
-        ConsumerState {
-            info: Arc::new(self.info(epoch)),
-            marks: self.marks(),
-            reach: reach.unwrap_or_default(),
-        }
+        let info = Arc::new(self.info(epoch));
+        ConsumerState { info, marks: self.marks(), reach: self.reach() }
     }
 }
 

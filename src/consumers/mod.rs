@@ -207,8 +207,9 @@ impl Consumers {
             Some(from) => self.resolved(&id, from).await?,
             None => None,
         };
+        let reach = self.reach(&id, from).await?;
         let bytes = settings.size_bytes();
-        let outcome = self.ask(&id, Act::Put { settings, from }, bytes, turn).await?;
+        let outcome = self.ask(&id, Act::Put { settings, from, reach }, bytes, turn).await?;
         self.info_of(&id, outcome)
     }
 
@@ -332,7 +333,7 @@ impl Consumers {
         let to = Checkpoint { to: Cursor { epoch: Some(broker.epoch()), ..to.to }, ..to };
         let line = self.in_line(id);
         let turn = line.turn().await;
-        let reach = self.reach(id, to.to).await?;
+        let reach = self.reach(id, Some(to.to)).await?;
         let act = Act::Checkpoint { to, reach };
         let KeeperOutcome { entry, changed } = self.ask(id, act, 0, turn).await?;
         let epoch = self.0.broker.epoch();

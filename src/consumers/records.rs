@@ -113,9 +113,10 @@ struct ConsumerRecord {
     /// The checkpoint, without an epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checkpoint: Option<Cursor>,
-    /// The sequences of topics at the checkpoint.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    reach: BTreeMap<TopicName, Sequence>,
+    /// The sequences of topics at the checkpoint, if they were few; null where events after it were
+    /// gone by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reach: Option<BTreeMap<TopicName, Option<Sequence>>>,
     created: Timestamp,
     updated: Timestamp,
 }
@@ -187,7 +188,7 @@ pub(super) fn consumer_event(entry: &ConsumerEntry) -> Result<NewEvent> {
         filter: entry.settings().filter.clone(),
         shared: entry.settings().shared.clone(),
         checkpoint: entry.checkpoint(),
-        reach: entry.reach().iter().cloned().collect(),
+        reach: entry.reach().map(|reach| reach.iter().cloned().collect()),
         created: entry.created(),
         updated: entry.updated(),
     };
@@ -245,7 +246,7 @@ pub(super) fn consumer_of(
     id.check()?;
     Ok(ConsumerEntry::new(&id, number)
         .with_settings(ConsumerSettings { filter, shared })
-        .with_checkpoint(checkpoint, reach.into_iter().collect())
+        .with_checkpoint(checkpoint, reach.map(|reach| reach.into_iter().collect()))
         .with_times(created, updated)
         .with_revision(revision))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::entry::Reach;
 use super::id::{ConsumerId, ConsumerSettings};
 use super::marks::{Mark, MarkFilter, Marks};
 use super::name::ConsumerName;
@@ -46,9 +47,8 @@ pub struct ConsumerState {
     pub info: Arc<ConsumerInfo>,
     /// Its marks.
     pub marks: Arc<Marks>,
-    /// The sequences of topics at the checkpoint of a consumer of a pattern, where they are known:
-    /// of each topic that it read then, if those were few.
-    pub(crate) reach: Arc<[(TopicName, Sequence)]>,
+    /// The sequences of topics at the checkpoint of a consumer of a pattern, where they are known.
+    pub(super) reach: Reach,
 }
 
 /// A request for a list of consumers, in the order of owner, selection and name.

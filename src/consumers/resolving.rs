@@ -46,14 +46,14 @@ impl Consumers {
         Ok(Some(page.begin))
     }
 
-    /// Returns the sequences of topics at a checkpoint that is a position, if they are few.
+    /// Returns the sequences of topics at a checkpoint that is a position, if the topics are few.
     ///
     /// # Errors
     ///
     /// As [`Broker::read`].
-    pub(super) async fn reach(&self, id: &ConsumerId, at: Cursor) -> Result<Reach> {
-        let Place::Position(position) = at.after else { return Ok(Reach::default()) };
-        let ends = self.0.broker.ends_in(&id.selection, position, MAX_REACH);
-        Ok(ends.await?.unwrap_or_default().into())
+    pub(super) async fn reach(&self, id: &ConsumerId, at: Option<Cursor>) -> Result<Reach> {
+        let Some(Cursor { after: Place::Position(position), .. }) = at else { return Ok(None) };
+        let ends = self.0.broker.ends_in(&id.selection, position, MAX_REACH).await?;
+        Ok(ends.map(|ends| ends.into_iter().map(|of| (of.topic, of.end)).collect()))
     }
 }

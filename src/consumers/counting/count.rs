@@ -47,14 +47,18 @@ pub struct EventCounts {
     pub total: u64,
     /// The events after the checkpoint.
     pub unfinished: u64,
-    /// The events after the checkpoint that retention or a purge has taken, whatever the filter
-    /// picks: what is gone cannot be looked at. 0 for a consumer without a checkpoint, which begins
-    /// with what is there.
+    /// The events after the checkpoint that are before the first one that is kept: retention or a
+    /// purge has taken them, or had passed them when they had expired or were compacted. They count
+    /// whatever the filter picks: what is gone cannot be looked at. 0 for a consumer without a
+    /// checkpoint, which begins with what is there.
+    ///
+    /// The position of an event that compaction has dropped is not known. So the number of a
+    /// consumer of a pattern does not have those events of a topic next to the checkpoint that
+    /// compaction had dropped when it was set.
     pub lost: u64,
     /// Whether `lost` is a lower bound. It is exact for a consumer of one topic, and for one of a
     /// pattern that fitted 32 topics or fewer when the checkpoint was set, none of which had lost
-    /// events after it by then. Of a pattern, events after the checkpoint that compaction had
-    /// dropped when it was set are not among them.
+    /// events after it by then. Each other topic that lost events counts as one event.
     pub lost_more_than: bool,
     /// The events that are in the inbox: neither archived nor snoozed.
     pub inbox: u64,

@@ -3,7 +3,7 @@
 use crate::broker::{Extent, Selected};
 use crate::consumers::requests::ConsumerState;
 use crate::consumers::work::FinishedWork;
-use crate::cursor::{Place, Position};
+use crate::cursor::{Place, Position, Sequence};
 use crate::topic::TopicName;
 
 /// Events that are gone.
@@ -49,18 +49,24 @@ impl Lost {
             return;
         }
         let trimmed = extent.earliest.previous().get();
-        let known = state.reach.iter().find(|(topic, _)| topic == name);
-        match known {
-            Some((_, reached)) => {
-                let after = trimmed.saturating_sub(reached.get());
-                self.events += after.saturating_sub(finished_ahead);
-            }
+        let reached = state.reach.as_ref().map(|reach| reach.iter().find(|(of, _)| of == name));
+        let reached = match reached {
+            Some(Some((_, reached))) => *reached,
             // The checkpoint knows all topics that there were, so this one came later.
-            None if !state.reach.is_empty() => self.events += trimmed,
-            None => {
-                self.events += 1;
-                self.more_than = true;
+            Some(None) => Some(Sequence::BEFORE_ALL),
+            None => None,
+        };
+        let (least, most) = match reached {
+            Some(reached) => {
+                let after = trimmed.saturating_sub(reached.get());
+                (after, after)
             }
-        }
+            // The newest trimmed event is after the checkpoint. No two have one position.
+            None => (1, trimmed.min(extent.trimmed_position.get() - finished.get())),
+        };
+        let (least, most) =
+            (least.saturating_sub(finished_ahead), most.saturating_sub(finished_ahead));
+        self.events += least;
+        self.more_than |= most > least;
     }
 }

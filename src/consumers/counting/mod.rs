@@ -78,7 +78,7 @@ impl Consumers {
         let info = ConsumerInfo { checkpoint: Some(floor), ..(*state.info).clone() };
         // The sequences are known at the place where it began, and at no later one.
         let has_moved = begun.is_none_or(|begun| begun.after != floor.after);
-        let reach = if has_moved { Arc::from([]) } else { state.reach.clone() };
+        let reach = if has_moved { None } else { state.reach.clone() };
         (ConsumerState { info: Arc::new(info), reach, ..state }, finished)
     }
 

@@ -88,8 +88,12 @@ impl Known {
 struct ModelConsumer {
     /// The number of the checkpoint's place.
     finished: Option<u64>,
-    /// Whether topics were known when the checkpoint was set.
-    is_reach_known: bool,
+    /// The first event after the checkpoint of each topic that could be read when it was set.
+    firsts: BTreeMap<String, u64>,
+    /// The position of the last event then.
+    last: u64,
+    /// The topics that had lost events after the checkpoint by then.
+    gone: BTreeSet<String>,
     marks: BTreeMap<(String, u64), EventMarks>,
 }
 
@@ -128,8 +132,9 @@ struct World {
     model: Vec<ModelConsumer>,
     /// The last stamp of each consumer, with the counts that it had.
     stamps: Vec<Option<(CountsTag, Vec<EventCounts>)>>,
-    /// Whether a topic was ever compacted.
+    /// Whether a topic was ever compacted, and whether any event ever expires.
     has_compacted: bool,
+    has_expiring: bool,
 }
 
 enum WorldLog {
@@ -177,8 +182,18 @@ impl World {
         consumers.put(id(1), settings, None).await.unwrap();
         let model = SELECTIONS.map(|_| ModelConsumer::default()).into();
         let stamps = SELECTIONS.map(|_| None).into();
-        let (published, has_compacted) = (Vec::new(), false);
-        Self { clock, config, log, broker, consumers, published, model, stamps, has_compacted }
+        Self {
+            clock,
+            config,
+            log,
+            broker,
+            consumers,
+            published: Vec::new(),
+            model,
+            stamps,
+            has_compacted: false,
+            has_expiring: false,
+        }
     }
 
     async fn restart(&mut self) {
@@ -257,10 +272,16 @@ impl World {
                 let to = Checkpoint::at(Cursor { after, since: None, epoch: None });
                 let Ok(ack) = self.consumers.checkpoint(&id(of), to).await else { return };
                 if ack.moved {
-                    self.model[of].finished = Some(after.number());
-                    // Events after it that are gone by then leave no trace of their number.
-                    let lost = self.lost(of, after.number());
-                    self.model[of].is_reach_known = lost == 0 && !self.published.is_empty();
+                    let there = self.forwards(SELECTIONS[of]).await;
+                    let last = self.published.last().map_or(0, |event| event.position);
+                    let gone = self.lost(of, after.number()).map(|event| event.topic.clone());
+                    let gone = gone.collect();
+                    let model = &mut self.model[of];
+                    model.finished = Some(after.number());
+                    let there = there.iter().rev();
+                    let there = there.filter(|event| !Self::is_up_to(of, event, after.number()));
+                    model.firsts = there.map(Known::place).collect();
+                    (model.last, model.gone) = (last, gone);
                 }
             }
             Step::Mark(of, mark, is_taken, some) => {
@@ -317,6 +338,7 @@ impl World {
             }
             event
         };
+        self.has_expiring |= events.iter().any(|(.., ttl)| ttl.is_some());
         let events: Vec<_> = events.into_iter().map(event).collect();
         let ack = self.broker.publish(Publish::new(name(topic), events.clone())).await.unwrap();
         for (index, event) in events.iter().enumerate() {
@@ -349,19 +371,36 @@ impl World {
             count.archived += u64::from(marks.archived);
             count.snoozed += u64::from(marks.snoozed_until.is_some() && !marks.archived);
         }
-        count.lost = model.finished.map_or(0, |finished| self.lost(of, finished));
+        count.lost = model.finished.map_or(0, |finished| self.lost(of, finished).count() as u64);
         count
     }
 
-    /// Returns how many events of a consumer's topics after this place were trimmed.
-    fn lost(&self, of: usize, finished: u64) -> u64 {
+    /// Returns the events of a consumer's topics after this place that were trimmed.
+    fn lost(&self, of: usize, finished: u64) -> impl Iterator<Item = &Known> {
         let is_trimmed = |event: &&Known| {
             let info = self.broker.topic(&name(&event.topic));
             info.map_or(true, |info| event.sequence < info.extent.earliest.get())
         };
-        let selected = self.published.iter().filter(|event| Self::is_up_to(of, event, u64::MAX));
-        let unfinished = selected.filter(|event| !Self::is_up_to(of, event, finished));
-        unfinished.filter(is_trimmed).count() as u64
+        let selected =
+            self.published.iter().filter(move |event| Self::is_up_to(of, event, u64::MAX));
+        let unfinished = selected.filter(move |event| !Self::is_up_to(of, event, finished));
+        unfinished.filter(is_trimmed)
+    }
+
+    /// Returns the least number of lost events that a consumer of a pattern is told: those from the
+    /// first one on that could be read when the checkpoint was set, and those that came later; one
+    /// for each topic that had lost events by then, unless it was compaction that dropped them.
+    fn least_lost(&self, of: usize) -> u64 {
+        let model = &self.model[of];
+        let Some(finished) = model.finished else { return 0 };
+        let is_known = |event: &&Known| {
+            !model.gone.contains(&event.topic)
+                && (event.position > model.last
+                    || model.firsts.get(&event.topic).is_some_and(|first| *first <= event.sequence))
+        };
+        let known = self.lost(of, finished).filter(is_known).count();
+        let others = if self.has_compacted { 0 } else { model.gone.len() };
+        (known + others) as u64
     }
 
     async fn compare(&mut self, of: usize, limit: usize, wanted: MarkFilter) {
@@ -389,15 +428,16 @@ impl World {
         assert_eq!(tag, self.consumers.counts_tag(&id(of)).await.unwrap(), "nothing happened");
         for (count, filter) in counts.counts.iter().zip(&filters) {
             let mut expected = self.count(of, events, filter);
-            if count.lost_more_than {
-                assert!(id(of).has_positions() && count.lost <= expected.lost, "{count:?}");
-                assert!(!self.model[of].is_reach_known, "{count:?}");
-                (expected.lost, expected.lost_more_than) = (count.lost, true);
-            }
-            if self.has_compacted && id(of).has_positions() {
-                // What was dropped before the checkpoint was set is not known any more.
-                assert!(count.lost <= expected.lost, "{count:?}, {expected:?}");
-                expected.lost = count.lost;
+            if id(of).has_positions() {
+                let (least, gone) = (self.least_lost(of), &self.model[of].gone);
+                let about = format!("{least} <= {count:?} <= {expected:?}, {gone:?}");
+                assert!(least <= count.lost && count.lost <= expected.lost, "{about}");
+                assert!(!count.lost_more_than || !gone.is_empty(), "{about}");
+                let is_least = gone.is_empty() && !self.has_expiring;
+                assert!(!is_least || count.lost == least, "{about}");
+                if count.lost_more_than || self.has_compacted {
+                    (expected.lost, expected.lost_more_than) = (count.lost, count.lost_more_than);
+                }
             }
             assert_eq!(*count, expected, "{} {filter:?}", SELECTIONS[of]);
         }

@@ -244,8 +244,7 @@ async fn lists_are_bounded_and_an_idle_consumer_takes_less_than_256_bytes() {
             let id = ConsumerId::new(selection, name).of_owner(format!("user-{number:06}"));
             let cursor = Cursor::after(Sequence::new(7), Epoch::new(1));
             let cursor = Cursor { epoch: None, ..cursor };
-            let entry =
-                ConsumerEntry::new(&id, number + 1).with_checkpoint(Some(cursor), [].into());
+            let entry = ConsumerEntry::new(&id, number + 1).with_checkpoint(Some(cursor), None);
             entries.push(entry.with_times(START, START).with_revision(Position::new(number + 1)));
         }
         let view = View::of(std::mem::take(&mut entries), 10_000);

@@ -66,6 +66,13 @@ pub(in crate::edge) struct Found {
 }
 
 impl Found {
+    /// Returns a consumer that a test uses.
+    #[cfg(test)]
+    pub(super) fn for_tests(consumers: Consumers, id: ConsumerId) -> Self {
+        let counters = Arc::default();
+        Self { consumers, counters, id, is_of_another: false, caller: String::new() }
+    }
+
     /// Returns this consumer for a change that has it share its events by these settings.
     ///
     /// Dead letters are events of the selection that are published elsewhere. So another topic for

@@ -9,6 +9,8 @@ pub(in crate::edge) mod counting;
 pub(in crate::edge) mod inboxes;
 mod revision;
 pub(in crate::edge) mod telling;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "http")]
 pub(in crate::edge) mod answers;

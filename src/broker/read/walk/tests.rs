@@ -24,6 +24,9 @@ enum Step {
     Wait(u64),
     Purge(usize, u64),
     Delete(usize),
+    /// Publishes events that supersede each other, and has all topics compacted and trimmed while
+    /// they are walked through and counted.
+    Churn(usize, u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -38,7 +41,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => topic.clone().prop_map(Step::Maintain),
         2 => (1..600_u64).prop_map(Step::Wait),
         1 => (topic.clone(), 1..80_u64).prop_map(|(topic, below)| Step::Purge(topic, below)),
-        1 => topic.prop_map(Step::Delete),
+        1 => topic.clone().prop_map(Step::Delete),
+        2 => (topic, 1..40_u8).prop_map(|(topic, events)| Step::Churn(topic, events)),
     ]
 }
 
@@ -78,6 +82,16 @@ async fn take(broker: &Broker, clock: &Clock, step: Step) {
             drop(broker.purge(&name(TOPICS[topic]), Sequence::new(below)).await);
         }
         Step::Delete(topic) => drop(broker.delete_topic(&name(TOPICS[topic])).await),
+        Step::Churn(topic, events) => {
+            let compacts = TopicConfig { compact: Some(true), ..TopicConfig::default() };
+            broker.set_topic(&name(TOPICS[topic]), compacts).await.unwrap();
+            for number in 0..events {
+                let event = NewEvent::new("newer").with_type("t1");
+                let event = event.with_key(format!("k{}", number % 4));
+                broker.publish(Publish::one(name(TOPICS[topic]), event)).await.unwrap();
+            }
+            compare_meanwhile(broker, usize::from(events)).await;
+        }
     }
 }
 
@@ -211,6 +225,35 @@ async fn compare(broker: &Broker, limit: usize, middle: u64) {
             let counted = counts.done.into_iter().filter(|(_, counted)| *counted != [0; 2]);
             assert_eq!(counted.collect::<BTreeMap<_, _>>(), halves, "{patterns:?}");
         }
+    }
+}
+
+/// Goal: a walk and a count during which topics are compacted and trimmed have each event that is
+/// there all the time, none that was not there, and none twice.
+async fn compare_meanwhile(broker: &Broker, limit: usize) {
+    let patterns = ["t.>".parse().unwrap()];
+    let before = forwards(broker, &patterns, &Filter::default()).await;
+    let tend = async {
+        for topic in TOPICS {
+            drop(broker.maintain(Some(&name(topic))).await); // It may not exist.
+        }
+    };
+    let (request, all) = (NewestRequest::default().limit(limit), Filter::default());
+    let (mut found, counted, ()) = tokio::join!(
+        backwards(broker, &patterns, request, None),
+        count(broker, "t.>", &all, 20),
+        tend,
+    );
+    let after = forwards(broker, &patterns, &Filter::default()).await;
+    found.reverse();
+    assert!(found.is_sorted_by(|one, two| one.2 < two.2), "{found:?}");
+    assert!(found.iter().all(|event| before.contains(event)), "{found:?} of {before:?}");
+    assert!(after.iter().all(|event| found.contains(event)), "{found:?} has not {after:?}");
+    for topic in TOPICS {
+        let of = |events: &[Seen]| events.iter().filter(|event| event.0 == topic).count() as u64;
+        let [one, two] = counted.done.get(topic).copied().unwrap_or_default();
+        let (least, most) = (of(&after), of(&before));
+        assert!((least..=most).contains(&(one + two)), "{topic}: {least} {one} {two} {most}");
     }
 }
 
