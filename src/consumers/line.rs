@@ -26,11 +26,11 @@ use super::id::ConsumerId;
 
 /// The lines of one handle, by their consumers. A line is kept for as long as a change is in it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ChangeOrder(Arc<Mutex<HashMap<ConsumerId, KeptLine>>>);
+pub(super) struct ChangeOrder(Arc<Mutex<HashMap<ConsumerId, ConsumerLine>>>);
 
 /// A line, and the number of changes that are in it.
 #[derive(Debug, Default)]
-struct KeptLine {
+struct ConsumerLine {
     line: Arc<ChangeLine>,
     changes: usize,
 }
@@ -71,7 +71,7 @@ impl ChangeOrder {
         InLine { line, kept: Some((self.clone(), id.clone())) }
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<ConsumerId, KeptLine>> {
+    fn lines(&self) -> MutexGuard<'_, HashMap<ConsumerId, ConsumerLine>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -131,9 +131,9 @@ pub struct Marked<'a> {
 ///
 /// # Why
 ///
-/// Most consumers that have exceptions have them in one topic, and there may be a million consumers.
-/// A `BTreeMap` with one entry takes as much memory as one with eleven: with a `LiteMap` 100,000
-/// inboxes that have one read event each take 61 MB less. A change moves the entries of one
+/// Most consumers that have exceptions have them in one topic, and there may be a million
+/// consumers. A `BTreeMap` with one entry takes as much memory as one with eleven: with a `LiteMap`
+/// 100,000 inboxes that have one read event each take 61 MB less. A change moves the entries of one
 /// consumer at most, and `consumers.max_marks_bytes` bounds these.
 pub(crate) type Exceptions = LiteMap<TopicName, RoaringTreemap>;
 

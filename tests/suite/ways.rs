@@ -93,9 +93,15 @@ impl Ask {
     /// is one.
     fn subscription(&self, is_one: bool, cursor: Option<&str>) -> Value {
         let mut asked = json!({
-            "subscription": "s", "from": cursor.unwrap_or(&self.from), "on_gap": self.on_gap,
-            "filter": self.filter,
+            "subscription": "s", "on_gap": self.on_gap, "filter": self.filter,
         });
+        let from = cursor.unwrap_or(&self.from);
+        if !from.is_empty() {
+            asked["from"] = json!(from);
+        }
+        if !self.consumer.is_empty() {
+            asked["consumer"] = json!(self.consumer);
+        }
         match is_one {
             true => asked["topic"] = json!("a"),
             false => asked["topics"] = json!([">"]),

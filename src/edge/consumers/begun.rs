@@ -17,14 +17,14 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::polls::{self, Task, timed};
 
 /// A request in flight.
-pub(in crate::edge) type Begun<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(in crate::edge) type BegunChange<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Begins a request: when this returns, the request is in line before all that are begun later. It
 /// is given up when what this returns is dropped.
 pub(in crate::edge) async fn begin<T: Send + 'static>(
     task: Task,
     request: impl Future<Output = T> + Send + 'static,
-) -> Begun<T> {
+) -> BegunChange<T> {
     let mut request = Box::pin(request);
     if let Poll::Ready(done) = poll!(request.as_mut()) {
         return Box::pin(std::future::ready(done));

@@ -14,7 +14,7 @@ use super::super::rates::{CallerRates, Rate, Temper};
 use super::keeping::KeptChange;
 use super::{codec, keeping};
 use crate::cursor::Epoch;
-use crate::edge::consumers::begun::{Begun, begin};
+use crate::edge::consumers::begun::{BegunChange, begin};
 use crate::edge::grpc::status::details;
 use crate::edge::mounting::EdgeConsumers;
 use crate::edge::permit::Permit;
@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::polls::Task;
 
 /// A request in flight: its answer, once that is durable.
-type CheckpointInFlight = Begun<Result<Outcome>>;
+type CheckpointInFlight = BegunChange<Result<Outcome>>;
 
 /// A request whose caller is looked at. Ready with the request in flight.
 type Accepting = Pin<Box<dyn Future<Output = CheckpointInFlight> + Send>>;

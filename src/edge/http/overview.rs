@@ -22,9 +22,7 @@ pub(super) const MAX_ROWS: usize = 200;
 
 /// Returns the routes of the overview.
 pub(super) fn routes() -> Router<Edge> {
-    Router::new()
-        .route("/v1/overview", get(overview))
-        .route("/v1/overview/topics", get(all_topics))
+    Router::new().route("/v1/overview", get(overview)).route("/v1/overview/topics", get(all_topics))
 }
 
 async fn overview(

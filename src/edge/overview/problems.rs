@@ -48,9 +48,7 @@ pub(super) fn troubles(edge: &Edge, clients: &Clients) -> [u64; Trouble::ALL.len
     let counters = &edge.counters;
     Trouble::ALL.map(|trouble| match trouble {
         Trouble::Gaps => clients.traffic.gaps.get(),
-        Trouble::SlowReaders => {
-            counters.slow_peers.get() + counters.time_limits(TimeLimit::Write)
-        }
+        Trouble::SlowReaders => counters.slow_peers.get() + counters.time_limits(TimeLimit::Write),
         Trouble::DeadPeers => counters.time_limits(TimeLimit::Ping),
         Trouble::Refused => {
             Rate::ALL.iter().map(|rate| counters.refused_by_rate[*rate as usize].get()).sum()

@@ -10,7 +10,7 @@ use crate::consumers::Mark;
 use crate::cursor::{Cursor, Epoch};
 use crate::edge::consumers::answers;
 use crate::edge::consumers::asking::{ConsumerUse, Found, Named};
-use crate::edge::consumers::begun::Begun;
+use crate::edge::consumers::begun::BegunChange;
 use crate::edge::consumers::requests::{CheckpointJson, MarkFilterJson, MarksJson, given};
 use crate::edge::selection_forms::FilterJson;
 use crate::edge::subscriptions::subscription::message;
@@ -35,7 +35,7 @@ enum What {
 }
 
 /// The message that answers a request, once it is durable.
-pub(super) type KeepAnswer = Begun<Result<Map<String, Value>>>;
+pub(super) type KeepAnswer = BegunChange<Result<Map<String, Value>>>;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

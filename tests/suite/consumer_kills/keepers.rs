@@ -228,23 +228,30 @@ pub(super) async fn on_web_socket(at: SocketAddr, kept: Shared, all: Published, 
     };
     loop {
         let ahead = some_ahead(&kept, &all, &mut random);
-        for one in &ahead {
+        for (number, one) in ahead.iter().enumerate() {
             let (kind, mut message) = match one {
                 Ahead::Moving(moving) => ("checkpoint", moving.json(has_positions)),
                 Ahead::Marking(marking) => ("mark", marking.json(has_positions)),
             };
             message["type"] = json!(kind);
-            message["ref"] = json!(kind);
+            message["ref"] = json!(number);
             (message["topic"], message["consumer"]) = (json!(selection), json!(name));
             if !client.try_say(message).await {
                 return;
             }
         }
-        for _ in &ahead {
-            let Some(told) = client.try_hear().await else { return };
-            if told["type"] == "error" && is_storage(&told["error"]) {
-                return;
+        // Requests are decided in their order, and answers may overtake each other: an answer is
+        // noted after those before it.
+        let mut answers = BTreeMap::new();
+        for next in 0..ahead.len() as u64 {
+            while !answers.contains_key(&next) {
+                let Some(told) = client.try_hear().await else { return };
+                if told["type"] == "error" && is_storage(&told["error"]) {
+                    return;
+                }
+                answers.insert(told["ref"].as_u64().unwrap(), told);
             }
+            let told = &answers[&next];
             let is_mark = told["type"] == "ack";
             assert!(is_mark || told["type"] == "checkpointed", "{told}");
             let is_changed = told[if is_mark { "changed" } else { "moved" }] == true;
