@@ -22,6 +22,7 @@ mod publish;
 pub(in crate::edge) mod query;
 pub(in crate::edge) mod request;
 pub(in crate::edge) mod spare;
+mod static_file;
 pub(in crate::edge) mod tag;
 mod topics;
 mod web;

@@ -34,6 +34,14 @@ impl Coding {
         Some(coding).filter(|_| most > 0 && identity <= most)
     }
 
+    /// Whether the client takes gzip, whatever else it takes. What is compressed once and for all is
+    /// in this coding, which everybody knows.
+    pub(in crate::edge) fn accepts_gzip(headers: &HeaderMap) -> bool {
+        let wanted = weighted(headers.get_all(header::ACCEPT_ENCODING));
+        let named = wanted.iter().find(|(name, _)| ["gzip", "x-gzip"].contains(&name.as_str()));
+        named.or_else(|| wanted.iter().find(|(name, _)| name == "*")).is_some_and(|(_, w)| *w > 0)
+    }
+
     /// Returns the name in `Content-Encoding`.
     pub(in crate::edge) fn name(self) -> &'static str {
         match self {

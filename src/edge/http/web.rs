@@ -12,31 +12,21 @@
 //! Pages load nothing from elsewhere, and have no code within them: their policy says so, so that a
 //! browser runs no script that anybody else could have brought in.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::accept::weighted;
-use super::tag::{ASK_AGAIN, Tag};
+use super::static_file::{PAGE_HEADERS, StaticFile};
 use crate::edge::Edge;
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
-
-/// What a page may load and do. Source: W3C Content Security Policy Level 3.
-const POLICY: &str =
-    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
-
-/// The headers of every page, besides its own.
-const HEADERS: [(HeaderName, HeaderValue); 3] = [
-    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
-    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-];
-
 const SVG: &str = "image/svg+xml";
 
 /// The files of the client and of the console, by their paths below their folders. `build.rs` lists
@@ -99,11 +89,8 @@ pub(super) fn routes(edge: &Edge) -> Router<Edge> {
     };
     let all = of_pages.chain(of_client).chain(of_console);
     all.fold(first, |routes, (path, content_type, content, is_for_all)| {
-        let tag = Tag::of(content);
-        let answer = async move |headers: HeaderMap| {
-            answer((content_type, content), &tag, &headers, is_for_all)
-        };
-        routes.route(&path, get(answer))
+        let file = Arc::new(StaticFile::new((content_type, content), is_for_all));
+        routes.route(&path, get(async move |headers: HeaderMap| file.answer(&headers)))
     })
 }
 
@@ -116,7 +103,7 @@ async fn first(headers: HeaderMap) -> Response {
         true => (StatusCode::SEE_OTHER, [(header::LOCATION, "console")]).into_response(),
         false => ([(header::CONTENT_TYPE, TEXT)], words(&headers)).into_response(),
     };
-    response.headers_mut().extend(HEADERS);
+    response.headers_mut().extend(PAGE_HEADERS);
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     response
 }
@@ -151,49 +138,12 @@ fn content_type(path: &str) -> &'static str {
     }
 }
 
-fn answer(
-    (content_type, content): (&'static str, &'static [u8]),
-    tag: &Tag,
-    headers: &HeaderMap,
-    is_for_all: bool,
-) -> Response {
-    let mut response = match tag.is_held(headers) {
-        true => StatusCode::NOT_MODIFIED.into_response(),
-        false => ([(header::CONTENT_TYPE, content_type)], content).into_response(),
-    };
-    let more = response.headers_mut();
-    more.extend(HEADERS);
-    if is_for_all {
-        // A script is read without a credential, and is the same for everybody.
-        more.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    }
-    more.insert(header::ETAG, tag.value());
-    more.insert(header::CACHE_CONTROL, ASK_AGAIN);
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn modules_of_the_client_are_for_all_pages_and_files_of_a_page_are_for_itself() {
-        let content: &'static [u8] = b"export const a = 1;";
-        let (tag, none) = (Tag::of(content), HeaderMap::new());
-        let of_client = answer((content_type("a/b.js"), content), &tag, &none, true);
-        let of_page = answer((JAVASCRIPT, content), &tag, &none, false);
-        let open = |answer: &Response| answer.headers().get("access-control-allow-origin").cloned();
-        assert_eq!(open(&of_client), Some(HeaderValue::from_static("*")));
-        assert_eq!(open(&of_page), None);
-        for answer in [&of_client, &of_page] {
-            assert_eq!(answer.status(), StatusCode::OK);
-            assert_eq!(answer.headers()["content-type"], JAVASCRIPT);
-            assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
-        }
-        let held = HeaderMap::from_iter([(header::IF_NONE_MATCH, tag.value())]);
-        let same = answer((JAVASCRIPT, content), &tag, &held, true);
-        assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
-        assert_eq!(open(&same), Some(HeaderValue::from_static("*")));
+    fn a_file_has_the_type_of_its_name() {
         let names = ["leftoff.js", "leftoff.d.ts", "elements/inbox.css", "index.html", "icon.svg"];
         assert_eq!(names.map(content_type), [JAVASCRIPT, TEXT, CSS, HTML, SVG]);
     }
