@@ -27,20 +27,21 @@ export function tabs(io, http, group, open, on) {
   let timer;
   /** Gives locks back, and requests for them. */
   let releases = [];
-  let isSleeping;
   /** Rises when the tab joins the group or leaves it. */
   let stay = 0;
 
   /** Joins the tabs of the same person, as far as the token says who that is. */
   const join = async () => {
     const mine = ++stay;
-    isSleeping = false;
+    io.clearTimeout(timer);
     // Another name each time: a frozen tab may wait for the lock of the former one.
     id = io.newId();
     try {
       await http.renew();
     } catch {
-      timer = io.setTimeout(join, HIDDEN_ASK_MS);
+      if (mine === stay) {
+        timer = io.setTimeout(join, HIDDEN_ASK_MS);
+      }
       return;
     }
     if (mine === stay) {
@@ -185,8 +186,8 @@ export function tabs(io, http, group, open, on) {
       ),
 
     wake(...values) {
-      if (isSleeping) {
-        return join();
+      if (!name) {
+        return join(); // The tab has slept, or there was no token.
       }
       callOn("wake", ...values);
       ask();
@@ -195,7 +196,6 @@ export function tabs(io, http, group, open, on) {
     /** Leaves the group while the page sleeps. */
     suspend(state = "reconnecting", reason = "the page sleeps") {
       stay++;
-      isSleeping = true;
       io.clearTimeout(timer);
       connection?.close();
       connection = name = undefined;

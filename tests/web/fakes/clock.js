@@ -30,6 +30,11 @@ export class Clock {
     return this.#passed + this.#offset;
   }
 
+  /** The time that has passed since the clock was made, whatever the clock on the wall shows. */
+  get passed() {
+    return this.#passed;
+  }
+
   /** Sets the clock on the wall, or lets the time of a sleep pass. Timers do not notice. */
   jump(ms) {
     this.#offset += ms;
