@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 
 use crate::common::{Process, Server, get, post, send, text, to};
@@ -17,6 +18,8 @@ const MAX_BYTES: usize = 60 * 1024;
 
 /// The longest time from a click to the first paint, on a busy machine. Alone it takes a tenth.
 const FIRST_PAINT_MS: f64 = 2_000.0;
+
+const SECRET: &str = "a secret of the tests, long enough for HS256";
 
 /// The time limit of each wait: longer than any takes, also on a busy machine.
 const WAIT: Duration = Duration::from_secs(60);
@@ -278,6 +281,63 @@ async fn what_is_done_in_the_console_is_done_in_the_broker() {
     shown.until("main .note", "The events are dropped.").await;
     let topic = get(address, "/v1/topics/orders.new").await.json();
     assert_eq!((&topic["events"], &topic["earliest"]), (&json!(0), &json!(7)), "{topic}");
+    shown.browser.close().await;
+    process.kill();
+}
+
+/// Returns a token that lives for a minute, with these rights.
+fn token(rights: Value) -> String {
+    let end = SystemTime::now() + WAIT;
+    let end = end.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let claims = json!({
+        "iss": "https://id.example", "aud": "leftoff", "sub": "ann", "exp": end,
+        "leftoff": rights,
+    });
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap()
+}
+
+/// Goal: with access control the console asks who is there, refuses whoever does not administer,
+/// explains credentials, and keeps the token nowhere: after a reload it asks again.
+#[tokio::test]
+async fn with_access_control_the_console_is_for_administrators() {
+    let Some(browser) = Browser::start().await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let settings = directory.path().join("broker.toml");
+    let text = format!(
+        r#"
+        [access]
+        mode = "required"
+
+        [[access.issuers]]
+        issuer = "https://id.example"
+        audience = ["leftoff"]
+        algorithms = ["HS256"]
+        secret = "{SECRET}"
+        "#
+    );
+    std::fs::write(&settings, text).unwrap();
+    let arguments = ["--config", settings.to_str().unwrap()];
+    let mut process = Process::serve(&directory.path().join("data"), &arguments);
+    process.until_ready().await;
+    let shown = Shown { browser, address: process.address };
+    let field = "[name=credential]";
+    shown.open("topics", field).await;
+    shown.write(field, &token(json!({"subscribe": [">"]}))).await;
+    shown.click("main button", "Log in").await;
+    shown.until("main .error", "Refused").await;
+    let administrator = token(json!({"admin": true}));
+    shown.write(field, &administrator).await;
+    shown.click("main button", "Log in").await;
+    shown.until("main p", "topics").await;
+    shown.turn_to("access", field).await;
+    shown.write(field, &administrator).await;
+    shown.click("main button", "Explain").await;
+    shown.until("main .good", "The broker takes it.").await;
+    let kept = "return localStorage.length + sessionStorage.length + document.cookie.length;";
+    assert_eq!(shown.browser.run(kept, json!([])).await, 0);
+    shown.open("", field).await;
+    shown.until("main button", "Log in").await;
     shown.browser.close().await;
     process.kill();
 }
