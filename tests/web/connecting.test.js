@@ -356,3 +356,28 @@ test("a subscription that is wrong ends by itself, also where all of them are on
   assert.equal(leftoff.connection.state, "connected");
   leftoff.close();
 });
+
+test("polls that nobody answers are given up, and are not taken for polls that were cut", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["poll"] });
+  follow(leftoff, "orders");
+  await clock.advance(1_000);
+  assert.equal(leftoff.connection.state, "polling");
+  broker.faults.hangs = true;
+  await clock.advance(62_000);
+  assert.equal(leftoff.connection.state, "reconnecting");
+  leftoff.close();
+});
+
+test("a token of a short life does not keep a client from a better transport", async () => {
+  const { clock, broker, leftoff } = world({
+    token: async () => `x.${btoa(JSON.stringify({ exp: clock.now / 1_000 + 30 }))}.y`,
+    faults: { refusesUpgrade: true },
+  });
+  follow(leftoff, "orders");
+  await clock.advance(5_000);
+  assert.equal(leftoff.connection.transport, "sse");
+  broker.faults.refusesUpgrade = false;
+  await clock.advance(65_000);
+  assert.equal(leftoff.connection.transport, "websocket");
+  leftoff.close();
+});

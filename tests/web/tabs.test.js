@@ -127,3 +127,29 @@ test("a state is told to all tabs, and each can ask to try again", async () => {
   assert.ok(all.every(({ leftoff }) => leftoff.connection.state === "connected"));
   all.forEach(({ leftoff }) => leftoff.close());
 });
+
+test("a tab without a token joins the others later, however often it is woken meanwhile", async () => {
+  const { clock, browser, all, publish } = await tabs(2);
+  let isFailing = true;
+  const token = async () => {
+    if (isFailing) {
+      throw new Error("no token yet");
+    }
+  };
+  const late = client(browser, { shared: true, token });
+  const { events } = follow(late.leftoff, "orders", { from: "earliest" });
+  const closed = client(browser, { shared: true, token });
+  closed.leftoff.close();
+  await clock.advance(100);
+  late.page.tell("visibilitychange");
+  late.page.tell("online");
+  await clock.advance(100);
+  isFailing = false;
+  publish();
+  await clock.advance(6_000);
+  assert.equal(late.leftoff.connection.state, "connected");
+  assert.deepEqual(events(), [1]);
+  assert.equal(closed.leftoff.connection.state, "closed");
+  assert.equal(clock.timersOf(closed.page), 0, "a tab that is closed does not come back");
+  [late, ...all].forEach(({ leftoff }) => leftoff.close());
+});

@@ -112,7 +112,7 @@ export function connection(io, http, names, on) {
   const pauses = backoff(io);
   let hasRenewed;
   let wasUp;
-  /** The time before which the broker does not want the client back, as far as it is known. */
+  /** The time before which the broker forbids to come back. */
   let notBefore = 0;
   const timers = {};
 
@@ -190,7 +190,8 @@ export function connection(io, http, names, on) {
     probeLater();
     // Another line, with another token, is there before the permission of this one is over.
     const life = Math.max((http.claims.exp * 1000 - io.now()) * 0.8, PROBE_MS);
-    after("token", Math.min(life, 2 ** 31 - 1), () => probe(level));
+    const renew = () => (beside ? after("token", OPEN_MS, renew) : probe(level));
+    after("token", Math.min(life, 2e9), renew);
     it.version === version || reopen();
     tell(it.transport.isPolling ? "polling" : "connected");
   };

@@ -187,7 +187,7 @@ export function tabs(io, http, group, open, on) {
 
     wake(...values) {
       if (!name) {
-        return join(); // The tab has slept, or there was no token.
+        return join(); // It slept, or had no token.
       }
       callOn("wake", ...values);
       ask();

@@ -6,7 +6,7 @@ const LONGEST_RETRY_MS = 300_000;
 const LONGEST_POLL_S = 25;
 const ANSWER_MS = 10_000;
 const POLL_PAUSE_MS = 5_000;
-/** A poll that is cut after this time is cut for its length. */
+/** A poll that is cut after this time is cut for its length; much later, it failed. */
 const CUT_MS = 3_000;
 
 /** Why the broker refused something; with the status 0, why nothing is known of it. */
@@ -249,7 +249,8 @@ function poll(io, http, asks, on) {
         }
       } catch (problem) {
         const tookMs = io.now() - since;
-        if (waitS === 0 || tookMs < CUT_MS || ![0, 502, 504].includes(problem.status)) {
+        const isLost = tookMs < CUT_MS || tookMs > 1000 * waitS + CUT_MS;
+        if (isLost || ![0, 502, 504].includes(problem.status)) {
           return on.down({ problem });
         }
         longestS = Math.floor(Math.min(waitS, tookMs / 1000) / 2);

@@ -7,6 +7,7 @@ export const faults = () => ({
   refusesUpgrade: false, // A proxy refuses WebSockets.
   silencesUpgrade: false, // A proxy opens WebSockets and carries nothing.
   buffersStreams: false, // A proxy keeps streams back until they end.
+  hangs: false, // Requests get no answer.
   cutsAfterMs: Infinity, // A proxy ends long requests.
   answer: null, // A function of a request that returns a status, or a whole answer.
 });

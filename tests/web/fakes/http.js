@@ -14,6 +14,9 @@ export function fetches(broker, page) {
       `${method} ${pathname}${searchParams.has("wait") ? `?wait=${searchParams.get("wait")}` : ""}`,
     );
     await broker.clock.wait(broker.latencyMs);
+    if (broker.faults.hangs && !signal.aborted) {
+      await new Promise((done) => signal.addEventListener("abort", done));
+    }
     if (signal?.aborted) {
       throw new DOMException("aborted", "AbortError");
     }

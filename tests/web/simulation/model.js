@@ -108,10 +108,15 @@ export class StateModel {
   /** Whether the network could bring something to this tab. */
   #canArrive() {
     const { tab } = this;
-    const isWay = ({ page, isStalled }) =>
-      page.isOnline && !page.isFrozen && !isStalled && (tab.isShared || page === tab.page);
-    const isPossible = this.tabs.some((other) => other.canPoll() && isWay(other));
-    return this.broker.open().some(isWay) || (tab.transport() === "poll" && isPossible);
+    const isMine = ({ page }) => tab.isShared || page === tab.page;
+    const isThere = ({ page }) => page.isOnline && !page.isFrozen && !page.isGone;
+    const others = this.tabs.filter((other) => isMine(other) && isThere(other));
+    // Between two polls there is no connection, and the next one brings what there is.
+    if (tab.leftoff.connection.transport === "poll") {
+      return others.some((other) => other.canPoll());
+    }
+    const open = this.broker.open().filter((it) => isMine(it) && isThere(it) && !it.isStalled);
+    return open.some(({ kind }) => kind !== "poll");
   }
 
   look() {

@@ -13,6 +13,8 @@ import { checkOrder, checkPublish, ReaderModel, StateModel } from "./model.js";
 const STEPS = 80;
 const LOOK_MS = 1_000;
 const OUTBOX = 25;
+/** The time in which what was under way at the end of the faults comes to its end. */
+const CALM_MS = 20_000;
 /** The time in which everything is well again: the longest pauses, and a climb to the top. */
 const HEAL_MS = 240_000;
 const TRANSPORTS = [["websocket"], ["sse"], ["poll"], ["sse", "poll"]];
@@ -116,7 +118,6 @@ function openTab(world) {
   const isSlow = random() < 0.3;
   const tab = { number, page, leftoff, faults, open, topics, reader, isShared };
   tab.canPoll = () => !faults.stallsAnswers && !broker.faults.isAway;
-  tab.transport = () => leftoff.connection.transport;
   tab.states = new StateModel(tab, world, told);
   leftoff.onstate = (state) => {
     say(`tab ${number} ${state.state} ${state.transport} ${state.reason}`);
@@ -166,7 +167,6 @@ function heal(world) {
     tab.page.isOnline || browser.setOnline(tab.page, true);
     tab.isHidden && tab.page.tell("pageshow", { persisted: true });
     tab.page.visibilityState = "visible";
-    ["denied", "closed"].includes(tab.leftoff.connection.state) && tab.leftoff.retryNow();
   }
 }
 
@@ -223,6 +223,9 @@ export async function run(seed, say = () => {}) {
   }
   say(`${clock.passed} heal`);
   heal(world);
+  await clock.advance(CALM_MS);
+  // Who was refused for good stays away until somebody asks for another try.
+  live().forEach(({ leftoff }) => leftoff.connection.nextTryAt ?? leftoff.retryNow());
   await clock.advance(HEAL_MS);
   broker.publish("orders", { data: "last" });
   broker.publish("others", { data: "last" });
