@@ -29,9 +29,9 @@ fn main() -> Outcome {
     Ok(())
 }
 
-/// Writes the list of a folder's files, for `src/edge/http/web.rs`: each as `(path below the folder,
-/// content)`. Files that no browser asks for are left out, and so are the parts of the client's
-/// core: they are served within it.
+/// Writes the list of a folder's files, for `src/edge/http/web.rs`: each as `(path below the
+/// folder, content)`. Files that no browser asks for are left out, and so are the parts of the
+/// client's core: they are served within it.
 fn list_files(folder: &str, list_name: &str, ends: &[&str]) -> Outcome {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join(folder);
     let out = PathBuf::from(env::var("OUT_DIR")?);

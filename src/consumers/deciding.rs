@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::changes::{Changed, ChangedEvents, MarksChange};
-use super::entry::{ConsumerEntry, Reach};
+use super::entry::ConsumerEntry;
 use super::id::{ConsumerChange, ConsumerSettings};
 use super::marking::{MarkedPlaces, Marking};
-use super::requests::Checkpoint;
+use super::requests::{Checkpoint, Reach};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::event::Timestamp;

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use super::id::{ConsumerId, ConsumerSettings};
 use super::marks::Marks;
 use super::name::ConsumerName;
-use super::requests::{ConsumerInfo, ConsumerState};
+use super::requests::{ConsumerInfo, ConsumerState, Reach};
 use crate::cursor::{Cursor, Epoch, Place, Position, Sequence};
 use crate::event::Timestamp;
 use crate::topic::{TopicName, TopicPattern};
@@ -44,11 +44,6 @@ pub(super) struct EntryRest {
     pub(super) reach: Reach,
     pub(super) marks: Option<Arc<Marks>>,
 }
-
-/// The sequences at a checkpoint that is a position of all topics that there were; `None` if they
-/// are not known, because they were too many. A single one is not known if events after the
-/// checkpoint were gone when it was set.
-pub(super) type Reach = Option<Arc<[(TopicName, Option<Sequence>)]>>;
 
 static DEFAULT_SETTINGS: LazyLock<Arc<ConsumerSettings>> = LazyLock::new(Arc::default);
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::Reach;
 use super::id::{ConsumerId, ConsumerSettings};
 use super::marks::{Mark, MarkFilter, Marks};
 use super::name::ConsumerName;
@@ -13,6 +12,11 @@ use crate::broker::Filter;
 use crate::cursor::{Cursor, Position, Sequence};
 use crate::event::Timestamp;
 use crate::topic::{TopicName, TopicPattern};
+
+/// The sequences at a checkpoint that is a position of all topics that there were; `None` if they
+/// are not known, because they were too many. A single one is not known if events after the
+/// checkpoint were gone when it was set.
+pub(super) type Reach = Option<Arc<[(TopicName, Option<Sequence>)]>>;
 
 /// A consumer as it is at one moment.
 #[derive(Debug, Clone, PartialEq)]

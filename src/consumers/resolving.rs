@@ -3,8 +3,8 @@
 
 use super::Consumers;
 use super::cursors::check_cursor;
-use super::entry::Reach;
 use super::id::ConsumerId;
+use super::requests::Reach;
 use crate::broker::PageRequest;
 use crate::cursor::{Cursor, Place, StartPoint};
 use crate::error::{Error, Result};

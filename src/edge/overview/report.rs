@@ -25,7 +25,7 @@ pub(in crate::edge) struct Overview {
     log: LogState,
     /// Absent where a host serves the routes itself, as the two after it are.
     #[serde(skip_serializing_if = "Option::is_none")]
-    memory: Option<MemoryState>,
+    memory: Option<ClientMemory>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<ConnectionCounts>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,7 +45,7 @@ struct LogState {
 }
 
 #[derive(Debug, Serialize)]
-struct MemoryState {
+struct ClientMemory {
     client_bytes: u64,
     max_client_bytes: u64,
 }
@@ -116,7 +116,7 @@ pub(in crate::edge) async fn overview(edge: &Edge, clients: Option<&Clients>) ->
         topics: broker.topic_count(),
         last_position: broker.last_position(),
         log,
-        memory: clients.map(|clients| MemoryState {
+        memory: clients.map(|clients| ClientMemory {
             client_bytes: clients.held_bytes() as u64,
             max_client_bytes: clients.limits().max_bytes,
         }),
