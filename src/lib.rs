@@ -30,6 +30,8 @@
 //! | none | the broker and its log |
 //! | `http` | [`edge::http`]: the routes of HTTP |
 //! | `grpc` | [`edge::grpc`]: the services of gRPC |
+//! | `client` | [`client`]: a client of a running broker, which reconnects and resumes by itself |
+//! | `client-tls` | the same over TLS, with cryptography that is written in C |
 //! | `zstd` | bodies of HTTP in zstd, which is written in C |
 //! | `server` | both, [`server`] and [`config`]: sockets, connections, the whole configuration |
 //! | `tls` | TLS on the server's sockets; the host chooses the cryptography |
@@ -37,7 +39,7 @@
 //! | `cli`, on by default | what the `leftoff` program needs |
 //! | `testing` | parts for the tests of a program that embeds the broker |
 //!
-//! Only `zstd` and `cli` need a C compiler. With [`edge::hooks`] the host says what each caller may
+//! Only `zstd`, `client-tls` and `cli` need a C compiler. With [`edge::hooks`] the host says what each caller may
 //! do with which topic.
 //!
 //! A program begins with the default settings, and changes the fields that it wants to. Settings,
@@ -89,6 +91,8 @@ pub mod access;
 pub mod blocking;
 pub mod broker;
 mod cause;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod consumers;

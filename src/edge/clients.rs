@@ -50,7 +50,7 @@ pub(crate) struct Clients {
 #[derive(Debug, Default)]
 struct OpenConnections {
     next_id: u64,
-    clients: BTreeMap<u64, Arc<Client>>,
+    clients: BTreeMap<u64, Arc<KnownClient>>,
     by_caller: HashMap<Caller, OfCaller>,
 }
 
@@ -63,7 +63,7 @@ struct OfCaller {
 
 /// One connection.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct KnownClient {
     id: u64,
     address: PeerAddress,
     /// The rates of the client's caller.
@@ -113,7 +113,7 @@ impl Followed {
 /// An admitted connection. Dropping it removes the client.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    client: Arc<Client>,
+    client: Arc<KnownClient>,
     clients: Arc<Clients>,
 }
 
@@ -131,12 +131,12 @@ pub(crate) enum Denied {
 /// The client that sent a request, and the means to upgrade its connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
-    pub(super) client: Arc<Client>,
+    pub(super) client: Arc<KnownClient>,
     pub(super) clients: Arc<Clients>,
     pub(super) upgrades: Upgrades,
     /// The bytes that the client has sent and nobody has taken yet.
     pub(crate) intake: Arc<Intake>,
-    /// The client's certificate in DER, if it has shown one. Not in [`Client`]: an event stream
+    /// The client's certificate in DER, if it has shown one. Not in [`KnownClient`]: an event stream
     /// drops its peer, and does not hold the certificate.
     certificate: Option<Arc<[u8]>>,
 }
@@ -238,7 +238,7 @@ impl Clients {
         of_caller.count += 1;
         let share = of_caller.share.connection();
         open.next_id += 1;
-        let client = Arc::new(Client {
+        let client = Arc::new(KnownClient {
             id: open.next_id,
             address,
             rates,
@@ -268,14 +268,14 @@ impl Clients {
     }
 
     /// Returns the client with the lowest id above `id`, and that id.
-    pub(super) fn next(&self, id: u64) -> Option<(u64, Arc<Client>)> {
+    pub(super) fn next(&self, id: u64) -> Option<(u64, Arc<KnownClient>)> {
         let open = self.open();
         let next = open.clients.range(id.saturating_add(1)..).next();
         next.map(|(id, client)| (*id, client.clone()))
     }
 }
 
-impl Client {
+impl KnownClient {
     /// Returns the client as JSON, without its subscriptions.
     pub(super) fn json(&self) -> Value {
         json!({
@@ -323,7 +323,7 @@ impl Drop for Admitted {
 #[derive(Debug)]
 pub(super) struct ListEntry {
     clients: Option<Arc<Clients>>,
-    entry: Option<(Arc<Client>, Arc<Followed>)>,
+    entry: Option<(Arc<KnownClient>, Arc<Followed>)>,
 }
 
 impl ListEntry {

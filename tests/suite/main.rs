@@ -70,6 +70,7 @@ mod power;
 mod queries;
 mod reads;
 mod real_input;
+mod rust_client;
 mod services;
 mod shutdown;
 mod small_bounds;

@@ -10,7 +10,7 @@ struct Layer {
     forbidden: &'static [&'static str],
 }
 
-const LAYERS: [Layer; 12] = [
+const LAYERS: [Layer; 13] = [
     Layer {
         name: "vocabulary",
         paths: &[
@@ -124,6 +124,21 @@ const LAYERS: [Layer; 12] = [
         name: "server",
         paths: &["src/config", "src/config.rs", "src/server"],
         forbidden: &["crate::log", "clap", "sled"],
+    },
+    // The client knows the wire and the vocabulary, and no other part of a broker.
+    Layer {
+        name: "client",
+        paths: &["src/client"],
+        forbidden: &[
+            "crate::access",
+            "crate::config",
+            "crate::consumers",
+            "crate::log",
+            "crate::server",
+            "axum",
+            "clap",
+            "sled",
+        ],
     },
     Layer {
         name: "testing",

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::broker::{Broker, MemberList, TopicList};
-use crate::edge::clients::{Client, Clients, Followed};
+use crate::edge::clients::{Clients, Followed, KnownClient};
 use crate::edge::http::page_body;
 use crate::edge::json;
 
@@ -57,7 +57,7 @@ pub(in crate::edge) fn connections(
 /// patterns.
 fn connection(
     comma: &str,
-    client: &Client,
+    client: &KnownClient,
     broker: Broker,
 ) -> impl Iterator<Item = Vec<u8>> + use<> {
     let head = client.json().to_string();
