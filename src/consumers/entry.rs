@@ -8,7 +8,7 @@ use super::name::ConsumerName;
 use super::requests::{ConsumerInfo, ConsumerState, Reach};
 use crate::cursor::{Cursor, Epoch, Place, Position, Sequence};
 use crate::event::Timestamp;
-use crate::topic::{TopicName, TopicPattern};
+use crate::topic::TopicPattern;
 
 /// What parts owner, selection and name in the text of an identity. None of them has it, so texts
 /// sort as the three do.

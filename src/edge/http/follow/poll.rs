@@ -220,7 +220,12 @@ impl LongPoll {
                 self.opening.remove(name);
                 self.looking.insert(name.to_owned());
             }
-            ToldAbout::CaughtUp | ToldAbout::Gap | ToldAbout::Place => {
+            // The place in the gap of one topic of many is before the gaps of the others: a client
+            // that came back from there would be told of this one again.
+            ToldAbout::Gap => {
+                self.looking.insert(name.to_owned());
+            }
+            ToldAbout::CaughtUp | ToldAbout::Place => {
                 self.looking.remove(name);
             }
             ToldAbout::Counts | ToldAbout::AllMarks | ToldAbout::Marks => {}
