@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { run } from "./simulation/run.js";
 
-const { SEED, SEEDS = "300", FIRST_SEED = "1" } = process.env;
+const { SEED, SEEDS = "250", FIRST_SEED = "1" } = process.env;
 /** The most seeds that are printed; the others would tell the same. */
 const MOST_FAILED = 10;
 

@@ -66,10 +66,13 @@ export class Clock {
     const end = this.#passed + ms;
     for (;;) {
       await settle();
-      const due = [...this.#timers.values()].filter(
-        ({ at, owner }) => at <= end && !owner?.isFrozen,
-      );
-      const [next] = due.sort((one, other) => one.at - other.at || one.timer - other.timer);
+      let next;
+      for (const timer of this.#timers.values()) {
+        const isFirst = timer.at <= end && (!next || timer.at < next.at);
+        if (isFirst && !timer.owner?.isFrozen) {
+          next = timer; // Of two at the same time, the one that was set first.
+        }
+      }
       if (!next) {
         break;
       }

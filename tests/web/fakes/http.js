@@ -20,7 +20,7 @@ export function fetches(broker, page) {
     if (signal?.aborted) {
       throw new DOMException("aborted", "AbortError");
     }
-    if (broker.faults.isAway || !page.isOnline) {
+    if (broker.faults.isAway || page.isGone || !page.isOnline) {
       throw new TypeError("fetch failed");
     }
     const own = broker.faults.answer?.({ method, pathname, headers, body });

@@ -18,7 +18,7 @@ export function webSockets(broker, page) {
 
     #open() {
       const { isAway, refusesUpgrade, silencesUpgrade, hangsUpgrade } = broker.faults;
-      if (hangsUpgrade || this.readyState !== 0) {
+      if (hangsUpgrade || page.isGone || this.readyState !== 0) {
         return;
       }
       if (isAway || refusesUpgrade || !page.isOnline) {

@@ -73,12 +73,9 @@ const network = {
   },
   stallAnswers: ({ tab }) => (tab.faults.stallsAnswers = !tab.faults.stallsAnswers),
   loseAnswers: ({ tab, pick }) => (tab.faults.losesAnswers = pick([0, 0.5])),
-  loseAnswersOfSocket({ broker, pick, counts }) {
+  loseAnswersOfSocket({ broker, pick }) {
     const socket = pick(broker.open("websocket"));
-    if (socket) {
-      socket.losesAnswers = true;
-      counts.lostAnswers++;
-    }
+    socket && (socket.losesAnswers = true);
   },
   double: ({ tab, pick }) => (tab.faults.doubles = pick([0, 0.3, 1])),
   delay: ({ tab, pick }) => (tab.faults.latencyMs = pick([0, 30, 800, 4_000])),

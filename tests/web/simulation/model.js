@@ -66,7 +66,7 @@ export class ReaderModel {
 }
 
 /** Checks a publish at the end: its promise is settled, and tells what the broker has stored. */
-export function checkPublish(entry, stored, { lostAnswers }, complain) {
+export function checkPublish(entry, stored, storedAt, complain) {
   const { data, state, value, error, tab } = entry;
   const mine = stored.filter((event) => event.data === data);
   if (mine.length > 1) {
@@ -78,9 +78,10 @@ export function checkPublish(entry, stored, { lostAnswers }, complain) {
   if (state === "fulfilled" && mine[0]?.sequence !== value.sequence) {
     complain(`${data} is said to be at ${value.sequence}, and is at ${mine[0]?.sequence}`);
   }
-  const isUncertain = error?.message === "the client is closed" || lostAnswers > 0;
-  if (state === "rejected" && mine.length > 0 && !isUncertain) {
-    complain(`${data} was refused (${error.message}), and stored`);
+  // An answer may be lost, and the next try be refused: but nothing is sent after a refusal.
+  const isLater = storedAt.get(data) > entry.at && error?.message !== "the client is closed";
+  if (state === "rejected" && isLater) {
+    complain(`${data} was refused (${error.message}), and stored afterwards`);
   }
   if (state === "rejected" && error.status === 0 && !/full|closed/.test(error.message)) {
     complain(`${data} was rejected though it may succeed later: ${error.message}`);
