@@ -59,6 +59,11 @@ impl AccessControl {
         Ok(Self(Arc::new(parts)))
     }
 
+    /// Returns the means to prove callers.
+    pub(super) fn prover(&self) -> &Prover {
+        &self.0.prover
+    }
+
     /// Returns the callers who are revoked.
     pub(super) fn revocations(&self) -> &Revocations {
         &self.0.revocations

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::claims::Claims;
 use super::config::AccessConfig;
+use super::keys::KEY_PREFIX;
 use super::prover::Prover;
 use super::rights::Rights;
 use super::tokens::{self, TokenProblem, VerifiedToken};
@@ -12,6 +13,9 @@ use crate::error::Result;
 use crate::permission::{Action, Permission, Permitted, Verdict};
 use crate::timestamp::Timestamp;
 use crate::topic::TopicName;
+
+/// What may be done with topics.
+const ACTIONS: [Action; 4] = [Action::Publish, Action::Subscribe, Action::Presence, Action::Manage];
 
 /// What a caller presents, to be explained.
 #[derive(Clone)]
@@ -45,7 +49,25 @@ pub struct Explanation {
     lines: Vec<String>,
 }
 
+impl Presented {
+    /// Returns a credential as callers send it; claims are a JSON object.
+    pub(super) fn of(credential: Option<String>) -> Self {
+        match credential {
+            None => Self::Nothing,
+            Some(text) if text.is_empty() => Self::Nothing,
+            Some(text) if text.starts_with('{') => Self::Claims(text),
+            Some(text) if text.starts_with(KEY_PREFIX) => Self::Key(text),
+            Some(text) => Self::Token(text),
+        }
+    }
+}
+
 impl Explanation {
+    /// Returns the lines.
+    pub(super) fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
     /// Returns whether the caller is refused as a whole.
     pub fn is_refused(&self) -> bool {
         self.is_refused
@@ -83,8 +105,22 @@ pub async fn explain(
     topic: &TopicName,
 ) -> Result<Explanation> {
     let prover = Prover::open(config).await?;
+    Ok(explain_by(&prover, presented, Some(topic)).await)
+}
+
+/// Explains as [`explain`] does, by means of proof that are there. Without a topic, all patterns
+/// are told.
+///
+/// # Cancel safety
+///
+/// Nothing is left behind.
+pub(super) async fn explain_by(
+    prover: &Prover,
+    presented: &Presented,
+    topic: Option<&TopicName>,
+) -> Explanation {
     let now = SystemTime::now();
-    Ok(match presented {
+    match presented {
         Presented::Key(key) => match prover.key(key) {
             Ok(proved) => {
                 let who = format!("caller: {}, by a key of access.keys", proved.id);
@@ -101,14 +137,14 @@ pub async fn explain(
         },
         Presented::Token(token) => {
             let verified = tokens::verify(&prover.issuers, token, now).await;
-            of_token(&prover, verified, topic)
+            of_token(prover, verified, topic)
         }
         Presented::Claims(claims) => {
             let claims = Claims::parse(claims.as_bytes()).map_err(TokenProblem::Malformed);
-            let checked = claims.and_then(|claims| as_if_verified(&prover, &claims, now));
-            of_token(&prover, checked, topic)
+            let checked = claims.and_then(|claims| as_if_verified(prover, &claims, now));
+            of_token(prover, checked, topic)
         }
-    })
+    }
 }
 
 /// Checks claims as if each issuer that they may be of had verified them.
@@ -133,7 +169,7 @@ fn as_if_verified(
 fn of_token(
     prover: &Prover,
     verified: std::result::Result<VerifiedToken, TokenProblem>,
-    topic: &TopicName,
+    topic: Option<&TopicName>,
 ) -> Explanation {
     let found = verified.and_then(|token| {
         // Too many of them together are refused by the broker.
@@ -166,16 +202,20 @@ fn of_token(
     permitted(lines, &sources, topic)
 }
 
-/// Adds what each of the sources permits with a topic.
+/// Adds what each of the sources permits with a topic; without one, all that it permits.
 fn permitted(
     mut lines: Vec<String>,
     sources: &[(String, Permission)],
-    topic: &TopicName,
+    topic: Option<&TopicName>,
 ) -> Explanation {
     if sources.is_empty() {
         lines.push("no claim and no role gives rights to the caller".to_owned());
     }
-    for action in [Action::Publish, Action::Subscribe, Action::Presence, Action::Manage] {
+    for action in ACTIONS {
+        let Some(topic) = topic else {
+            lines.push(all_patterns(action, sources));
+            continue;
+        };
         let what = format!("{} {topic}", action.as_str());
         let is_written = matches!(action, Action::Publish | Action::Manage);
         if is_written && topic.is_own() {
@@ -199,6 +239,27 @@ fn permitted(
         false => format!("administer the broker: yes, by {}", admins.join(" and ")),
     });
     Explanation { is_refused: false, lines }
+}
+
+/// Returns what the sources permit of an action, with all of their patterns.
+fn all_patterns(action: Action, sources: &[(String, Permission)]) -> String {
+    let of_source = |(source, permission): &(String, Permission)| {
+        let patterns = match permission.of(action) {
+            Permitted::None => return None,
+            Permitted::Patterns(patterns) if patterns.is_empty() => return None,
+            Permitted::Patterns(patterns) => {
+                let patterns = patterns.iter().map(|pattern| pattern.as_str());
+                patterns.collect::<Vec<_>>().join(", ")
+            }
+            Permitted::All | Permitted::Ask => "all topics".to_owned(),
+        };
+        Some(format!("{patterns} by {source}"))
+    };
+    let told: Vec<_> = sources.iter().filter_map(of_source).collect();
+    match told.is_empty() {
+        true => format!("{}: nothing", action.as_str()),
+        false => format!("{}: {}", action.as_str(), told.join(" and ")),
+    }
 }
 
 /// Returns the patterns that match a topic.
@@ -280,6 +341,10 @@ mod tests {
         );
         assert!(of_key.contains("administer the broker: yes, by access.keys"), "{of_key}");
         assert!(!of_key.contains(&key), "{of_key}");
+        let prover = Prover::open(&config).await.unwrap();
+        let all = explain_by(&prover, &Presented::of(Some(key.clone())), None).await.to_string();
+        assert!(all.contains("publish to: orders.> by access.keys"), "{all}");
+        assert!(all.contains("subscribe to: nothing") && !all.contains(&key), "{all}");
         let own = explained(&config, Presented::Key(key), "$audit").await.to_string();
         assert!(own.contains("manage $audit: no, nobody but the broker"), "{own}");
 

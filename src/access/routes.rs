@@ -1,4 +1,4 @@
-//! The routes of access control over HTTP: tickets, and revocations.
+//! The routes of access control over HTTP: tickets, revocations, and what a credential permits.
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::control::AccessControl;
+use super::explain::{Presented, explain_by};
 use super::requests::AskingCaller;
 use super::revocations::Revocation;
 use crate::edge::clients::{Peer, share};
@@ -19,6 +20,7 @@ use crate::edge::permit::Permit;
 use crate::edge::{Edge, Parts};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
+use crate::topic::TopicName;
 
 /// Largest request, in bytes.
 const MAX_REQUEST_BYTES: u64 = 64 << 10;
@@ -35,7 +37,9 @@ impl AccessControl {
             routes = routes.route("/v1/tickets", post(make_ticket));
         }
         if parts.has(Parts::ADMINISTRATION) {
-            routes = routes.route("/v1/access/revocations", post(revoke).get(list_revocations));
+            routes = routes
+                .route("/v1/access/revocations", post(revoke).get(list_revocations))
+                .route("/v1/access/explain", post(explain));
         }
         routes.layer(Extension(self.clone()))
     }
@@ -49,6 +53,16 @@ struct RevokeRequest {
     sub: String,
     /// The moment from before which credentials are refused. Default: now.
     before: Option<Timestamp>,
+}
+
+/// A request to explain a credential.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExplainRequest {
+    /// A key, a token, or claims in JSON. Without it, callers without a credential are explained.
+    credential: Option<String>,
+    /// The topic that it is about. Default: all patterns are told.
+    topic: Option<TopicName>,
 }
 
 /// Returns the caller of a request, and what it sends. Only the body of a caller who is let in is
@@ -88,6 +102,20 @@ async fn revoke(
     let (caller, asked) = asked(&edge, request, is_permitted).await?;
     let RevokeRequest { sub, before } = asked;
     Ok(axum::Json(caller.revoke(&control, &sub, before).await?).into_response())
+}
+
+/// Explains a credential. It is neither kept nor logged, and no answer has it.
+async fn explain(
+    State(edge): State<Edge>,
+    Extension(control): Extension<AccessControl>,
+    request: Request,
+) -> Result<Response> {
+    let is_permitted = async |permit: &Permit| permit.check_administers().await;
+    let (_caller, asked) = asked::<ExplainRequest>(&edge, request, is_permitted).await?;
+    let presented = Presented::of(asked.credential);
+    let told = explain_by(control.prover(), &presented, asked.topic.as_ref()).await;
+    let told = json!({"refused": told.is_refused(), "lines": told.lines()});
+    Ok(axum::Json(told).into_response())
 }
 
 async fn list_revocations(

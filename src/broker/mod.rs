@@ -55,6 +55,7 @@ mod turns;
 pub(crate) mod typed;
 mod wake;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -112,6 +113,7 @@ use clock::Now;
 use command::{Change, Work};
 use filter::Conditions;
 use handing_in::hand_in;
+use maintenance::foresight::Foresight;
 use maintenance::maintainer::Ask;
 use publish::{Answer, PublishTurn};
 use queue::{Queued, QueuedChange};
@@ -964,6 +966,51 @@ impl Broker {
         self.configure(name, Change::Update(config, fields)).await
     }
 
+    /// Tells what a change of settings would drop: with the settings that would hold then, the
+    /// events, exact to a block, that limits on age, events and bytes would no longer keep. Without
+    /// `fields` the topic has none but these settings, as in [`Self::set_topic`]; with them, only
+    /// these fields are changed, as in [`Self::update_topic`]. Nothing is changed. Events that
+    /// compaction would drop are not among them: they are not known before all of the topic is
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// As the call that makes the change; [`Error::ReadFailed`], [`Error::DamagedLog`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind.
+    pub async fn foresee(
+        &self,
+        name: &TopicName,
+        config: TopicConfig,
+        fields: Option<Vec<String>>,
+    ) -> Result<(TopicConfig, Dropped)> {
+        self.0.admit()?;
+        let topic = match (self.0.topics.existing(name), &fields) {
+            (Ok(topic), _) => topic,
+            (Err(unknown), Some(_)) => return Err(unknown),
+            (Err(_it_would_be_created), None) => {
+                name.check_new()?;
+                config.validate()?;
+                return Ok((config.over(self.default_config(name)), Dropped::default()));
+            }
+        };
+        let state = topic.state();
+        let own = match fields {
+            Some(fields) => state.config.with_fields(&config, &fields)?,
+            None => config,
+        };
+        own.validate()?;
+        let limits = own.over(self.default_config(name));
+        let Some(id) = state.id else { return Ok((limits, Dropped::default())) };
+        let mut foresight = Foresight::new(id, state.extent, limits, (self.0.now)());
+        let step = move |log: &dyn Log| {
+            Ok(foresight.step(log)?.map_or(ControlFlow::Continue(()), ControlFlow::Break))
+        };
+        Ok((limits, self.0.turns.read_long(step).await?))
+    }
+
     /// Deletes a topic with its events and its settings. Readers of this one topic end with
     /// [`Error::TopicDeleted`]. When the topic is created again, its sequences go on after the last
     /// one.
@@ -1100,8 +1147,8 @@ impl Broker {
         TopicList::new(&self.0.topics, after, limit)
     }
 
-    /// Calls `look` with each topic that exists, in the order of the names: its name, its extent and
-    /// the number of its subscriptions. Blocks the thread until all are looked at; nobody else
+    /// Calls `look` with each topic that exists, in the order of the names: its name, its extent
+    /// and the number of its subscriptions. Blocks the thread until all are looked at; nobody else
     /// waits for that.
     pub(crate) fn each_topic(&self, mut look: impl FnMut(&TopicName, &Extent, usize)) {
         let (mut last, mut found): (Option<TopicName>, _) = (None, Vec::new());

@@ -312,6 +312,11 @@ impl Consumers {
         self.view().len()
     }
 
+    /// Returns how many events became dead letters, of all consumers that are stored.
+    pub(crate) fn dead_letters(&self) -> u64 {
+        self.0.work.dead_letters()
+    }
+
     /// Sets a checkpoint. It moves forward only, unless `to` says otherwise.
     ///
     /// # Errors

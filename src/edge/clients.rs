@@ -8,13 +8,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::budget::{AddressShare, Budget, Share};
 use super::intake::Intake;
@@ -23,6 +25,7 @@ use super::overview::traffic::Traffic;
 use super::peer_address::PeerAddress;
 use super::rates::{Caller, CallerRates, Rate, Rates};
 use crate::broker::{Broker, Reader, Run};
+use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::edge::upgrades::Upgrades;
 use crate::error::RateLimit;
 use crate::topic::TopicName;
@@ -73,6 +76,9 @@ pub(crate) struct KnownClient {
     caller_id: Mutex<Option<Arc<str>>>,
     since: Instant,
     sent_bytes: AtomicU64,
+    /// Given when the connection is to end.
+    end: Notify,
+    is_ended: AtomicBool,
     followed: Mutex<Vec<Arc<Followed>>>,
 }
 
@@ -90,7 +96,14 @@ pub(super) struct Followed {
 impl Followed {
     /// Returns the subscription as JSON.
     pub(super) fn json(&self, broker: &Broker) -> Value {
-        json!({"protocol": self.protocol, "topics": self.topics, "lag": self.lag(broker)})
+        let (protocol, topics, lag) = (self.protocol, &self.topics, self.lag(broker));
+        let after = self.after.load(Ordering::Relaxed);
+        let after = match self.topic {
+            Some(_) => Place::Sequence(Sequence::new(after)),
+            None => Place::Position(Position::new(after)),
+        };
+        let cursor = Cursor { after, since: None, epoch: Some(broker.epoch()) }.to_string();
+        json!({"protocol": protocol, "topics": topics, "cursor": cursor, "lag": lag})
     }
 
     /// Returns the topic and the sequence after which it is read, if it is one topic.
@@ -246,6 +259,8 @@ impl Clients {
             caller_id: Mutex::default(),
             since: Instant::now(),
             sent_bytes: AtomicU64::new(0),
+            end: Notify::new(),
+            is_ended: AtomicBool::new(false),
             followed: Mutex::default(),
         });
         open.clients.insert(client.id, client.clone());
@@ -265,6 +280,16 @@ impl Clients {
     /// Returns how many clients are connected.
     pub(super) fn count(&self) -> usize {
         self.open().clients.len()
+    }
+
+    /// Ends the connection with this id. Returns whether there is one.
+    pub(super) fn end(&self, id: u64) -> bool {
+        let client = self.open().clients.get(&id).cloned();
+        client.iter().for_each(|client| {
+            client.is_ended.store(true, Ordering::SeqCst);
+            client.end.notify_waiters();
+        });
+        client.is_some()
     }
 
     /// Returns the client with the lowest id above `id`, and that id.
@@ -287,6 +312,20 @@ impl KnownClient {
         })
     }
 
+    /// Waits until an administrator ends the connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: another call waits for the same.
+    pub(crate) async fn ended(&self) {
+        let mut end = pin!(self.end.notified());
+        // Whoever ends the connection from here on is noticed.
+        end.as_mut().enable();
+        if !self.is_ended.load(Ordering::SeqCst) {
+            end.await;
+        }
+    }
+
     /// Returns the client's subscriptions.
     pub(super) fn followed(&self) -> Vec<Arc<Followed>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -294,6 +333,11 @@ impl KnownClient {
 }
 
 impl Admitted {
+    /// Returns the client.
+    pub(crate) fn client(&self) -> Arc<Client> {
+        self.client.clone()
+    }
+
     /// Returns the connection's share of the memory for clients.
     pub(crate) fn share(&self) -> &Share {
         &self.client.share

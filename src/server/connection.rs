@@ -43,7 +43,7 @@ use super::socket::{Protocol, Socket};
 use super::stalls::{StreamTasks, Streams};
 use super::stream;
 use super::transport::{SystemSocket, certificate};
-use crate::edge::clients::{Admitted, Clients, Peer};
+use crate::edge::clients::{Admitted, Client, Clients, Peer};
 use crate::edge::counters::{Counters, TimeLimit};
 use crate::edge::intake::Intake;
 use crate::edge::rates::Rates;
@@ -82,7 +82,7 @@ pub(crate) struct Connections {
 }
 
 /// An answer that is still to be sent, and the socket for it.
-type Handover = (Socket, Response);
+type Handover = (Socket, Response, Arc<Client>);
 
 /// The settings and the shared state by which connections are served.
 #[derive(Debug, Clone)]
@@ -146,17 +146,22 @@ impl Connections {
                 return;
             }
         };
+        let client = admitted.client();
         let serve = self.serving.clone().serve((socket, security), admitted, door.routes.clone());
         let counters = self.serving.counters.clone();
         self.tasks.spawn(async move {
-            let served = timed(Task::Connection, serve).await;
-            served.unwrap_or_else(|error| {
+            let served = tokio::select! {
+                served = timed(Task::Connection, serve) => served,
+                () = client.ended() => Ok(None),
+            };
+            let served = served.unwrap_or_else(|error| {
                 if let Some(limit) = limit_of(&*error) {
                     counters.time_limit(limit);
                 }
                 debug!(error, "a connection ended early");
                 None
-            })
+            });
+            served.map(|(socket, response)| (socket, response, client))
         });
     }
 
@@ -168,11 +173,15 @@ impl Connections {
     pub(crate) async fn next(&mut self) {
         match self.tasks.join_next().await {
             // A new task, which is small: the previous task has hyper's state in it.
-            Some(Ok(Some((socket, response)))) => {
+            Some(Ok(Some((socket, response, client)))) => {
                 let counters = self.serving.counters.clone();
                 self.tasks.spawn(async move {
                     let send = stream::send(socket, response);
-                    if let Err(error) = timed(Task::EventStream, send).await
+                    let sent = tokio::select! {
+                        sent = timed(Task::EventStream, send) => sent,
+                        () = client.ended() => Ok(()),
+                    };
+                    if let Err(error) = sent
                         && error.kind() == io::ErrorKind::TimedOut
                     {
                         counters.time_limit(TimeLimit::Write);
@@ -216,7 +225,7 @@ impl Drop for Connections {
     }
 }
 
-type Outcome = Result<Option<Handover>, Box<dyn std::error::Error + Send + Sync>>;
+type Outcome = Result<Option<(Socket, Response)>, Box<dyn std::error::Error + Send + Sync>>;
 
 impl Serving {
     /// Serves one connection. Returns the socket and the answer if an event stream is to be sent.

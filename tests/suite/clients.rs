@@ -103,9 +103,11 @@ async fn connections_are_listed_with_what_they_follow_and_how_far_behind_they_ar
             connection["streams"][0].clone()
         })
         .collect();
+    let epoch = server.broker.epoch();
+    let (one_place, many_place) = (format!("2-{epoch}"), format!("@2-{epoch}"));
     let expected = [
-        json!({"protocol": "sse", "topics": "a", "lag": 0}),
-        json!({"protocol": "sse", "topics": "a b.*", "lag": 0}),
+        json!({"protocol": "sse", "topics": "a", "cursor": one_place, "lag": 0}),
+        json!({"protocol": "sse", "topics": "a b.*", "cursor": many_place, "lag": 0}),
     ];
     assert_eq!(streams, expected);
     drop((one, many));

@@ -137,3 +137,66 @@ async fn a_browser_is_led_to_the_console_unless_the_setting_says_no() {
     assert_eq!(post(server.address, "/v1/topics/a/events", "1").await.status, 201);
     server.stop().await;
 }
+
+/// Goal: settings are told with what they would drop before they are saved, and change nothing.
+#[tokio::test]
+async fn settings_that_are_only_tried_tell_what_they_would_drop_and_change_nothing() {
+    let server = Server::start().await;
+    for number in 0..10 {
+        server.publish("a", &number.to_string()).await; // Each is a block of its own.
+    }
+    let before = get(server.address, "/v1/topics/a").await.json();
+    let tried = async |method: &str, topic: &str, settings: &str| {
+        let path = format!("/v1/topics/{topic}?dry_run=true");
+        send(to(server.address, method, &path), settings.to_owned()).await
+    };
+    for method in ["PUT", "PATCH"] {
+        let told = tried(method, "a", r#"{"max_events": 4}"#).await;
+        assert_eq!(told.status, 200, "{told:?}");
+        let told = told.json();
+        assert_eq!(told["would_drop"]["events"], 6, "{told}");
+        assert!(told["would_drop"]["bytes"].as_u64() > Some(0), "{told}");
+        assert_eq!(told["effective_config"]["max_events"], 4, "{told}");
+        assert_eq!(told["compacts"], false, "{told}");
+    }
+    let told = tried("PATCH", "a", r#"{"compact": true}"#).await.json();
+    assert_eq!((&told["would_drop"]["events"], &told["compacts"]), (&json!(0), &json!(true)));
+    assert_eq!(get(server.address, "/v1/topics/a").await.json(), before);
+    assert_eq!(tried("PUT", "new", "{}").await.status, 200);
+    assert_eq!(tried("PATCH", "new", "{}").await.status, 404);
+    assert_eq!(get(server.address, "/v1/topics/new").await.status, 404, "nothing is created");
+    assert_eq!(tried("PUT", "a", r#"{"max_events_per_key": 0}"#).await.status, 400);
+    // What was told is what is dropped.
+    let set = send(to(server.address, "PATCH", "/v1/topics/a"), r#"{"max_events": 4}"#).await;
+    assert_eq!(set.status, 200, "{set:?}");
+    assert_eq!(post(server.address, "/v1/maintenance?topic=a", "").await.status, 200);
+    assert_eq!(get(server.address, "/v1/topics/a").await.json()["events"], 4);
+    server.stop().await;
+}
+
+/// Goal: an administrator ends a connection, which is not listed any more.
+#[tokio::test]
+async fn a_connection_is_ended_by_its_id() {
+    let mut config = Config::default();
+    config.follow.list_connections = true;
+    let server = Server::with(config).await;
+    let mut stream = Sse::follow(server.address, "a", "").await;
+    soon(stream.find(|frame| frame.is_control("leftoff.caught-up"))).await;
+    let listed = get(server.address, "/v1/connections").await.json();
+    let connections = listed["connections"].as_array().unwrap();
+    let reads = |connection: &&Value| connection["streams"] != json!([]);
+    let id = connections.iter().find(reads).unwrap()["id"].clone();
+    let path = format!("/v1/connections/{id}");
+    let ended = send(to(server.address, "DELETE", &path), "").await;
+    assert_eq!(ended.status, 204, "{ended:?}");
+    soon(async { while stream.next().await.is_some() {} }).await;
+    soon(async {
+        while send(to(server.address, "DELETE", &path), "").await.status != 404 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let wrong = send(to(server.address, "DELETE", "/v1/connections/x"), "").await;
+    assert_eq!(wrong.status, 400, "{wrong:?}");
+    server.stop().await;
+}

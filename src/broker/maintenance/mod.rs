@@ -70,6 +70,7 @@
 //! After each step the thread rests for as long as the step kept the committer busy.
 
 pub(super) mod config;
+pub(crate) mod foresight;
 pub(super) mod horizon;
 pub(super) mod maintainer;
 mod merging;

@@ -158,7 +158,7 @@ impl Retention<'_> {
     }
 
     /// Returns those of the first blocks that are to be trimmed, each with the reason.
-    fn over_limits(
+    pub(super) fn over_limits(
         &self,
         kept: &[StoredBlock],
         extent: &Extent,

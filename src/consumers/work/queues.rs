@@ -191,6 +191,11 @@ impl WorkQueues {
         Self(Arc::new(QueueParts { broker, own_topic, config, records, slots }))
     }
 
+    /// Returns how many events became dead letters, of all consumers that are stored.
+    pub(crate) fn dead_letters(&self) -> u64 {
+        lock(&self.0.records).dead_letters()
+    }
+
     /// Returns the cursor up to which all events of a consumer are finished, if some were leased.
     pub(crate) fn floor(&self, number: u64) -> Option<Cursor> {
         lock(&self.0.records).floor(number)

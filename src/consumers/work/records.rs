@@ -224,6 +224,12 @@ impl ConsumerRecords {
 pub(crate) struct WorkRecords(HashMap<u64, ConsumerRecords>);
 
 impl WorkRecords {
+    /// Returns how many events became dead letters, of all consumers that are stored.
+    pub(super) fn dead_letters(&self) -> u64 {
+        let floors = self.0.values().filter_map(|records| records.floor.as_ref());
+        floors.map(|floor| floor.totals.dead).sum()
+    }
+
     /// Applies a stored event: a record, or the end of one. Returns whether the key is that of a
     /// record of work sharing.
     pub(crate) fn apply(&mut self, key: &str, payload: &Bytes) -> bool {

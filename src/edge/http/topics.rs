@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
 use http::{StatusCode, Uri, header};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
@@ -25,7 +26,7 @@ use crate::edge::http::spare::Purpose;
 use crate::edge::page_token::{StateToken, page_limit};
 use crate::edge::permit::Permit;
 use crate::edge::rates::Rate;
-use crate::edge::{json, json_problem, status};
+use crate::edge::{json as forms, json_problem, status};
 use crate::error::{Error, Result};
 use crate::permission::Action;
 use crate::polls;
@@ -58,7 +59,10 @@ pub(in crate::edge) fn administration() -> Router<Edge> {
 
 /// Returns the routes that show the broker and its connections.
 pub(in crate::edge) fn operations() -> Router<Edge> {
-    Router::new().route("/v1/connections", get(connections)).route("/metrics", get(metrics))
+    Router::new()
+        .route("/v1/connections", get(connections))
+        .route("/v1/connections/{connection}", delete(end_connection))
+        .route("/metrics", get(metrics))
 }
 
 /// Returns how many entries of a list are requested.
@@ -106,7 +110,7 @@ async fn show(
     Query::parse(uri.query(), Purpose::Page)?.finish("")?;
     let name = permitted(path, &permit, Action::Subscribe).await?;
     let info = edge.broker.topic(&name)?;
-    Ok(axum::Json(json::topic(&info)).into_response())
+    Ok(axum::Json(forms::topic(&info)).into_response())
 }
 
 async fn set(
@@ -116,15 +120,18 @@ async fn set(
     uri: Uri,
     body: Body,
 ) -> Result<Response> {
-    no_names(&uri)?;
+    let is_dry_run = dry_run(&uri)?;
     let name = permitted(path, &permit, Action::Manage).await?;
     let (config, _) = config(&edge, body).await?;
+    if is_dry_run {
+        return foreseen(&edge, &name, config, None).await;
+    }
     let is_new = edge.broker.topic(&name).is_err();
     let info = permit
         .administering(ActKind::SetTopic, Some(&name), edge.broker.set_topic(&name, config))
         .await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, axum::Json(json::topic(&info))).into_response())
+    Ok((status, axum::Json(forms::topic(&info))).into_response())
 }
 
 /// Changes the named settings of a topic; null unsets one. Source: RFC 7396.
@@ -135,12 +142,44 @@ async fn update(
     uri: Uri,
     body: Body,
 ) -> Result<Response> {
-    no_names(&uri)?;
+    let is_dry_run = dry_run(&uri)?;
     let name = permitted(path, &permit, Action::Manage).await?;
     let (config, fields) = config(&edge, body).await?;
+    if is_dry_run {
+        return foreseen(&edge, &name, config, Some(fields)).await;
+    }
     let change = edge.broker.update_topic(&name, config, fields);
     let info = permit.administering(ActKind::UpdateTopic, Some(&name), change).await?;
-    Ok(axum::Json(json::topic(&info)).into_response())
+    Ok(axum::Json(forms::topic(&info)).into_response())
+}
+
+/// Returns whether a change of settings is only tried.
+fn dry_run(uri: &Uri) -> Result<bool> {
+    let mut query = Query::parse(uri.query(), Purpose::Change)?;
+    let is_dry_run = query.take_flag("dry_run")?;
+    query.finish("dry_run").map(|()| is_dry_run)
+}
+
+/// Tells what a change of settings would drop. Nothing is changed, so nobody is told of an act.
+async fn foreseen(
+    edge: &Edge,
+    name: &TopicName,
+    config: TopicConfig,
+    fields: Option<Vec<String>>,
+) -> Result<Response> {
+    let before = edge.broker.effective_config(name).key_limit();
+    let (effective, dropped) = edge.broker.foresee(name, config, fields).await?;
+    let compacts = match (before, effective.key_limit()) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(before), Some(limit)) => limit < before,
+    };
+    let told = json!({
+        "would_drop": dropped,
+        "compacts": compacts,
+        "effective_config": effective,
+    });
+    Ok(axum::Json(told).into_response())
 }
 
 async fn delete_topic(
@@ -182,7 +221,7 @@ async fn purge(
     query.finish("before")?;
     let purge = edge.broker.purge(&name, before);
     permit.administering(ActKind::PurgeTopic, Some(&name), purge).await?;
-    Ok(axum::Json(json::topic(&edge.broker.topic(&name)?)).into_response())
+    Ok(axum::Json(forms::topic(&edge.broker.topic(&name)?)).into_response())
 }
 
 async fn state(
@@ -233,7 +272,7 @@ async fn maintain(State(edge): State<Edge>, permit: Permit, uri: Uri) -> Result<
     query.finish("topic")?;
     let work = edge.broker.maintain(name.as_ref());
     let report = permit.administering(ActKind::Maintain, name.as_ref(), work).await?;
-    Ok(axum::Json(json::maintained(&report)).into_response())
+    Ok(axum::Json(forms::maintained(&report)).into_response())
 }
 
 /// Lists the connections, with their addresses. Off unless `follow.list_connections` is set, or
@@ -248,13 +287,38 @@ async fn connections(
     let limit = list_limit(&mut query)?;
     let after = query.take_number("after")?.unwrap_or(0);
     query.finish("after, limit")?;
-    let is_on = edge.config.list_connections || edge.has_hooks();
-    let Some(Extension(peer)) = peer.filter(|_| is_on) else {
-        let detail = "the list is off; set follow.list_connections to turn it on";
-        return Ok(status::plain_problem(StatusCode::FORBIDDEN, detail));
-    };
+    let Some(peer) = listing_peer(&edge, peer) else { return Ok(list_is_off()) };
     let connections = listing::connections(&peer.clients, edge.broker, after, limit);
     page_body::answer(connections, &share(Some(&peer))).await
+}
+
+/// Returns the peer of a caller who may see connections; `None` if nobody may.
+fn listing_peer(edge: &Edge, peer: Option<Extension<Peer>>) -> Option<Peer> {
+    let is_on = edge.config.list_connections || edge.has_hooks();
+    peer.filter(|_| is_on).map(|Extension(peer)| peer)
+}
+
+fn list_is_off() -> Response {
+    let detail = "the list is off; set follow.list_connections to turn it on";
+    status::plain_problem(StatusCode::FORBIDDEN, detail)
+}
+
+/// Ends a connection. Its client may come back: a WebSocket is told so.
+async fn end_connection(
+    State(edge): State<Edge>,
+    path: Result<Path<u64>, PathRejection>,
+    (peer, permit): (Option<Extension<Peer>>, Permit),
+    uri: Uri,
+) -> Result<Response> {
+    permit.check_administers().await?;
+    no_names(&uri)?;
+    let Path(id) = path.map_err(|error| Error::invalid("connection", error.body_text()))?;
+    let Some(peer) = listing_peer(&edge, peer) else { return Ok(list_is_off()) };
+    if !peer.clients.end(id) {
+        let detail = format!("there is no connection {id}");
+        return Ok(status::plain_problem(StatusCode::NOT_FOUND, &detail));
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Returns all metrics. Source: the text format of Prometheus, 0.0.4.

@@ -26,11 +26,19 @@ pub(super) enum Trouble {
     Refused,
     /// Polls that held a worker for long.
     LongPolls,
+    /// Events that became dead letters.
+    DeadLetters,
 }
 
 impl Trouble {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Gaps, Self::SlowReaders, Self::DeadPeers, Self::Refused, Self::LongPolls];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Gaps,
+        Self::SlowReaders,
+        Self::DeadPeers,
+        Self::Refused,
+        Self::LongPolls,
+        Self::DeadLetters,
+    ];
 }
 
 /// The numbers of one moment. All but the connections are totals since the start.

@@ -54,6 +54,9 @@ pub(super) fn troubles(edge: &Edge, clients: &Clients) -> [u64; Trouble::ALL.len
             Rate::ALL.iter().map(|rate| counters.refused_by_rate[*rate as usize].get()).sum()
         }
         Trouble::LongPolls => polls::long_polls().iter().map(|(_, count, _)| count).sum(),
+        Trouble::DeadLetters => {
+            edge.consumers_if_any().map_or(0, |kept| kept.consumers.dead_letters())
+        }
     })
 }
 
@@ -181,6 +184,13 @@ fn rise(trouble: Trouble, count: u64, since: Timestamp) -> Problem {
             "tasks held a worker of the broker for over 10 ms",
             "Others waited meanwhile: the broker may need more processors.",
         ),
+        Trouble::DeadLetters => (
+            "dead_letters",
+            "event became a dead letter",
+            "events became dead letters",
+            "Workers gave them up: look at the topics of dead letters, and put them back or drop \
+             them.",
+        ),
     };
     let told = number(count, one, many);
     let text = format!("{told} in the last 15 minutes. {advice}");
@@ -189,4 +199,32 @@ fn rise(trouble: Trouble, count: u64, since: Timestamp) -> Problem {
 
 fn number(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_says_how_many_and_what_to_do() {
+        let since = Timestamp::from_ms(1);
+        for trouble in Trouble::ALL {
+            let (one, two) = (rise(trouble, 1, since), rise(trouble, 2, since));
+            assert!(one.text.starts_with("1 ") && two.text.starts_with("2 "), "{one:?} {two:?}");
+            assert_ne!(one.text[1..], two.text[1..]);
+            assert_eq!((one.kind, one.severity, one.since), (two.kind, Severity::Warning, since));
+        }
+        assert_eq!(paused(Vec::new()), None);
+        let hook = |name: &str, since, problem: &str| {
+            let (name, problem) = (name.to_owned(), problem.to_owned());
+            PausedWebhook { name, since: Timestamp::from_ms(since), problem }
+        };
+        let asked = paused(vec![hook("a", 5, "")]).unwrap();
+        assert_eq!((asked.severity, asked.count), (Severity::Warning, 1));
+        assert!(asked.text.starts_with("1 webhook is paused, such as a: somebody"), "{asked:?}");
+        let failed = paused(vec![hook("a", 5, ""), hook("b", 3, "it said 500")]).unwrap();
+        assert_eq!((failed.severity, failed.count), (Severity::Error, 2));
+        assert_eq!(failed.since, Timestamp::from_ms(3));
+        assert!(failed.text.contains("such as b: it said 500."), "{failed:?}");
+    }
 }

@@ -13,6 +13,7 @@ pub(super) const ABUSIVE: u16 = 4029;
 pub(super) const TOO_SLOW: u16 = 4108;
 pub(super) const DRAINING: u16 = 4109;
 pub(super) const UNANSWERED: u16 = 4110;
+const ENDED: u16 = 4111;
 
 /// The reason for which a connection ends.
 pub(super) enum SessionEnd {
@@ -28,6 +29,12 @@ impl SessionEnd {
     /// Returns the end of a connection whose caller's grant is over.
     pub(super) fn expired(error: &Error) -> Self {
         Self::Close(EXPIRED.into(), error.to_string())
+    }
+
+    /// Returns the end of a connection that an administrator has ended.
+    pub(super) fn ended(retry_ms: u64) -> Self {
+        let reason = format!("an administrator ended the connection; retry_ms={retry_ms}");
+        Self::Close(ENDED.into(), reason)
     }
 
     /// Returns the end of a connection for whose bytes there is no room.

@@ -163,6 +163,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         // Once the broker stops, `turn` is the wait for this connection's turn to end.
         let mut is_stopping = false;
         let mut turn = std::pin::pin!(tokio::time::sleep(Duration::MAX));
+        let client = self.peer.as_ref().map(|peer| peer.client.clone());
+        let mut ended = std::pin::pin!(async move {
+            match &client {
+                Some(client) => client.ended().await,
+                None => std::future::pending().await,
+            }
+        });
         // Boxed, because most grants have no end.
         let mut over = Box::pin(self.hearing.permit.clone().over());
         loop {
@@ -201,6 +208,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.flush().await?;
                 }
                 error = &mut over => return Err(SessionEnd::expired(&error)),
+                () = &mut ended => {
+                    return Err(SessionEnd::ended(self.edge.config.jittered_retry_ms()));
+                }
                 // Submitted events are answered first.
                 () = &mut turn,
                     if is_stopping && self.heard.is_none() && self.in_flight.is_empty() =>

@@ -84,6 +84,7 @@ fn operation(method: &str, path: &str) -> Operation {
             (Needs(Subscribe), "", json!([{"consumer": "c", "topic": SECRET}]), 200)
         }
         ("post", "/v1/maintenance") => (Administers, "?topic=secret.one", Value::Null, 200),
+        ("delete", "/v1/connections/{connection}") => (Administers, "", Value::Null, 404),
         ("get", "/v1/connections" | "/metrics" | "/v1/overview" | "/v1/overview/topics") => {
             (Administers, "", Value::Null, 200)
         }
@@ -99,6 +100,7 @@ fn operation(method: &str, path: &str) -> Operation {
             | "/v1/webhooks/{webhook}/test",
         ) => (Administers, "", Value::Null, 200),
         ("post", "/v1/tickets") => (Inside, "", json!({"kind": "once"}), 201),
+        ("post", "/v1/access/explain") => (Administers, "", json!({"credential": "lok_x"}), 200),
         ("get", "/v1/access/revocations") => (Administers, "", Value::Null, 200),
         ("post", "/v1/access/revocations") => {
             (Administers, "", json!({"sub": "somebody-else"}), 200)
@@ -165,7 +167,7 @@ async fn check(
 ) {
     let Operation { rule, query, body, status } = operation;
     let url = format!("{}{query}", path.replace("{topic}", SECRET).replace("{consumer}", "c"));
-    let url = url.replace("{webhook}", "w");
+    let url = url.replace("{webhook}", "w").replace("{connection}", "999999999");
     if path.contains("{webhook}") {
         // An operation before this one may have deleted it.
         let admin = credentials.one(server, Kind::AdminKey).await;

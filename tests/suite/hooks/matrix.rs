@@ -87,6 +87,7 @@ fn http_rule(method: &str, path: &str) -> (Rule, &'static str, Value) {
             (Needs(Subscribe), "", json!([{"consumer": "c", "topic": "secret.one"}]))
         }
         ("post", "/v1/maintenance") => (Administers, "?topic=secret.one", Value::Null),
+        ("delete", "/v1/connections/{connection}") => (Administers, "", Value::Null),
         ("get", "/v1/connections" | "/metrics" | "/v1/overview" | "/v1/overview/topics") => {
             (Administers, "", Value::Null)
         }
@@ -180,7 +181,7 @@ async fn ask_every_operation_of_http(way: Way) {
     for (method, path) in operations {
         let (rule, query, body) = http_rule(method, path);
         let url = format!("{}{query}", path.replace("{topic}", SECRET).replace("{consumer}", "c"));
-        let url = url.replace("{webhook}", "w");
+        let url = url.replace("{webhook}", "w").replace("{connection}", "999999999");
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let ask = async |caller: &str| {
             let request = by(caller, &host, &method.to_uppercase(), &url);

@@ -6,7 +6,7 @@ use utoipa::openapi::{Object, Required};
 
 use super::operations::{Operations, WRITES, json, of, operation, refusals};
 use super::parameters::{number, of_lists, one_of, text, text_up_to};
-use super::shapes::{closed, field, list, object, optional, texts, time};
+use super::shapes::{boolean, closed, field, list, nullable, object, optional, texts, time};
 
 /// The group of these operations, and its description.
 pub(super) const TAG: (&str, &str) = ("access", "Make tickets for browsers, and revoke callers.");
@@ -16,17 +16,20 @@ pub(super) fn all() -> Vec<(&'static str, Operations)> {
     let (post, get) = (HttpMethod::Post, HttpMethod::Get);
     vec![
         ("/v1/tickets", vec![(post.clone(), make_ticket())]),
+        ("/v1/access/explain", vec![(post.clone(), explain())]),
         ("/v1/access/revocations", vec![(post, revoke()), (get, list_revocations())]),
     ]
 }
 
 /// Returns the shapes of their JSON.
-pub(super) fn shapes() -> [(&'static str, Object); 5] {
+pub(super) fn shapes() -> [(&'static str, Object); 7] {
     [
         ("TicketRequest", ticket_request()),
         ("Ticket", ticket()),
         ("RevokeRequest", revoke_request()),
         ("Revocation", revocation()),
+        ("ExplainRequest", explain_request()),
+        ("Explanation", explanation()),
         (
             "Revocations",
             object("Revocations in the order of the ids.", [list("revocations", "Revocation")]),
@@ -53,6 +56,13 @@ fn revoke() -> OperationBuilder {
     let operation = operation("revoke", TAG.0, summary, Vec::new())
         .response("200", json("The revocation in effect.", "Revocation"));
     with_body(operation, "RevokeRequest")
+}
+
+fn explain() -> OperationBuilder {
+    let summary = "Explains what a credential permits, and why";
+    let operation = operation("explain", TAG.0, summary, Vec::new())
+        .response("200", json("The explanation, without the credential.", "Explanation"));
+    with_body(operation, "ExplainRequest")
 }
 
 fn list_revocations() -> OperationBuilder {
@@ -105,6 +115,34 @@ fn revoke_request() -> Object {
                 "before",
                 "The moment up to which credentials are refused, to the second; now, if missing",
             )),
+        ],
+    )
+}
+
+fn explain_request() -> Object {
+    closed(
+        "The credential to explain. Nothing keeps it.",
+        [
+            optional(field(
+                "credential",
+                nullable(),
+                "A key, a token, or claims in JSON; without it, callers without a credential.",
+            )),
+            optional(field(
+                "topic",
+                nullable(),
+                "The topic that it is about; without it, all patterns are told.",
+            )),
+        ],
+    )
+}
+
+fn explanation() -> Object {
+    object(
+        "What a credential permits. Revocations are not looked at.",
+        [
+            field("refused", boolean(), "Whether the caller is refused as a whole."),
+            texts("lines", "Lines for people: who the caller is, and what permits what."),
         ],
     )
 }

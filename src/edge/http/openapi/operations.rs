@@ -61,6 +61,7 @@ pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
         ("/v1/topics/{topic}/presence", vec![(Get, list_members())]),
         ("/v1/maintenance", vec![(Post, maintain())]),
         ("/v1/connections", vec![(Get, list_connections())]),
+        ("/v1/connections/{connection}", vec![(Delete, end_connection())]),
         ("/metrics", vec![(Get, plain("metrics", "Returns metrics in Prometheus' text format."))]),
         ("/healthz", vec![(Get, plain("healthy", "Says that the process is running."))]),
         (
@@ -366,11 +367,28 @@ fn with_settings(operation: OperationBuilder) -> OperationBuilder {
     refusals(operation.request_body(Some(body.build())), &[&WRITES])
 }
 
+/// Returns the answer with the topic, or with what was foreseen for `dry_run`.
+fn changed_topic() -> Response {
+    let forms = AnyOfBuilder::new()
+        .item(Ref::from_schema_name("Topic"))
+        .item(Ref::from_schema_name("Foreseen"));
+    let forms = ContentBuilder::new().schema(Some(Schema::from(forms.build()))).build();
+    let kept = "Whether a cache may keep the answer, and must ask before it uses it again.";
+    let told = "The topic with its new settings; with `dry_run`, what they would drop.";
+    with_header(answer(told), "Cache-Control", kept).content("application/json", forms).build()
+}
+
+/// Returns the parameters of a change of settings.
+fn of_settings() -> Vec<Parameter> {
+    let words = "Only tell what the settings would drop; nothing is changed.";
+    vec![parameters::topic(), query("dry_run", one_of(&["true", "false"]), words)]
+}
+
 fn set_topic() -> OperationBuilder {
     let summary = "Creates a topic, or replaces its settings";
     with_settings(
-        operation("setTopic", "topics", summary, vec![parameters::topic()])
-            .response("200", json("The topic with its new settings.", "Topic"))
+        operation("setTopic", "topics", summary, of_settings())
+            .response("200", changed_topic())
             .response("201", json("The new topic.", "Topic")),
     )
 }
@@ -378,8 +396,7 @@ fn set_topic() -> OperationBuilder {
 fn update_topic() -> OperationBuilder {
     let summary = "Changes settings that are named; null unsets one, by RFC 7396";
     with_settings(
-        operation("updateTopic", "topics", summary, vec![parameters::topic()])
-            .response("200", json("The topic with its new settings.", "Topic")),
+        operation("updateTopic", "topics", summary, of_settings()).response("200", changed_topic()),
     )
 }
 
@@ -424,6 +441,13 @@ fn list_connections() -> OperationBuilder {
     let operation = operation("listConnections", "look", summary, of_lists(number(0)))
         .response("200", json("Connections in the order of their ids.", "Connections"));
     refusals(operation, &[])
+}
+
+fn end_connection() -> OperationBuilder {
+    let summary = "Ends a connection, whose client may come back";
+    let operation = operation("endConnection", "look", summary, vec![parameters::connection()])
+        .response("204", answer("The connection ends.").build());
+    refusals(operation, &[&[404]])
 }
 
 fn plain(id: &str, summary: &str) -> OperationBuilder {

@@ -83,6 +83,13 @@ pub(super) fn topic() -> Parameter {
         .build()
 }
 
+/// Returns the connection in a path.
+pub(super) fn connection() -> Parameter {
+    let description = "The id of the connection, as it is listed.";
+    let id = parameter(ParameterIn::Path, "connection", number(0).build(), description);
+    id.required(Required::True).build()
+}
+
 /// Returns the topics of a reader of many.
 pub(super) fn topics() -> Parameter {
     queries(

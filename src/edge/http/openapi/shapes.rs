@@ -93,6 +93,7 @@ pub(super) fn components(limits: &Limits<'_>) -> Components {
         ("Connection", connection()),
         ("Connections", connections()),
         ("Maintained", maintained()),
+        ("Foreseen", foreseen()),
         ("Subscription", subscription(limits)),
     ];
     shapes
@@ -400,6 +401,28 @@ fn connections() -> Object {
         [
             field("count", number(0), "The number of all connections."),
             list("connections", "Connection"),
+        ],
+    )
+}
+
+fn foreseen() -> Object {
+    let dropped = ObjectBuilder::new().schema_type(Type::Object);
+    let settings = ObjectBuilder::new().schema_type(Type::Object);
+    object(
+        "What a change of settings would do.",
+        [
+            field(
+                "would_drop",
+                dropped,
+                "The `events` and `bytes` that limits on age, events and bytes would drop, exact \
+                 to a block.",
+            ),
+            field(
+                "compacts",
+                boolean(),
+                "Whether superseded events would go, too; their number is not known before.",
+            ),
+            field("effective_config", settings, "The settings that would hold."),
         ],
     )
 }
