@@ -90,7 +90,7 @@ function card(webhook, act) {
           queue.dead ? [" in ", topicLink(letters, "consumers")] : "",
         ),
       ],
-      ["Tries", max_tries ? count(max_tries) : "without end"],
+      ["Tries", max_tries === 0 ? "without end" : max_tries && count(max_tries)],
     ]),
     h(
       "div",
