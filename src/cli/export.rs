@@ -7,7 +7,7 @@ use leftoff::TopicName;
 use leftoff::edge::ndjson;
 use leftoff::edge::proto::{GetTopicRequest, OnGap, ReadRequest};
 
-use super::client::{ServerArgs, failed, gap_line};
+use super::client::{ServerArgs, failed, page_gap_line};
 use super::diagnostics::say;
 use super::failure::CliResult;
 use super::progress::bytes_bar;
@@ -54,7 +54,7 @@ impl Export {
                     client.subscriber.read(request).await.map_err(|status| failed(&status))?;
                 let page = page.into_inner();
                 if let Some(gap) = &page.gaps.first() {
-                    bar.suspend(|| say(format_args!("{topic}: {}", gap_line(gap))));
+                    bar.suspend(|| say(format_args!("{topic}: {}", page_gap_line(gap))));
                 }
                 for event in &page.events {
                     let line = ndjson::line(topic.as_str(), event)?;

@@ -1,4 +1,4 @@
-//! `leftoff publish`: NDJSON from a file or standard input, over one `PublishStream`.
+//! `leftoff publish`: NDJSON from a file or standard input, over one publisher of the client.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write};
@@ -6,20 +6,17 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::ProgressBar;
-use leftoff::TopicName;
-use leftoff::edge::proto::publish_stream_response::Outcome;
-use leftoff::edge::proto::{self, PublishStreamRequest, PublishStreamResponse, TopicAck};
+use leftoff::client::{BatchAck, Client, ClientError, ClientPublisher, PendingAck, PublishBatch};
+use leftoff::{Ack, TopicName};
 use serde_json::json;
 use tokio::io::BufReader;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
 
-use super::client::{Backoff, ServerArgs, failed, is_transient};
+use super::client::ServerArgs;
 use super::diagnostics::say;
 use super::failure::{CliError, CliResult, ExitReason};
 use super::progress::bytes_bar;
-use super::publish_lines::{Destination, Input, InputChunk, InputLines, Lined, at_lines};
+use super::publish_lines::{Input, InputChunk, InputLines, Lined, at_lines};
 use super::terminal;
 
 /// The bytes that are read from the input at a time.
@@ -28,7 +25,7 @@ const READ_BYTES: usize = 256 << 10;
 /// The chunks that are read ahead.
 const MAX_READ_AHEAD: usize = 2;
 
-/// The number of requests without an answer at which no more lines are taken.
+/// The number of batches without an answer at which no more lines are taken.
 const MAX_IN_FLIGHT: usize = 64;
 
 /// Publishes lines of JSON from a file or from standard input
@@ -66,7 +63,8 @@ pub(super) struct PublishCommand {
 
 impl PublishCommand {
     pub(super) async fn run(self) -> CliResult {
-        self.server.endpoint()?; // Refuses a wrong address before any input is read.
+        // Refuses a wrong address before any input is read.
+        let client = self.server.client().await?;
         let (input, size_bytes) = self.input().await?;
         let input = BufReader::with_capacity(READ_BYTES, input);
         let (chunks, read) = mpsc::channel(MAX_READ_AHEAD);
@@ -74,7 +72,6 @@ impl PublishCommand {
             Some(topic) => vec![topic],
             None => self.topics,
         };
-        let default = Destination::of(&default);
         tokio::spawn(InputLines { input, number: 0, default }.run(chunks));
         let mut publisher = Publisher {
             chunks: read,
@@ -86,7 +83,7 @@ impl PublishCommand {
             duplicates: 0,
             progress: bytes_bar(size_bytes),
         };
-        let outcome = publisher.publish_all(&self.server).await;
+        let outcome = publisher.publish_all(&self.server, &client).await;
         publisher.progress.finish_and_clear();
         let Publisher { stored, duplicates, .. } = &publisher;
         say(format_args!("{stored} events stored, {duplicates} were stored before"));
@@ -134,204 +131,151 @@ impl PublishCommand {
     }
 }
 
-/// The state of publishing, over all connections.
+/// The state of publishing.
 struct Publisher {
     chunks: mpsc::Receiver<CliResult<InputChunk>>,
     /// The number of the line after the lines that were taken.
     next_line: u64,
     /// The outcome of reading, once no more lines are read.
     end: Option<CliResult>,
-    /// Requests without an answer, oldest first. They are sent again on a new connection, which is
-    /// safe because their events have ids.
-    in_flight: VecDeque<Lined>,
+    /// Batches without an answer, oldest first.
+    in_flight: VecDeque<(Lined, PendingAck)>,
     receipts: bool,
     stored: u64,
     duplicates: u64,
     progress: ProgressBar,
 }
 
-/// The reason for which a connection is given up.
-enum Broken {
-    /// The connection failed; another one may succeed.
-    Retry(CliError),
-    /// A line was refused; the lines before it are sent on another connection.
-    Again,
-    /// No connection can succeed.
-    Fatal(CliError),
-}
-
-impl From<CliError> for Broken {
-    fn from(error: CliError) -> Self {
-        Self::Fatal(error)
-    }
-}
-
 impl Publisher {
-    async fn publish_all(&mut self, server: &ServerArgs) -> CliResult {
-        let mut backoff = Backoff::new(server);
-        loop {
-            let answered = self.stored + self.duplicates;
-            let outcome = self.publish_on_one_connection(server).await;
-            if self.stored + self.duplicates > answered {
-                backoff.reset();
-            }
-            match outcome {
-                Ok(()) => return Ok(()),
-                Err(Broken::Fatal(error)) => return Err(self.with_line(error)),
-                Err(Broken::Again) => {}
-                Err(Broken::Retry(error)) => backoff.wait(self.with_line(error)).await?,
-            }
-        }
-    }
-
-    /// Returns the error with a line: the first that is not known to be stored.
-    fn with_line(&self, error: CliError) -> CliError {
-        if error.names_lines {
-            return error;
-        }
-        let oldest = self.in_flight.front().and_then(|oldest| oldest.lines.first());
-        let line = oldest.copied().unwrap_or(self.next_line);
-        at_lines(CliError { message: format!("line {line}: {}", error.message), ..error })
-    }
-
-    async fn publish_on_one_connection(&mut self, server: &ServerArgs) -> Result<(), Broken> {
-        let connected = server.connect().await;
-        let mut client = connected.map_err(|error| match error.failure {
-            ExitReason::Unreachable => Broken::Retry(error),
-            _ => Broken::Fatal(error),
-        })?;
-        let (requests, sent) = mpsc::channel(MAX_IN_FLIGHT);
-        let responses = client.publisher.publish_stream(ReceiverStream::new(sent)).await;
-        let mut responses = responses.map_err(|status| broken(&status))?.into_inner();
-        let mut sent = 0; // The requests in flight that were sent on this connection.
-        let mut is_closed = false;
+    async fn publish_all(&mut self, server: &ServerArgs, client: &Client) -> CliResult {
+        let reached = client.ready().await;
+        reached.map_err(|error| at_line(self.next_line, server.in_words(error)))?;
+        let mut publisher = client.publisher();
         loop {
             if self.in_flight.is_empty()
                 && let Some(end) = self.end.take()
             {
-                return end.map_err(Broken::Fatal);
+                return end.map_err(|error| at_line(self.next_line, error));
             }
-            let is_all_sent = sent == self.in_flight.len();
-            let takes_more = self.end.is_none() && is_all_sent && sent < MAX_IN_FLIGHT;
+            let takes_more = self.end.is_none() && self.in_flight.len() < MAX_IN_FLIGHT;
             tokio::select! {
                 biased;
-                response = responses.message(), if sent > 0 || is_closed => {
-                    match response {
-                        Ok(response) => self.settle(response)?,
-                        // A stream answers all requests that it has read before it ends.
-                        Err(status) => return Err(self.refused(&status)),
+                answer = oldest(&mut self.in_flight), if !self.in_flight.is_empty() => {
+                    let Some((lined, _)) = self.in_flight.pop_front() else { continue };
+                    match answer {
+                        Ok(acknowledged) => self.stored(&lined, &acknowledged)?,
+                        Err(error) => {
+                            let before = self.refused(lined, error, server)?;
+                            publisher = client.publisher();
+                            self.send(before, &publisher).await?;
+                        }
                     }
-                    sent -= 1;
                 }
-                room = requests.reserve(), if !is_all_sent && !is_closed => match room {
-                    Ok(room) => {
-                        room.send(self.in_flight[sent].request.clone());
-                        sent += 1;
-                    }
-                    Err(_the_answers_say_why) => is_closed = true,
-                },
-                chunk = self.chunks.recv(), if takes_more => self.take(chunk),
+                chunk = self.chunks.recv(), if takes_more => self.take(chunk, &publisher).await?,
             }
         }
     }
 
-    /// Adds the requests of a chunk to those in flight.
-    fn take(&mut self, chunk: Option<CliResult<InputChunk>>) {
+    /// Hands the batches of a chunk to the publisher.
+    async fn take(
+        &mut self,
+        chunk: Option<CliResult<InputChunk>>,
+        publisher: &ClientPublisher,
+    ) -> CliResult {
         match chunk {
             Some(Ok(chunk)) => {
                 self.progress.inc(chunk.read_bytes as u64);
-                let last = chunk.requests.last().and_then(|last| last.lines.last());
-                self.next_line = last.map_or(self.next_line, |last| last + 1);
-                self.in_flight.extend(chunk.requests);
+                for lined in chunk.batches {
+                    self.send(lined, publisher).await?;
+                }
             }
             Some(Err(error)) => self.end = Some(Err(error)),
             None => self.end = Some(Ok(())),
         }
-    }
-
-    fn settle(&mut self, response: Option<PublishStreamResponse>) -> Result<(), Broken> {
-        let outcome = response.and_then(|response| response.outcome);
-        match outcome.ok_or_else(|| Broken::Retry(gone()))? {
-            Outcome::Error(error) => {
-                Err(self.refused(&Status::new(Code::from(error.code), error.message)))
-            }
-            Outcome::Ack(ack) => {
-                let oldest = self.in_flight.pop_front().ok_or_else(|| Broken::Retry(gone()))?;
-                self.stored(&oldest.request, &oldest.request.topic, &ack)
-            }
-            Outcome::Acks(acks) => {
-                let oldest = self.in_flight.pop_front().ok_or_else(|| Broken::Retry(gone()))?;
-                for TopicAck { topic, ack } in acks.acks {
-                    self.stored(&oldest.request, &topic, &ack.unwrap_or_default())?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Counts the events of a request that a topic has stored.
-    fn stored(
-        &mut self,
-        request: &PublishStreamRequest,
-        topic: &str,
-        ack: &proto::Ack,
-    ) -> Result<(), Broken> {
-        let duplicates = ack.duplicates.len() as u64;
-        self.duplicates += duplicates;
-        self.stored += u64::from(ack.count) - duplicates;
-        self.progress.set_message(format!("{} stored", self.stored));
-        if self.receipts {
-            print_receipts(request, topic, ack).map_err(CliError::from)?;
-        }
         Ok(())
     }
 
-    /// Decides what to do when the server refuses the oldest request in flight, and so all requests
-    /// after it. The lines of the request before the refused line are still published.
-    fn refused(&mut self, status: &Status) -> Broken {
-        let Some(oldest) = self.in_flight.front_mut() else { return broken(status) };
-        let (message, index) = oldest.refused(status.message());
-        let error = at_lines(CliError { message, ..failed(status) });
-        if is_transient(status.code()) {
-            return Broken::Retry(error);
+    async fn send(&mut self, lined: Lined, publisher: &ClientPublisher) -> CliResult {
+        let next_line = lined.lines.last().map_or(self.next_line, |last| last + 1);
+        match publisher.send(lined.batch.clone()).await {
+            Ok(pending) => self.in_flight.push_back((lined, pending)),
+            // The publisher has ended: the answers in flight say why.
+            Err(_) if !self.in_flight.is_empty() => {}
+            Err(error) => {
+                let error = CliError::new(ExitReason::Other, error.to_string());
+                return Err(at_line(self.next_line, error));
+            }
         }
-        let Some(before) = index.filter(|index| *index > 0) else { return Broken::Fatal(error) };
-        oldest.request.events.truncate(before);
-        oldest.lines.truncate(before);
-        self.in_flight.truncate(1);
+        self.next_line = next_line;
+        Ok(())
+    }
+
+    /// Counts the events of a batch that is stored.
+    fn stored(&mut self, lined: &Lined, acknowledged: &BatchAck) -> CliResult {
+        for (topic, ack) in &acknowledged.acks {
+            let duplicates = ack.duplicates.len() as u64;
+            self.duplicates += duplicates;
+            self.stored += ack.count as u64 - duplicates;
+            if self.receipts {
+                print_receipts(&lined.batch, topic, ack)?;
+            }
+        }
+        self.progress.set_message(format!("{} stored", self.stored));
+        Ok(())
+    }
+
+    /// Decides what to do when the oldest batch is not stored, and so no batch after it. Returns
+    /// the lines of the batch before the refused line, which are still published.
+    fn refused(
+        &mut self,
+        mut lined: Lined,
+        error: ClientError,
+        server: &ServerArgs,
+    ) -> CliResult<Lined> {
+        let is_refusal = matches!(error, ClientError::Status(_)) && !error.is_transient();
+        let (message, index) = lined.refused(&error.to_string());
+        let in_words = server.in_words(error);
+        let error = match is_refusal {
+            true => at_lines(CliError { message, ..in_words }),
+            false => at_line(lined.lines.first().copied().unwrap_or(self.next_line), in_words),
+        };
+        let Some(before) = index.filter(|index| *index > 0 && is_refusal) else {
+            return Err(error);
+        };
+        lined.batch.events.truncate(before);
+        lined.lines.truncate(before);
+        self.in_flight.clear();
         self.chunks.close();
         self.end = Some(Err(error));
-        Broken::Again
+        Ok(lined)
     }
 }
 
-fn gone() -> CliError {
-    CliError::new(ExitReason::Unreachable, "the server ended the stream")
+/// Waits for the answer of the oldest batch.
+async fn oldest(in_flight: &mut VecDeque<(Lined, PendingAck)>) -> Result<BatchAck, ClientError> {
+    match in_flight.front_mut() {
+        Some((_, pending)) => pending.await,
+        None => std::future::pending().await,
+    }
 }
 
-fn broken(status: &Status) -> Broken {
-    let error = failed(status);
-    if is_transient(status.code()) { Broken::Retry(error) } else { Broken::Fatal(error) }
+/// Returns the error with a line: the first that is not known to be stored.
+fn at_line(line: u64, error: CliError) -> CliError {
+    if error.names_lines {
+        return error;
+    }
+    at_lines(CliError { message: format!("line {line}: {}", error.message), ..error })
 }
 
-fn print_receipts(
-    request: &PublishStreamRequest,
-    topic: &str,
-    ack: &proto::Ack,
-) -> std::io::Result<()> {
+fn print_receipts(batch: &PublishBatch, topic: &TopicName, ack: &Ack) -> std::io::Result<()> {
     let mut output = std::io::stdout().lock();
     let mut duplicates = ack.duplicates.iter().peekable();
-    let mut next = ack.first_appended.map(|receipt| receipt.sequence);
-    for (index, event) in request.events.iter().enumerate() {
-        let duplicate = duplicates.next_if(|duplicate| duplicate.index as usize == index);
-        let sequence = match duplicate {
-            Some(duplicate) => duplicate.receipt.map(|receipt| receipt.sequence),
-            None => next.inspect(|sequence| next = Some(sequence + 1)),
-        };
+    for (index, event) in batch.events.iter().enumerate() {
+        let duplicate = duplicates.next_if(|duplicate| duplicate.index == index);
         let line = json!({
             "topic": topic,
             "id": event.id,
-            "sequence": sequence,
+            "sequence": ack.receipt(index).sequence,
             "duplicate": duplicate.is_some(),
         });
         writeln!(output, "{}", terminal::line(&line.to_string()))?;

@@ -1,8 +1,8 @@
-//! The lines that `leftoff publish` reads, and the requests that they become.
+//! The lines that `leftoff publish` reads, and the batches that they become.
 
-use leftoff::TopicName;
+use leftoff::client::PublishBatch;
 use leftoff::edge::ndjson::{self, Line};
-use leftoff::edge::proto::{self, PublishStreamRequest};
+use leftoff::{NewEvent, TopicName};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
@@ -24,57 +24,15 @@ pub(super) struct InputLines {
     pub(super) input: BufReader<Input>,
     /// The line that was read last, from 1.
     pub(super) number: u64,
-    /// The destination of lines that name none.
-    pub(super) default: Option<Destination>,
+    /// The topics that each get the lines that name none.
+    pub(super) default: Vec<TopicName>,
 }
 
-/// The topic of a line, or the topics that each get it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Destination {
-    One(String),
-    Each(Vec<String>),
-}
-
-impl Destination {
-    /// Returns the destination of lines for these topics; `None` if there are none.
-    pub(super) fn of(topics: &[TopicName]) -> Option<Self> {
-        match topics {
-            [] => None,
-            [topic] => Some(Self::One(topic.to_string())),
-            topics => Some(Self::Each(topics.iter().map(TopicName::to_string).collect())),
-        }
-    }
-
-    /// Returns the number of topics.
-    fn count(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Each(topics) => topics.len(),
-        }
-    }
-
-    fn is_of(&self, request: &PublishStreamRequest) -> bool {
-        match self {
-            Self::One(topic) => request.topics.is_empty() && request.topic == *topic,
-            Self::Each(topics) => request.topics == *topics,
-        }
-    }
-
-    /// Returns a request without events.
-    fn request(self) -> PublishStreamRequest {
-        let (topic, topics) = match self {
-            Self::One(topic) => (topic, Vec::new()),
-            Self::Each(topics) => (String::new(), topics),
-        };
-        PublishStreamRequest { topic, topics, in_order: true, ..PublishStreamRequest::default() }
-    }
-}
-
-/// Lines that were read together: one request for each run of neighbours of the same topic, so that
+/// Lines that were read together: one batch for each run of neighbours of the same topic, so that
 /// all lines are stored in their order.
 #[derive(Default)]
 pub(super) struct InputChunk {
-    pub(super) requests: Vec<Lined>,
+    pub(super) batches: Vec<Lined>,
     /// The number of lines, and their bytes, each counted for each of its topics.
     pub(super) lines: usize,
     pub(super) size_bytes: usize,
@@ -82,27 +40,27 @@ pub(super) struct InputChunk {
     pub(super) read_bytes: usize,
 }
 
-/// A request, and the numbers of the lines of its events.
+/// A batch, and the numbers of the lines of its events.
 #[derive(Clone)]
 pub(super) struct Lined {
-    pub(super) request: PublishStreamRequest,
+    pub(super) batch: PublishBatch,
     /// The number of the line of each event, from 1.
     pub(super) lines: Vec<u64>,
 }
 
 impl InputChunk {
     /// Adds a line of `size_bytes`, which counts for each of its topics.
-    fn push(&mut self, line: u64, to: Destination, event: proto::NewEvent, size_bytes: usize) {
-        self.lines += to.count();
-        self.size_bytes += size_bytes.saturating_mul(to.count());
-        match self.requests.last_mut() {
-            Some(last) if to.is_of(&last.request) => {
-                last.request.events.push(event);
+    fn push(&mut self, line: u64, to: Vec<TopicName>, event: NewEvent, size_bytes: usize) {
+        self.lines += to.len();
+        self.size_bytes += size_bytes.saturating_mul(to.len());
+        match self.batches.last_mut() {
+            Some(last) if last.batch.topics == to => {
+                last.batch.events.push(event);
                 last.lines.push(line);
             }
             _ => {
-                let request = PublishStreamRequest { events: vec![event], ..to.request() };
-                self.requests.push(Lined { request, lines: vec![line] });
+                let batch = PublishBatch::to_topics(to, vec![event]);
+                self.batches.push(Lined { batch, lines: vec![line] });
             }
         }
     }
@@ -183,16 +141,17 @@ impl InputLines {
         }
     }
 
-    fn event(&self, text: &[u8]) -> leftoff::Result<(Destination, proto::NewEvent)> {
+    fn event(&self, text: &[u8]) -> leftoff::Result<(Vec<TopicName>, NewEvent)> {
         let Line { topic, mut event } = Line::parse(text)?;
-        let named = topic.map(|topic| Destination::One(topic.to_string()));
-        let to = named.or_else(|| self.default.clone()).ok_or_else(|| {
-            leftoff::Error::invalid("topic", "the line names none, and neither does the command")
-        })?;
+        let to = topic.map_or_else(|| self.default.clone(), |topic| vec![topic]);
+        if to.is_empty() {
+            let problem = "the line names none, and neither does the command";
+            return Err(leftoff::Error::invalid("topic", problem));
+        }
         if event.id.is_empty() {
             event.id = line_id(self.number, text);
         }
-        Ok((to, event.into()))
+        Ok((to, event))
     }
 }
 

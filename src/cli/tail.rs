@@ -3,16 +3,14 @@
 use std::io::Write;
 
 use clap::{Args, ValueEnum};
-use leftoff::TopicName;
-use leftoff::cursor::StartPoint;
+use futures_util::StreamExt as _;
+use leftoff::client::ClientDelivery;
 use leftoff::edge::json::EventJson;
-use leftoff::edge::proto::subscribe_response::Message;
-use leftoff::edge::proto::{self, SubscribeRequest};
-use leftoff::event::Timestamp;
+use leftoff::{Event, StartPoint, TopicName};
 
-use super::client::{Backoff, ServerArgs, failed, gap_line, is_transient};
+use super::client::{ServerArgs, gap_line};
 use super::diagnostics::say;
-use super::failure::{CliResult, ExitReason};
+use super::failure::CliResult;
 use super::terminal;
 
 /// Follows a topic and prints its events
@@ -50,91 +48,24 @@ enum OutputFormat {
     Json,
 }
 
-/// The end of a connection.
-enum TailEnd {
-    /// All requested events are printed.
-    Done,
-    /// The connection broke. The next one begins after the cursor.
-    Broken(tonic::Status),
-}
-
 impl TailCommand {
     pub(super) async fn run(mut self) -> CliResult {
-        let mut backoff = Backoff::new(&self.server);
-        let mut from = self.from.to_string();
-        loop {
-            let connected = self.server.connect().await;
-            let error = match connected {
-                Err(error) if error.failure == ExitReason::Unreachable => error,
-                Err(error) => return Err(error),
-                Ok(mut client) => {
-                    let request = SubscribeRequest {
-                        topic: self.topic.to_string(),
-                        from: from.clone(),
-                        on_gap: proto::OnGap::Resume.into(),
-                        ..SubscribeRequest::default()
-                    };
-                    let end = match client.subscriber.subscribe(request).await {
-                        Ok(responses) => {
-                            self.follow(responses.into_inner(), &mut from, &mut backoff).await?
-                        }
-                        Err(status) => TailEnd::Broken(status),
-                    };
-                    match end {
-                        TailEnd::Done => return Ok(()),
-                        TailEnd::Broken(status) if is_transient(status.code()) => failed(&status),
-                        TailEnd::Broken(status) => return Err(failed(&status)),
+        let client = self.server.client().await?;
+        let mut reader = client.subscribe(&self.topic, self.from);
+        while let Some(delivery) = reader.next().await {
+            match delivery.map_err(|error| self.server.in_words(error))? {
+                ClientDelivery::Event(event) => {
+                    self.print(&event.event)?;
+                    if self.is_last() {
+                        return Ok(());
                     }
                 }
-            };
-            backoff.wait(error).await?;
-        }
-    }
-
-    /// Prints the events, and keeps `from` at the reader's place.
-    async fn follow(
-        &mut self,
-        mut responses: tonic::Streaming<proto::SubscribeResponse>,
-        from: &mut String,
-        backoff: &mut Backoff,
-    ) -> CliResult<TailEnd> {
-        loop {
-            let response = match responses.message().await {
-                Ok(Some(response)) => response,
-                Ok(None) => {
-                    return Ok(TailEnd::Broken(tonic::Status::unavailable("the stream ended")));
-                }
-                Err(status) => return Ok(TailEnd::Broken(status)),
-            };
-            backoff.reset();
-            match response.message {
-                Some(Message::Events(batch)) => {
-                    for event in &batch.events {
-                        self.print(event)?;
-                        if self.is_last() {
-                            return Ok(TailEnd::Done);
-                        }
-                    }
-                    *from = batch.cursor;
-                }
-                Some(Message::Gap(gap)) => {
-                    say(gap_line(&gap));
-                    *from = gap.cursor;
-                }
-                Some(Message::CaughtUp(_)) if self.no_follow => return Ok(TailEnd::Done),
-                Some(Message::Started(proto::Started { cursor, .. }))
-                | Some(Message::CaughtUp(proto::CaughtUp { cursor }))
-                | Some(Message::Heartbeat(proto::Heartbeat { cursor })) => *from = cursor,
-                // One topic is followed, and it is read or refused as a whole, as no consumer.
-                Some(
-                    Message::Ephemeral(_)
-                    | Message::Denied(_)
-                    | Message::Marked(_)
-                    | Message::Counts(_),
-                ) => {}
-                None => {} // A newer server's message, which this client does not know.
+                ClientDelivery::Gap(gap) => say(gap_line(&gap)),
+                ClientDelivery::CaughtUp if self.no_follow => return Ok(()),
+                _ => {}
             }
         }
+        Ok(())
     }
 
     /// Counts a printed event. Returns whether this was the last event that was requested.
@@ -144,21 +75,20 @@ impl TailCommand {
         *left == 0
     }
 
-    fn print(&self, event: &proto::Event) -> CliResult {
+    fn print(&self, event: &Event) -> CliResult {
         let mut output = std::io::stdout().lock();
         match self.format {
             OutputFormat::Json => {
-                let line = serde_json::to_string(
-                    &EventJson::received(self.topic.as_str(), event).in_one_line(),
-                )?;
+                let line =
+                    serde_json::to_string(&EventJson::own(&self.topic, event).in_one_line())?;
                 // In JSON, line ends occur only between tokens; in strings they are escaped.
                 writeln!(output, "{}", terminal::line(&line.replace(['\n', '\r'], " ")))?;
             }
             OutputFormat::Text => {
-                let payload = String::from_utf8_lossy(&event.payload);
-                let time = Timestamp::from_ms(event.time_ms);
-                let (event_type, key) = (&event.r#type, &event.key);
-                let line = format!("{} {time} {event_type} {key} {payload}", event.sequence);
+                let Event { sequence, time, content, .. } = event;
+                let payload = String::from_utf8_lossy(&content.payload);
+                let (event_type, key) = (&content.event_type, &content.key);
+                let line = format!("{sequence} {time} {event_type} {key} {payload}");
                 writeln!(output, "{}", terminal::line(&line))?;
             }
         }

@@ -21,7 +21,6 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::media::Media;
-use super::proto;
 use crate::broker::{Ack, Ephemeral, EventRef, MaintenanceReport, Page, Receipt, Run, TopicInfo};
 use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::event::{Event, Timestamp};
@@ -115,7 +114,8 @@ impl<'a> EventJson<'a> {
         }
     }
 
-    fn own(topic: &'a TopicName, event: &'a Event) -> Self {
+    /// Returns an event of `topic`.
+    pub fn own(topic: &'a TopicName, event: &'a Event) -> Self {
         let Event { sequence, position, time, content } = event;
         let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
         Self {
@@ -131,27 +131,6 @@ impl<'a> EventJson<'a> {
             headers: content.headers.iter().map(text).collect(),
             content_type: &content.content_type,
             payload: &content.payload,
-            is_ephemeral: false,
-            carrier: Carrier::Whole,
-        }
-    }
-
-    /// Returns an event of `topic` that was received over gRPC.
-    pub fn received(topic: &'a str, event: &'a proto::Event) -> Self {
-        let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
-        Self {
-            topic,
-            sequence: event.sequence,
-            position: event.position,
-            time: Timestamp::from_ms(event.time_ms),
-            publisher_time: event.publisher_time_ms.map(Timestamp::from_ms),
-            ttl_ms: event.ttl_ms,
-            id: &event.id,
-            event_type: &event.r#type,
-            key: &event.key,
-            headers: event.headers.iter().map(text).collect(),
-            content_type: &event.content_type,
-            payload: &event.payload,
             is_ephemeral: false,
             carrier: Carrier::Whole,
         }

@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
 
 use crate::cli::client::{ServerArgs, ServerClient};
-use crate::cli::credential::CredentialArgs;
+use crate::cli::credential::{CredentialArgs, head_lines};
 use crate::cli::diagnostics::say;
 use crate::cli::failure::{CliError, CliResult, ExitReason};
 
@@ -63,7 +63,7 @@ impl MeasuredBroker {
         };
         let (address, host) = resolve(url).await?;
         let server = ServerArgs::at(url.clone(), &args.credential);
-        let credential_lines = args.credential.read()?.head_lines();
+        let credential_lines = head_lines(&args.credential.read().await?);
         Ok(Self { served: None, server, address, host, credential_lines, pid: args.pid })
     }
 
