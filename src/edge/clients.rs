@@ -334,7 +334,7 @@ impl KnownClient {
 
 impl Admitted {
     /// Returns the client.
-    pub(crate) fn client(&self) -> Arc<Client> {
+    pub(crate) fn client(&self) -> Arc<KnownClient> {
         self.client.clone()
     }
 

@@ -43,7 +43,7 @@ use super::socket::{Protocol, Socket};
 use super::stalls::{StreamTasks, Streams};
 use super::stream;
 use super::transport::{SystemSocket, certificate};
-use crate::edge::clients::{Admitted, Client, Clients, Peer};
+use crate::edge::clients::{Admitted, Clients, KnownClient, Peer};
 use crate::edge::counters::{Counters, TimeLimit};
 use crate::edge::intake::Intake;
 use crate::edge::rates::Rates;
@@ -82,7 +82,7 @@ pub(crate) struct Connections {
 }
 
 /// An answer that is still to be sent, and the socket for it.
-type Handover = (Socket, Response, Arc<Client>);
+type Handover = (Socket, Response, Arc<KnownClient>);
 
 /// The settings and the shared state by which connections are served.
 #[derive(Debug, Clone)]
