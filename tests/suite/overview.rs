@@ -143,7 +143,7 @@ async fn a_browser_is_led_to_the_console_unless_the_setting_says_no() {
 async fn settings_that_are_only_tried_tell_what_they_would_drop_and_change_nothing() {
     let server = Server::start().await;
     for number in 0..10 {
-        server.publish("a", &number.to_string()).await; // Each is a block of its own.
+        server.publish("a", number.to_string()).await; // Each is a block of its own.
     }
     let before = get(server.address, "/v1/topics/a").await.json();
     let tried = async |method: &str, topic: &str, settings: &str| {
