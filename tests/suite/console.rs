@@ -90,7 +90,11 @@ impl Shown {
 
     /// Changes the view as a link does, and waits until `selector` is seen.
     async fn turn_to(&self, fragment: &str, selector: &str) {
+        // The same fragment once more is no change by itself.
         let script = "document.querySelector('main').replaceChildren(); \
+                      if (location.hash === arguments[0]) { \
+                          dispatchEvent(new Event('hashchange')); \
+                      } \
                       location.hash = arguments[0];";
         self.browser.run(script, json!([format!("#/{fragment}")])).await;
         self.until(selector, "").await;
