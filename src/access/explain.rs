@@ -344,7 +344,8 @@ mod tests {
         let prover = Prover::open(&config).await.unwrap();
         let all = explain_by(&prover, &Presented::of(Some(key.clone())), None).await.to_string();
         assert!(all.contains("publish to: orders.> by access.keys"), "{all}");
-        assert!(all.contains("subscribe to: nothing") && !all.contains(&key), "{all}");
+        assert!(all.contains("subscribe to: $consumers, $webhooks.status by"), "{all}");
+        assert!(!all.contains(&key), "{all}");
         let own = explained(&config, Presented::Key(key), "$audit").await.to_string();
         assert!(own.contains("manage $audit: no, nobody but the broker"), "{own}");
 

@@ -149,8 +149,8 @@ pub(crate) struct Peer {
     pub(super) upgrades: Upgrades,
     /// The bytes that the client has sent and nobody has taken yet.
     pub(crate) intake: Arc<Intake>,
-    /// The client's certificate in DER, if it has shown one. Not in [`KnownClient`]: an event stream
-    /// drops its peer, and does not hold the certificate.
+    /// The client's certificate in DER, if it has shown one. Not in [`KnownClient`]: an event
+    /// stream drops its peer, and does not hold the certificate.
     certificate: Option<Arc<[u8]>>,
 }
 
