@@ -34,8 +34,8 @@ impl Coding {
         Some(coding).filter(|_| most > 0 && identity <= most)
     }
 
-    /// Whether the client takes gzip, whatever else it takes. What is compressed once and for all is
-    /// in this coding, which everybody knows.
+    /// Whether the client takes gzip, whatever else it takes. What is compressed once and for all
+    /// is in this coding, which everybody knows.
     pub(in crate::edge) fn accepts_gzip(headers: &HeaderMap) -> bool {
         let wanted = weighted(headers.get_all(header::ACCEPT_ENCODING));
         let named = wanted.iter().find(|(name, _)| ["gzip", "x-gzip"].contains(&name.as_str()));
