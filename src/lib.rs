@@ -39,8 +39,8 @@
 //! | `cli`, on by default | what the `leftoff` program needs |
 //! | `testing` | parts for the tests of a program that embeds the broker |
 //!
-//! Only `zstd`, `client-tls` and `cli` need a C compiler. With [`edge::hooks`] the host says what each caller may
-//! do with which topic.
+//! Only `zstd`, `client-tls` and `cli` need a C compiler. With [`edge::hooks`] the host says what
+//! each caller may do with which topic.
 //!
 //! A program begins with the default settings, and changes the fields that it wants to. Settings,
 //! errors, requests and reports are `#[non_exhaustive]`: a minor version can add more to them.

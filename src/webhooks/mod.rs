@@ -8,8 +8,8 @@
 //!
 //! `registry.rs` is what a host has of them, `kept.rs` what is stored of them in the topic
 //! `$webhooks`, in the form of `stored.rs`. `runner.rs` is the task of one, `sending.rs` one
-//! request. `client.rs` sends it, through `connector.rs`, which asks `resolver.rs` for addresses, and
-//! `guard.rs` about each of them.
+//! request. `client.rs` sends it, through `connector.rs`, which asks `resolver.rs` for addresses,
+//! and `guard.rs` about each of them.
 //! `routes.rs` and `service.rs` have what administrators may do over HTTP and gRPC.
 //!
 //! # Why

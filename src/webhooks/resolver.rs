@@ -85,8 +85,8 @@ mod tests {
     /// Goal: a lookup that nobody waits for any more has its room until it ends.
     #[tokio::test]
     async fn so_many_lookups_are_under_way_whoever_waits_for_them() {
-        let (begun, begins) = mpsc::channel();
-        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let (begun, begins) = mpsc::sync_channel(64);
+        let (go_on, may_go_on) = mpsc::sync_channel::<()>(64);
         let (begun, may_go_on) = (Mutex::new(begun), Mutex::new(may_go_on));
         let lookup = move |name: &str| {
             begun.lock().unwrap().send(name.to_owned()).unwrap();

@@ -26,7 +26,8 @@ const WAIT: Duration = Duration::from_secs(60);
 /// The pause between two checks of a condition that is waited for.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The sizes of a telephone, a computer and a wall, in pixels, and the colours that are tried there.
+/// The sizes of a telephone, a computer and a wall, in pixels, and the colours that are tried
+/// there.
 const SIZES: [(u32, u32, &str); 3] =
     [(360, 740, "dark"), (1280, 800, "light"), (3840, 2160, "dark")];
 

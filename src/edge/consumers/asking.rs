@@ -83,7 +83,7 @@ impl Found {
     ///
     /// As [`Permit::check_whole`], for a caller who may not manage all of the selection, and as
     /// [`Permit::check`], for the topic of the dead letters.
-    pub(in crate::edge) async fn to_share(
+    pub(in crate::edge) async fn for_sharing(
         self,
         settings: &WorkSettings,
         permit: &Permit,
@@ -159,7 +159,7 @@ impl Named {
     }
 
     /// Returns the consumer of `selection`, if the caller may use it so. A change that makes it
-    /// share its events needs [`Found::to_share`], too.
+    /// share its events needs [`Found::for_sharing`], too.
     ///
     /// # Errors
     ///

@@ -132,12 +132,14 @@ impl CheckpointStream {
         self.temper.taken();
         let (consumers, permit) = (self.consumers.clone(), self.permit.clone());
         let epoch = self.edge.broker.epoch();
-        self.accepting = Some(Box::pin(async move {
+        #[expect(clippy::async_yields_async, reason = "it is accepted here, and awaited in turn")]
+        let accepting = async move {
             match change((consumers.as_ref(), epoch), &permit, request).await {
                 Ok(change) => begin(Task::Stream, change).await,
                 Err(error) => Box::pin(std::future::ready(Err(error))),
             }
-        }));
+        };
+        self.accepting = Some(Box::pin(accepting));
     }
 }
 

@@ -45,7 +45,7 @@ impl ConsumerService for GrpcConsumers {
         let (found, settings) = match shared {
             Some(shared) => {
                 let shared = work_settings::of(shared)?;
-                (found.to_share(&shared, &permit).await?, settings.shared(shared))
+                (found.for_sharing(&shared, &permit).await?, settings.shared(shared))
             }
             None => (found, settings),
         };
@@ -72,7 +72,7 @@ impl ConsumerService for GrpcConsumers {
         }
         if let Some(shared) = shared {
             let shared = work_settings::of(shared)?;
-            found = found.to_share(&shared, &permit).await?;
+            found = found.for_sharing(&shared, &permit).await?;
             change = change.shared(shared);
         }
         let info = within(deadline, found.consumers.update(&found.id, change)).await?;

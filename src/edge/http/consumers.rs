@@ -187,7 +187,7 @@ async fn set(
     let found = changed(path, &uri, ConsumerUse::Keep, (&permit, &edge)).await?;
     let (settings, from) = read::<SettingsJson>(body, &edge).await?.settings()?;
     let found = match &settings.shared {
-        Some(shared) => found.to_share(shared, &permit).await?,
+        Some(shared) => found.for_sharing(shared, &permit).await?,
         None => found,
     };
     let Found { consumers, id, .. } = found;
@@ -208,7 +208,7 @@ async fn update(
     let found = changed(path, &uri, ConsumerUse::Keep, (&permit, &edge)).await?;
     let change = read::<ChangeJson>(body, &edge).await?.change()?;
     let found = match &change.shared {
-        Some(shared) => found.to_share(shared, &permit).await?,
+        Some(shared) => found.for_sharing(shared, &permit).await?,
         None => found,
     };
     let Found { consumers, id, .. } = found;

@@ -1,5 +1,5 @@
-//! The client of `src/web/client`, by its own tests: `tests/web`, in Node. Most of them have a clock,
-//! a network and a browser that are simulated, so that hours of faults take seconds.
+//! The client of `src/web/client`, by its own tests: `tests/web`, in Node. Most of them have a
+//! clock, a network and a browser that are simulated, so that hours of faults take seconds.
 
 use std::path::Path;
 
