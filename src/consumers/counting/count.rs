@@ -47,10 +47,10 @@ pub struct EventCounts {
     pub total: u64,
     /// The events after the checkpoint.
     pub unfinished: u64,
-    /// The events after the checkpoint that are before the first one that is kept: retention or a
-    /// purge has taken them, or had passed them when they had expired or were compacted. They count
-    /// whatever the filter picks: what is gone cannot be looked at. 0 for a consumer without a
-    /// checkpoint, which begins with what is there.
+    /// The events after the checkpoint that are before the first one that is kept, whatever took
+    /// them: retention, a purge, expiry, or compaction before that. They count whatever the filter
+    /// picks: what is gone cannot be looked at. 0 for a consumer without a checkpoint, which begins
+    /// with what is there.
     ///
     /// The position of an event that compaction has dropped is not known. So the number of a
     /// consumer of a pattern does not have those events of a topic next to the checkpoint that
