@@ -1,4 +1,6 @@
 //! What is kept of webhooks: the records in their topic and in memory, and each change of them.
+//!
+//! The file is long, because each change is one act on the record and on the state beside it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};

@@ -29,13 +29,14 @@ mod web;
 mod work;
 
 use axum::extract::{Request, State};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, Uri};
 use tower::util::MapResponseLayer;
 
 use crate::edge::permit::Permit;
-use crate::edge::{Edge, Parts, status, websocket};
+use crate::edge::{Edge, Parts, error_form, refused, status, websocket};
 use crate::error::Result;
 
 pub use self::own_readers::{AnswerOptions, page, sse};
@@ -93,12 +94,18 @@ pub(crate) fn mounted<S: Clone + Send + Sync + 'static>(
 ) -> Router<S> {
     let coded = middleware::from_fn_with_state(edge.clone(), coding::serve);
     routes
-        .method_not_allowed_fallback(async || {
-            status::plain_problem(StatusCode::METHOD_NOT_ALLOWED, "no such method on this resource")
-        })
+        .method_not_allowed_fallback(other_method)
         .layer(coded)
         .layer(MapResponseLayer::new(tag::or_not_kept))
         .with_state(edge.clone())
+}
+
+/// Answers a method that a resource does not have. For a gRPC call there is no resource at all.
+async fn other_method(uri: Uri, headers: HeaderMap) -> Response {
+    if error_form::is_grpc(&headers) {
+        return refused::not_found(uri, headers).await;
+    }
+    status::plain_problem(StatusCode::METHOD_NOT_ALLOWED, "no such method on this resource")
 }
 
 async fn ready(State(edge): State<Edge>, request: Request) -> Result<&'static str> {

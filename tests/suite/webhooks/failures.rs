@@ -219,7 +219,7 @@ async fn nothing_that_waits_is_sent_before_the_time_that_a_receiver_asks_for() {
     act("resume").await;
     let received = receiver.got(4).await;
     let sizes: Vec<usize> =
-        received.iter().map(|one| one.json().as_array().unwrap().len()).collect();
+        received[..4].iter().map(|one| one.json().as_array().unwrap().len()).collect();
     assert_eq!(sizes, [4, 1, 1, 1], "what failed is sent alone");
     let pause = received[3].at - received[2].at;
     assert!(pause >= Duration::from_secs(1), "{pause:?}");
