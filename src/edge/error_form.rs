@@ -4,7 +4,7 @@
 #[cfg(not(feature = "grpc"))]
 use axum::response::IntoResponse as _;
 use axum::response::Response;
-use http::{HeaderMap, header};
+use http::{HeaderMap, Uri, header};
 
 use crate::error::{Cause, Error};
 
@@ -23,6 +23,20 @@ pub(super) fn of_call(error: Error) -> Response {
 #[cfg(not(feature = "grpc"))]
 pub(super) fn of_call(error: Error) -> Response {
     error.into_response()
+}
+
+/// Returns the answer to a request if it is a call of gRPC that no service has: a status of 200 with
+/// gRPC's own status in the head. Source: the gRPC protocol over HTTP/2.
+#[cfg(feature = "grpc")]
+pub(super) fn of_unknown_call(uri: &Uri, headers: &HeaderMap) -> Option<Response> {
+    let call = uri.path().trim_start_matches('/');
+    let refuse = || tonic::Status::unimplemented(format!("{call:?} is not a call of this server"));
+    is_grpc(headers).then(|| refuse().into_http())
+}
+
+#[cfg(not(feature = "grpc"))]
+pub(super) fn of_unknown_call(_uri: &Uri, _headers: &HeaderMap) -> Option<Response> {
+    None
 }
 
 /// Returns the cause that makes tonic answer a call with the status of `error`, if it is in the

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
-use tonic::Status;
 
 use super::{error_form, sse, status};
 use crate::edge::http::accept::{Accepted, accepted};
@@ -62,15 +61,12 @@ impl RefusalForm {
     }
 }
 
-/// Answers requests with an unknown path. A gRPC call gets 200, with the status in the head.
-/// Source: the gRPC protocol over HTTP/2.
+/// Answers requests with an unknown path.
 pub(crate) async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
-    if error_form::is_grpc(&headers) {
-        let call = uri.path().trim_start_matches('/');
-        return Status::unimplemented(format!("{call:?} is not a call of this server")).into_http();
-    }
-    let detail = format!("there is nothing at {}", uri.path());
-    status::plain_problem(StatusCode::NOT_FOUND, &detail)
+    error_form::of_unknown_call(&uri, &headers).unwrap_or_else(|| {
+        let detail = format!("there is nothing at {}", uri.path());
+        status::plain_problem(StatusCode::NOT_FOUND, &detail)
+    })
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ use http::{HeaderMap, StatusCode, Uri};
 use tower::util::MapResponseLayer;
 
 use crate::edge::permit::Permit;
-use crate::edge::{Edge, Parts, error_form, refused, status, websocket};
+use crate::edge::{Edge, Parts, error_form, status, websocket};
 use crate::error::Result;
 
 pub use self::own_readers::{AnswerOptions, page, sse};
@@ -102,10 +102,9 @@ pub(crate) fn mounted<S: Clone + Send + Sync + 'static>(
 
 /// Answers a method that a resource does not have. For a gRPC call there is no resource at all.
 async fn other_method(uri: Uri, headers: HeaderMap) -> Response {
-    if error_form::is_grpc(&headers) {
-        return refused::not_found(uri, headers).await;
-    }
-    status::plain_problem(StatusCode::METHOD_NOT_ALLOWED, "no such method on this resource")
+    error_form::of_unknown_call(&uri, &headers).unwrap_or_else(|| {
+        status::plain_problem(StatusCode::METHOD_NOT_ALLOWED, "no such method on this resource")
+    })
 }
 
 async fn ready(State(edge): State<Edge>, request: Request) -> Result<&'static str> {
