@@ -25,8 +25,8 @@ pub(super) fn of_call(error: Error) -> Response {
     error.into_response()
 }
 
-/// Returns the answer to a request if it is a call of gRPC that no service has: a status of 200 with
-/// gRPC's own status in the head. Source: the gRPC protocol over HTTP/2.
+/// Returns the answer to a request if it is a call of gRPC that no service has: a status of 200
+/// with gRPC's own status in the head. Source: the gRPC protocol over HTTP/2.
 #[cfg(feature = "grpc")]
 pub(super) fn of_unknown_call(uri: &Uri, headers: &HeaderMap) -> Option<Response> {
     let call = uri.path().trim_start_matches('/');
