@@ -1,6 +1,6 @@
 // Access: what a credential may do, and whose credentials are refused.
 
-import { button, clock, field, form, h, refusal, say, table } from "./dom.js";
+import { button, clock, credentialField, field, form, h, refusal, say, table } from "./dom.js";
 
 export const title = "Access";
 
@@ -35,13 +35,7 @@ function explain(console) {
     form(
       { class: "stacked" },
       run,
-      field("Key or token", {
-        name: "credential",
-        type: "password",
-        required: true,
-        autocomplete: "off",
-        class: "wide",
-      }),
+      credentialField(),
       field("With this topic; without one, with all", { name: "topic", class: "wide" }),
       h("button", {}, "Explain"),
     ),

@@ -30,6 +30,17 @@ export function field(label, props = {}, kind = "input") {
   return h("label", { class: props.class }, label, h(kind, { ...props, class: undefined }));
 }
 
+/** The field of a form for a key or a token, which nobody sees and no browser keeps. */
+export function credentialField() {
+  return field("Key or token", {
+    name: "credential",
+    type: "password",
+    required: true,
+    autocomplete: "off",
+    class: "wide",
+  });
+}
+
 /** A choice of `[value, text]`, with its label above. */
 export function choice(label, options, props = {}) {
   const of = options.map(([value, text]) => h("option", { value }, text));

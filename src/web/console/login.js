@@ -1,6 +1,6 @@
 // Who is there: a key or a token, which stays in the memory of this page and is gone with it.
 
-import { field, form, h, refusal } from "./dom.js";
+import { credentialField, form, h, refusal } from "./dom.js";
 
 /** Returns the form. `enter` gets the credential. `hasAsked` says that one was given, and refused. */
 export function login(problem, hasAsked, enter) {
@@ -21,13 +21,7 @@ export function login(problem, hasAsked, enter) {
     form(
       { class: "stacked" },
       run,
-      field("Key or token", {
-        name: "credential",
-        type: "password",
-        required: true,
-        autocomplete: "off",
-        class: "wide",
-      }),
+      credentialField(),
       h("button", {}, "Log in"),
     ),
     h(

@@ -1,5 +1,7 @@
 // What people see of an inbox, and do with it: the bell, the badge and the list.
 
+import { inStep } from "../../web/elements/list.js";
+
 const byId = (id) => document.getElementById(id);
 
 /** The buttons of an entry, and the marks that each of them changes. */
@@ -93,24 +95,13 @@ export class View {
     const focused = document.activeElement?.closest("#list > li");
     const index = focused ? [...list.children].indexOf(focused) : -1;
     const action = document.activeElement?.dataset.action;
-    const items = entries.map((entry) => {
-      const key = `${entry.event.topic}/${entry.event.sequence}`;
-      const item = this.#items.get(key) ?? this.#item(entry.event);
-      this.#update(item, entry);
-      return [key, item];
-    });
-    this.#items = new Map(items);
-    const elements = items.map(([, item]) => item);
-    const isSame =
-      elements.length === list.children.length &&
-      elements.every((element, at) => element === list.children[at]);
-    if (!isSame) {
-      list.replaceChildren(...elements);
-    }
-    byId("empty").hidden = elements.length > 0;
+    const make = (event) => this.#item(event);
+    const update = (item, entry) => this.#update(item, entry);
+    this.#items = inStep(list, this.#items, entries, make, update);
+    byId("empty").hidden = list.children.length > 0;
     if (index >= 0 && !list.contains(document.activeElement)) {
       // The focused entry has left the list: the one that took its place gets the focus.
-      const heir = focused.isConnected ? focused : list.children[Math.min(index, elements.length - 1)];
+      const heir = focused.isConnected ? focused : list.children[Math.min(index, list.children.length - 1)];
       const buttons = heir ? [...heir.querySelectorAll("button:not([hidden])")] : [];
       (buttons.find((it) => it.dataset.action === action) ?? buttons[0] ?? list).focus();
     }

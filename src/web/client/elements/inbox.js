@@ -2,6 +2,7 @@
 
 import { inbox } from "../inbox.js";
 import { ClientElement, make, styleOf } from "./base.js";
+import { inStep } from "./list.js";
 
 const BELL =
   "M12 22a2.5 2.5 0 0 0 2.4-2H9.6A2.5 2.5 0 0 0 12 22Zm7-6-1.5-2V9.5a5.5 5.5 0 0 0-4.2-5.3V3.3a1.3 1.3 0 0 0-2.6 0v.9a5.5 5.5 0 0 0-4.2 5.3V14L5 16v2h14v-2Z";
@@ -203,20 +204,10 @@ export class InboxElement extends ClientElement {
   #showList(entries) {
     const focused = this.shadowRoot.activeElement?.closest("li");
     const index = focused ? [...this.#list.children].indexOf(focused) : -1;
-    const items = entries.map((entry) => {
-      const key = `${entry.event.topic}/${entry.event.sequence}`;
-      const item = this.#items.get(key) ?? this.#item(entry.event);
-      this.#update(item, entry);
-      return [key, item];
-    });
-    this.#items = new Map(items);
-    const elements = items.map(([, item]) => item);
-    const isSame =
-      elements.length === this.#list.children.length &&
-      elements.every((element, at) => element === this.#list.children[at]);
-    if (!isSame) {
-      this.#list.replaceChildren(...elements);
-    }
+    const makeItem = (event) => this.#item(event);
+    const update = (item, entry) => this.#update(item, entry);
+    this.#items = inStep(this.#list, this.#items, entries, makeItem, update);
+    const elements = [...this.#list.children];
     this.#empty.hidden = elements.length > 0;
     if (index >= 0 && !this.shadowRoot.activeElement?.closest("li:not([hidden])")) {
       // The focused button has gone: its entry, or the one that took the entry's place, has others.
