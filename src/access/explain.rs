@@ -14,7 +14,7 @@ use crate::permission::{Action, Permission, Permitted, Verdict};
 use crate::timestamp::Timestamp;
 use crate::topic::TopicName;
 
-/// What may be done with topics.
+/// The actions on topics, in the order in which they are told.
 const ACTIONS: [Action; 4] = [Action::Publish, Action::Subscribe, Action::Presence, Action::Manage];
 
 /// What a caller presents, to be explained.

@@ -31,7 +31,7 @@ impl CredentialArgs {
     ///
     /// # Errors
     ///
-    /// What is in the variable cannot be a credential.
+    /// The value of the variable `LEFTOFF_TOKEN` cannot be a credential.
     pub(super) fn source(&self) -> CliResult<CredentialSource> {
         if let Some((_, file)) = self.file() {
             return Ok(CredentialSource::File(file.to_owned()));

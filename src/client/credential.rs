@@ -96,7 +96,7 @@ pub enum CredentialSource {
     Fixed(Credential),
     /// The content of a file, read anew each time.
     File(PathBuf),
-    /// What a function returns; see [`CredentialSource::from_fn`].
+    /// The value that a function returns; see [`CredentialSource::from_fn`].
     Function(Arc<dyn Fn() -> CredentialFuture + Send + Sync>),
 }
 

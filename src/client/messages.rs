@@ -1,4 +1,4 @@
-//! What a client sends and gets: the messages of the wire as the types of the vocabulary.
+//! The messages of the wire that a client sends and gets, as the types of the vocabulary.
 
 use crate::broker::{Ack, Duplicate, Filter, Receipt, TopicEvent};
 use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Requested, Sequence};

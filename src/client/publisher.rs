@@ -18,7 +18,7 @@ use super::sending::{self, BatchAck, PublishBatch};
 /// A publisher of batches, from [`Client::publisher`](super::Client::publisher).
 ///
 /// Batches are stored in the order in which they were taken, over all topics and all connections.
-/// What was sent and not acknowledged when a connection broke is sent again, with the same ids, so
+/// Batches that were not acknowledged when a connection broke are sent again, with the same ids, so
 /// that nothing is stored twice. If a batch is refused, no batch after it is stored: each of them
 /// fails with [`ClientError::NotStored`], and so does each later use; go on with a new publisher.
 ///

@@ -167,7 +167,7 @@ struct Followable {
     connection: Arc<Connection>,
     place: Reached,
     backoff: Backoff,
-    /// What came and was not taken yet: one message of the broker at most.
+    /// The deliveries that came and were not taken yet: those of one message at most.
     buffered: VecDeque<(ClientDelivery, Option<Cursor>)>,
     open: Option<Opened>,
     is_over: bool,

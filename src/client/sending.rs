@@ -1,4 +1,4 @@
-//! What a client publishes, and one publish over as many tries as it takes.
+//! One publish of a client, over as many tries as it takes.
 
 use crate::broker::Ack;
 use crate::edge::proto::publish_stream_response::Outcome;

@@ -44,7 +44,7 @@ pub(crate) struct Clients {
     limits: ClientLimits,
     budget: Arc<Budget>,
     open: Mutex<OpenConnections>,
-    /// What readers got, on all connections.
+    /// The counters of live readers, on all connections.
     pub(super) traffic: Traffic,
     /// The newest minutes, for the overview.
     pub(super) history: History,

@@ -20,7 +20,7 @@ pub(super) fn lost(state: &ConsumerState, work: &FinishedWork, selected: &Select
     let mut lost = Lost::default();
     let Some(checkpoint) = state.info.checkpoint else { return lost };
     let kept = selected.topics.iter().map(|topic| {
-        // What workers have finished beyond the checkpoint is not lost.
+        // Events that workers have finished beyond the checkpoint are not lost.
         let finished = work.below(topic.id(), topic.extent.earliest.get());
         (topic.name(), &topic.extent, finished)
     });

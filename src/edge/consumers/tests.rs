@@ -1,4 +1,4 @@
-//! What several devices of one user are told live is what a model says, whatever is published,
+//! Live messages to several devices of one user: they are those of a model, whatever is published,
 //! marked, finished, trimmed and deleted, over disconnects and restarts.
 //!
 //! Each device folds what it is told into a view of its own: the events it got, their marks, and
