@@ -353,7 +353,6 @@ async fn follows_through_crashes(browser: &Browser, way: &Way) {
 async fn a_page_that_follows_through_crashes_gets_each_event_once_and_in_order() {
     let Some(browser) = Browser::start().await else { return };
     follows_through_crashes(&browser, &event_source()).await;
-    browser.close().await;
 }
 
 /// Goal: a page also gets each event once and in order over a WebSocket, with the few lines of code
@@ -362,7 +361,6 @@ async fn a_page_that_follows_through_crashes_gets_each_event_once_and_in_order()
 async fn a_page_with_a_websocket_gets_each_event_once_and_in_order_through_crashes() {
     let Some(browser) = Browser::start().await else { return };
     follows_through_crashes(&browser, &web_socket()).await;
-    browser.close().await;
 }
 
 /// Stands in for the broker at `to`, and returns after it has passed on the first block of a
@@ -436,7 +434,6 @@ async fn a_page_that_had_got_no_event_before_the_crash_misses_none() {
     let list = event_source().one;
     let seen = list.seen_through(&browser, &Published::numbered(6)).await;
     assert_eq!(seen, list.numbers(4..=6, &epoch));
-    browser.close().await;
 }
 
 /// Takes a page through a crash, and through a `trim`: a request that deletes the events below 8 of
@@ -481,7 +478,6 @@ async fn a_page_that_comes_back_after_a_trim_is_told_what_it_has_lost_and_goes_o
     let retain = ("PATCH", "/v1/topics/a", r#"{"max_events":2}"#);
     told_after(&browser, &event_source(), PURGE, "purged").await;
     told_after(&browser, &event_source(), retain, "retention").await;
-    browser.close().await;
 }
 
 /// Goal: a page is told of the gap over a WebSocket, too.
@@ -489,5 +485,4 @@ async fn a_page_that_comes_back_after_a_trim_is_told_what_it_has_lost_and_goes_o
 async fn a_page_with_a_websocket_that_comes_back_after_a_trim_is_told_what_it_has_lost() {
     let Some(browser) = Browser::start().await else { return };
     told_after(&browser, &web_socket(), PURGE, "purged").await;
-    browser.close().await;
 }

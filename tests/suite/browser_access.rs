@@ -214,7 +214,6 @@ async fn a_page_of_the_brokers_origin_publishes_and_follows_by_its_cookie() {
     assert_eq!(browser.run(PUBLISH, json!([other, "stray"])).await, 403);
     browser.run(FOLLOW, json!([format!("{other}?from=earliest")])).await;
     assert_eq!(seen(&browser, 1).await, ["refused"], "the topic of another user");
-    browser.close().await;
 }
 
 /// Goal: a page of an allowed origin publishes and follows with `fetch` and a token.
@@ -257,7 +256,6 @@ async fn a_page_of_an_allowed_origin_publishes_and_follows_with_fetch_and_a_toke
     assert_eq!(seen(&browser, 1).await, ["from the page"]);
     broker.publish("news", "second").await;
     assert_eq!(seen(&browser, 2).await, ["from the page", "second"]);
-    browser.close().await;
 }
 
 /// The script of a page that follows `news` with the script of the page on access, and counts the
@@ -309,7 +307,6 @@ async fn a_page_that_follows_by_a_ticket_through_crashes_gets_each_event_once_an
         seen(&browser, published.len()).await;
     }
     assert_followed(&browser, &published, 1).await;
-    browser.close().await;
 }
 
 /// Goal: a page whose ticket is over takes another one, and misses nothing in between.
@@ -334,7 +331,6 @@ async fn a_page_whose_ticket_is_over_takes_another_one_and_goes_on_where_it_was(
         tokio::time::sleep(PAUSE).await;
     }
     assert_followed(&browser, &published, 2).await;
-    browser.close().await;
 }
 
 /// Goal: a WebSocket that was opened by a ticket for one use lives on past the token that the
@@ -387,7 +383,6 @@ async fn a_websocket_by_a_ticket_lives_on_when_it_is_refreshed_and_ends_when_it_
     let told = seen(&browser, 6).await;
     refreshed = told[4..].to_vec();
     assert_eq!(refreshed, [json!("after-the-first-token"), json!(4001)]);
-    browser.close().await;
 }
 
 /// Goal: a page of an origin that is not allowed gets nothing and changes nothing, whatever it has:
@@ -445,5 +440,4 @@ async fn a_page_of_an_origin_that_is_not_allowed_gets_nothing_with_any_credentia
     ]);
     assert_eq!(outcomes, expected);
     assert_eq!(broker.news().await, ["first"], "the page has published");
-    browser.close().await;
 }

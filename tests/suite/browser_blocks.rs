@@ -78,5 +78,4 @@ async fn a_place_that_moves_without_an_event_is_where_a_browser_comes_back_to() 
     let kinds: Vec<&str> = seen.iter().map(|told| &*told.0).collect();
     let of_events: Vec<_> = kinds.iter().filter(|kind| **kind != "leftoff.cursor").collect();
     assert_eq!(of_events, [&"type:error", &"wanted"], "a gap, or a handler was called: {seen:?}");
-    browser.close().await;
 }

@@ -202,7 +202,7 @@ async fn each_view_fits_at_each_size_and_axe_finds_nothing() {
             shown.browser.take_picture(&picture).await;
         }
     }
-    shown.browser.close().await;
+    drop(shown.browser);
     process.kill();
 }
 
@@ -286,7 +286,7 @@ async fn what_is_done_in_the_console_is_done_in_the_broker() {
     shown.until("main .note", "The events are dropped.").await;
     let topic = get(address, "/v1/topics/orders.new").await.json();
     assert_eq!((&topic["events"], &topic["earliest"]), (&json!(0), &json!(7)), "{topic}");
-    shown.browser.close().await;
+    drop(shown.browser);
     process.kill();
 }
 
@@ -343,7 +343,7 @@ async fn with_access_control_the_console_is_for_administrators() {
     assert_eq!(shown.browser.run(kept, json!([])).await, 0);
     shown.open("", field).await;
     shown.until("main button", "Log in").await;
-    shown.browser.close().await;
+    drop(shown.browser);
     process.kill();
 }
 

@@ -179,7 +179,7 @@ async fn two_tabs_of_the_inbox_stay_in_step_through_two_kills() {
     {
         assert_eq!(counts[count], expected, "{count}: {counts}");
     }
-    tabs.browser.close().await;
+    drop(tabs.browser);
     process.kill();
 }
 
@@ -214,7 +214,7 @@ async fn a_snoozed_entry_comes_back_by_itself() {
     tabs.both_show("that it is snoozed", is_away).await;
     let is_back = |shown: &Value| shown["badge"] == "1" && unread(shown) == ["sleepy"];
     tabs.both_show("that it is back", is_back).await;
-    tabs.browser.close().await;
+    drop(tabs.browser);
     process.kill();
 }
 
@@ -278,7 +278,7 @@ async fn the_page_is_for_keyboards_and_for_narrow_screens() {
         (&json!(false), &json!("bell")),
         "{closed}"
     );
-    tabs.browser.close().await;
+    drop(tabs.browser);
     process.kill();
 }
 

@@ -114,7 +114,7 @@ async fn a_page_of_another_origin_reads_nothing_and_changes_nothing() {
     // A form's media type is not gRPC, so the topic was not deleted.
     let published = payloads(&server).await;
     assert_eq!(published.len(), 7, "{published:?}");
-    browser.close().await;
+    drop(browser);
     server.stop().await;
 }
 
