@@ -228,10 +228,10 @@ fn block(message: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::{Broker, Filter, OpenConfig, PageRequest, Publish};
+    use crate::broker::Filter;
     use crate::cursor::{OnGap, StartPoint};
+    use crate::edge::disk_turns::{FOLLOWED, broker_on_disk, name, read_the_others};
     use crate::edge::selection::{TopicSelection, Wanted};
-    use crate::event::NewEvent;
     use crate::topic::TopicName;
 
     fn subscribe(topic: &TopicName) -> Subscribe {
@@ -251,19 +251,8 @@ mod tests {
     /// disk, and end with their clients.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn clients_that_take_nothing_keep_no_turn_at_the_disk() {
-        const TOPICS: usize = 24;
-        const FOLLOWED: usize = 16;
         let directory = tempfile::tempdir().unwrap();
-        let name = |number: usize| format!("t{number}").parse::<TopicName>().unwrap();
-        let config = OpenConfig::default();
-        let broker = Broker::open(directory.path(), &config).unwrap();
-        for topic in (0..TOPICS).flat_map(|number| vec![name(number); 3]) {
-            let events = vec![NewEvent { payload: vec![7; 100_000].into(), ..NewEvent::default() }];
-            broker.publish(Publish { topic, events, expected_sequence: None }).await.unwrap();
-        }
-        broker.close().await;
-        drop(broker);
-        let broker = Broker::open(directory.path(), &config).unwrap();
+        let broker = broker_on_disk(directory.path()).await;
         let edge = Edge::new(broker.clone());
         let permit = Permit::default();
         let mut streams = Vec::new();
@@ -271,17 +260,7 @@ mod tests {
             let asked = (0..FOLLOWED).map(|number| subscribe(&name(number))).collect();
             streams.push(answer(asked, (&edge, None, &permit)).unwrap());
         }
-        for topic in (FOLLOWED..TOPICS).map(name) {
-            let request = PageRequest {
-                start: StartPoint::Earliest,
-                limit: 3,
-                on_gap: OnGap::Fail,
-                ..PageRequest::default()
-            };
-            let page = broker.read(&topic, request);
-            let page = tokio::time::timeout(Duration::from_secs(30), page).await;
-            assert!(!page.expect("the disk is read").unwrap().runs.is_empty());
-        }
+        read_the_others(&broker).await;
         drop(streams);
         broker.close().await;
     }

@@ -6,9 +6,9 @@ use tokio_tungstenite::WebSocketStream;
 
 use super::super::super::effort;
 use super::*;
-use crate::broker::{Broker, OpenConfig, PageRequest, Publish};
+use crate::broker::{Broker, OpenConfig, Publish};
 use crate::consumers::{ConsumerId, Consumers, ConsumersConfig, Mark};
-use crate::cursor::{OnGap, StartPoint};
+use crate::edge::disk_turns::{FOLLOWED, broker_on_disk, name, read_the_others};
 use crate::event::NewEvent;
 use crate::testing::{Builder, FaultyLog};
 use crate::topic::TopicName;
@@ -70,19 +70,8 @@ async fn events_are_delivered_while_a_large_message_of_the_client_waits_for_its_
 /// Goal: clients with many subscriptions that read nothing do not keep others from the disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_take_nothing_keep_no_turn_at_the_disk() {
-    const TOPICS: usize = 24;
-    const FOLLOWED: usize = 16;
     let directory = tempfile::tempdir().unwrap();
-    let name = |number: usize| format!("t{number}").parse::<TopicName>().unwrap();
-    let config = OpenConfig::default();
-    let broker = Broker::open(directory.path(), &config).unwrap();
-    for topic in (0..TOPICS).flat_map(|number| vec![name(number); 3]) {
-        let events = vec![NewEvent { payload: vec![7; 100_000].into(), ..NewEvent::default() }];
-        broker.publish(Publish { topic, events, expected_sequence: None }).await.unwrap();
-    }
-    broker.close().await;
-    drop(broker);
-    let broker = Broker::open(directory.path(), &config).unwrap();
+    let broker = broker_on_disk(directory.path()).await;
     let edge = Edge::new(broker.clone());
     let mut clients = Vec::new();
     for _ in 0..8 {
@@ -102,17 +91,7 @@ async fn clients_that_take_nothing_keep_no_turn_at_the_disk() {
         }
         clients.push(client);
     }
-    for topic in (FOLLOWED..TOPICS).map(name) {
-        let request = PageRequest {
-            start: StartPoint::Earliest,
-            limit: 3,
-            on_gap: OnGap::Fail,
-            ..PageRequest::default()
-        };
-        let page = broker.read(&topic, request);
-        let page = tokio::time::timeout(Duration::from_secs(30), page).await;
-        assert!(!page.expect("the disk is read").unwrap().runs.is_empty());
-    }
+    read_the_others(&broker).await;
     drop(clients);
     broker.close().await;
 }
