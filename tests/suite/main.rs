@@ -34,6 +34,7 @@ mod disk_floors;
 mod documents;
 mod dropped_ids;
 mod durability;
+mod elements;
 mod ephemeral;
 mod everywhere;
 mod fan_out;

@@ -75,10 +75,12 @@ test("a change of marks that is refused is taken back, and others stay", async (
   const archived = held.mark(held.entries[1], { mark: ["archived"] });
   const read = held.mark(held.entries[0], { mark: ["read"] });
   assert.deepEqual(shown(held), [[2, true]]);
-  asked[1].resolve({ revision: "@6-e" });
+  assert.equal(asked.length, 1, "the second waits for the first");
   asked[0].reject(new Problem({ status: 403, detail: "not permitted" }));
-  await read;
   await assert.rejects(archived, /not permitted/);
+  assert.deepEqual(shown(held), [[2, true], [1, false]]);
+  asked[1].resolve({ revision: "@6-e" });
+  await read;
   assert.deepEqual(shown(held), [[2, true], [1, false]]);
   assert.deepEqual(refusals, ["not permitted"]);
 });
@@ -125,4 +127,108 @@ test("marks of another device reach a page that was asked for before them", asyn
   asked[0].resolve(page);
   await shownAgain;
   assert.deepEqual(shown(held), [[2, true]]);
+});
+
+test("another view that is chosen before the first page is there begins at that page, too", async () => {
+  const { leftoff, asked, page } = client(2, 1);
+  const held = inbox(leftoff, { topic: "t" });
+  const shownNow = held.show("unread");
+  asked[0].resolve(page);
+  await held.ready;
+  assert.equal(leftoff.options, undefined, "not from the checkpoint");
+  asked[1].resolve(page);
+  await shownNow;
+  assert.equal(leftoff.options.from, "2-e");
+  assert.deepEqual(shown(held), [[2, false], [1, false]]);
+});
+
+test("marks that are told before their event count", async () => {
+  const { held, leftoff } = await opened(1);
+  leftoff.handlers.marked({ revision: "@6-e", mark: ["read"], unmark: [], events: { t: "2" } });
+  leftoff.handlers.event({ topic: "t", sequence: 2, position: 2 }, { cursor: "2-e" });
+  assert.deepEqual(shown(held), [[2, true], [1, false]]);
+  const none = { up_to: 0, marked: {}, unmarked: {} };
+  const marks = { seen: none, read: none, archived: { ...none, marked: { t: "3" } }, snoozed: {} };
+  leftoff.handlers.marked({ revision: "@9-e", whole: true, marks });
+  leftoff.handlers.event({ topic: "t", sequence: 3, position: 3 }, { cursor: "3-e" });
+  leftoff.handlers.event({ topic: "t", sequence: 4, position: 4 }, { cursor: "4-e" });
+  assert.deepEqual(shown(held), [[4, false], [2, false], [1, false]]);
+});
+
+test("an answer that comes after a later change of another device undoes nothing", async () => {
+  const { held, leftoff, asked } = await opened(1);
+  const marked = held.mark(held.entries[0], { mark: ["read"] });
+  leftoff.handlers.marked({ revision: "@6-e", mark: ["read"], unmark: [], events: { t: "1" } });
+  leftoff.handlers.marked({ revision: "@7-e", mark: [], unmark: ["read"], events: { t: "1" } });
+  asked[0].resolve({ revision: "@6-e" });
+  await marked;
+  assert.deepEqual(shown(held), [[1, false]]);
+});
+
+test("an entry is another object when its marks are others, and the same one otherwise", async () => {
+  const { held, asked, leftoff, timers } = await opened(2, 1);
+  const { page } = client(2, 1);
+  const [two, one] = held.entries;
+  held.mark(two, { mark: ["read"] });
+  assert.notEqual(held.entries[0], two);
+  assert.equal(held.entries[1], one);
+  assert.equal(two.marks.read, false);
+  asked[0].resolve({ revision: "@6-e" });
+  await settled();
+  leftoff.handlers.gap({});
+  timers.at(-1)();
+  asked[1].resolve(page);
+  await settled();
+  assert.equal(held.entries[1], one, "also when it is loaded again");
+});
+
+test("older entries are asked for again if the list ends at another place meanwhile", async () => {
+  const { leftoff, asked, timers } = client();
+  const held = inbox(leftoff, { topic: "t", pageSize: 2 });
+  const all = (sequences, next) => ({ ...client(...sequences).page, next, cursor: "9-e" });
+  const before = () => new URLSearchParams(asked.at(-1).path.split("?")[1]).get("before");
+  asked[0].resolve(all([9, 8], "8-e"));
+  await held.ready;
+  const second = held.more();
+  asked[1].resolve(all([7, 6], "6-e"));
+  await second;
+  const more = held.more();
+  assert.equal(before(), "6-e");
+  leftoff.handlers.gap({});
+  timers.at(-1)();
+  asked[3].resolve(all([9, 8], "8-e"));
+  await settled();
+  asked[2].resolve(all([5, 4], null));
+  await settled();
+  assert.equal(before(), "8-e", "there is no hole in the list");
+  asked[4].resolve(all([7, 6], "6-e"));
+  await more;
+  assert.deepEqual(shown(held).map(([sequence]) => sequence), [9, 8, 7, 6]);
+});
+
+test("what was refused is asked for again with the next connection, and is followed then", async () => {
+  const { leftoff, asked, timers, page } = client(1);
+  const held = inbox(leftoff, { topic: "t" });
+  asked[0].reject(new Problem({ status: 403, detail: "not permitted" }));
+  await assert.rejects(held.ready, /not permitted/);
+  for (const state of ["denied", "connected"]) {
+    leftoff.connection = { state };
+    leftoff.dispatchEvent(new Event("state"));
+  }
+  timers.at(-1)();
+  assert.equal(held.isOld, true);
+  asked[1].resolve(page);
+  await settled();
+  assert.equal(held.isOld, false);
+  assert.equal(leftoff.options.from, "1-e");
+});
+
+test("a page that is open for months keeps the newest entries", async () => {
+  const { held, leftoff, asked } = await opened();
+  for (let sequence = 1; sequence <= 1_100; sequence++) {
+    leftoff.handlers.event({ topic: "t", sequence, position: sequence }, { cursor: `${sequence}-e` });
+  }
+  assert.deepEqual([held.entries.length, held.entries.at(-1).event.sequence], [1_000, 101]);
+  held.more();
+  assert.match(asked[0].path, /before=101-e/);
 });

@@ -57,12 +57,11 @@ macro_rules! inbox {
 }
 
 /// The files of all pages.
-static FILES: [WebFile; 5] = [
+static FILES: [WebFile; 4] = [
     inbox!("/examples/inbox", "index.html", HTML),
     inbox!("/examples/inbox/inbox.css", "inbox.css", CSS),
     inbox!("/examples/inbox/bell.svg", "bell.svg", SVG),
     inbox!("/examples/inbox/main.js", "main.js", JAVASCRIPT),
-    inbox!("/examples/inbox/view.js", "view.js", JAVASCRIPT),
 ];
 
 /// Returns the routes of all files. They show nothing of the broker by themselves, so that nobody

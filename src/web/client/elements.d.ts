@@ -20,9 +20,19 @@ export class InboxElement extends HTMLElement {
   titleOf: (event: StoredEvent) => string;
   /** Returns the address that the title leads to, if there is one. */
   linkOf: (event: StoredEvent) => string | undefined;
+  /** Words that take the place of the English ones, set before the element is in the page. */
+  words: Partial<InboxWords>;
   /** Opens or closes the list. */
   toggle(): void;
 }
+
+/** The words of an inbox: of its buttons, and of what it says. */
+export type InboxWords = Record<
+  | "inbox" | "unread" | "snoozed" | "archived" | "views" | "markAll" | "empty" | "more"
+  | "arrived" | "refused" | "isNew" | "isUnread"
+  | "read" | "unreadAgain" | "archive" | "unarchive" | "snooze" | "wake",
+  string
+>;
 
 /** The members who are present. Attributes: topic, member, info, label. */
 export class PresenceElement extends HTMLElement {

@@ -2,13 +2,14 @@
 // marks and counts come from it, and nothing is counted here. A change of marks is shown at once,
 // and taken back if the broker refuses it.
 
+import { Changes } from "./changes.js";
 import { backoff } from "./leftoff.js";
 import * as marks from "./marks.js";
 
 /** The most entries that are loaded again at once. */
 const MOST_AGAIN = 100;
-/** The most changes of marks that are remembered, for pages that were asked for before them. */
-const MOST_CHANGES = 256;
+/** The most entries that are kept. When more come, the oldest ones have to be loaded again. */
+const MOST_ENTRIES = 1_000;
 /** The most changes of marks that wait for the broker's answer. */
 const MOST_PENDING = 256;
 /** The time for which reloads are put together, in milliseconds. */
@@ -39,21 +40,29 @@ export class Inbox extends EventTarget {
   #consumer;
   #pageSize;
   #io;
-  /** The loaded entries by their keys: each an event, its marks, and those that the broker told. */
+  /**
+   * The loaded entries by their keys: each an event, its epoch, the marks that the broker told, and
+   * what is shown of it, which is another object when the marks are others.
+   */
   #entries = new Map();
-  /** The newest changes of marks, the oldest first. */
-  #changes = [];
-  /** The changes of marks that the broker has not answered, the oldest first. */
+  /** What the broker told of the marks. */
+  #changes;
+  /** The changes of marks that the broker has not answered, the oldest first; that one is sent. */
   #pending = [];
   /** The place before which older entries are; null if all are loaded. */
   #next = null;
-  /** The place up to which the list is complete, and the revision of the marks. */
-  #cursor;
+  /** The place up to which the newest page has the list, and the revision of the stream's marks. */
+  #listed;
   #revision;
   #subscription;
+  /** The numbers of the page that was asked for last, and of the one that is shown; pages to come. */
+  #asked = 0;
+  #shown = 0;
+  #loads = 0;
   #reload;
+  #isStale = false;
+  #wasUp = true;
   #wake;
-  #onState = () => this.#tell();
   #isClosed = false;
   #isLoaded = false;
   view = "inbox";
@@ -67,17 +76,19 @@ export class Inbox extends EventTarget {
     this.#consumer = consumer;
     this.#pageSize = pageSize;
     this.#io = leftoff.io;
+    this.#changes = new Changes(topic, this.#io);
     this.view = view;
     leftoff.addEventListener("state", this.#onState);
     /** Settles when the first page is there. */
-    this.ready = this.#load().then(() => this.#follow());
+    this.ready = this.#load();
     this.ready.catch((problem) => this.#refused(problem));
   }
 
   /** The entries of the view, the newest first: each `{ event, marks }`. */
   get entries() {
     const now = this.#io.now();
-    const shown = [...this.#entries.values()].filter((entry) => VIEWS[this.view].shows(entry.marks, now));
+    const all = [...this.#entries.values()].map(({ shown }) => shown);
+    const shown = all.filter((entry) => VIEWS[this.view].shows(entry.marks, now));
     return shown.sort((one, other) => other.event.position - one.event.position);
   }
 
@@ -88,12 +99,30 @@ export class Inbox extends EventTarget {
 
   /** Whether the list may be behind what the broker has. */
   get isOld() {
-    return !this.#isLoaded || !["connected", "polling"].includes(this.#leftoff.connection.state);
+    return !this.#isLoaded || !this.#isUp;
   }
+
+  get #isUp() {
+    return ["connected", "polling"].includes(this.#leftoff.connection.state);
+  }
+
+  #onState = () => {
+    const isBack = this.#isUp && !this.#wasUp;
+    this.#wasUp = this.#isUp;
+    // What was refused may be permitted now; and a snooze may have ended without a word.
+    const isWrong = !this.#subscription || this.counts?.snoozed > 0;
+    if (isBack && isWrong && this.#loads === 0) {
+      this.#loadSoon();
+    }
+    this.#tell();
+  };
 
   #tell() {
     for (const entry of this.#entries.values()) {
-      entry.marks = this.#pending.reduce((of, change) => this.#after(change, entry, of), entry.told);
+      const after = this.#pending.reduce((of, { told }) => this.#changes.after(told, entry.event, of), entry.told);
+      if (!marks.areSame(after, entry.shown.marks)) {
+        entry.shown = { event: entry.event, marks: after };
+      }
     }
     this.#wakeUp();
     this.dispatchEvent(new Event("change"));
@@ -141,18 +170,30 @@ export class Inbox extends EventTarget {
   /** Loads the newest entries anew: as many as are shown. */
   async #load() {
     const { view } = this;
-    const limit = Math.min(Math.max(this.#pageSize, this.entries.length), MOST_AGAIN);
-    const page = await this.#page({ limit, ...VIEWS[view].query });
-    if (view !== this.view) {
-      return; // Another view was chosen meanwhile.
+    const number = ++this.#asked;
+    const limit = Math.max(this.#pageSize, Math.min(this.entries.length, MOST_AGAIN));
+    this.#loads += 1;
+    const page = await this.#page({ limit, ...VIEWS[view].query }).finally(() => (this.#loads -= 1));
+    if (view !== this.view || number < this.#shown) {
+      return; // Another view was chosen meanwhile, or a newer page is there.
     }
-    const isNewer = ({ event }) => marks.placeOfEvent(event, this.#topic) > marks.placeOf(page.cursor);
+    this.#shown = number;
+    const epoch = marks.epochOf(page.cursor);
+    const isNewer = (entry) =>
+      entry.epoch === epoch && marks.placeOfEvent(entry.event, this.#topic) > marks.placeOf(page.cursor);
     // Events that came over the stream while the page was on its way.
-    this.#entries = new Map([...this.#entries].filter(([, entry]) => isNewer(entry)));
-    this.#cursor ??= page.cursor;
-    this.#revision ??= page.revision;
+    const before = this.#entries;
+    this.#entries = new Map([...before].filter(([, entry]) => isNewer(entry)));
+    this.#listed = page.cursor;
     this.#take(page);
+    for (const [key, entry] of this.#entries) {
+      const known = before.get(key);
+      if (known?.epoch === entry.epoch && marks.areSame(known.shown.marks, entry.told)) {
+        entry.shown = known.shown; // The same object for what has not changed.
+      }
+    }
     this.#isLoaded = true;
+    this.#follow(page);
     this.#tell();
   }
 
@@ -160,55 +201,87 @@ export class Inbox extends EventTarget {
     return this.#load().catch((problem) => this.#refused(problem));
   }
 
-  #loadSoon() {
-    this.#io.clearTimeout(this.#reload);
-    this.#reload = this.#io.setTimeout(() => this.#loadAgain(), RELOAD_MS);
+  /**
+   * Loads the list again, together with what else asks for that. Without `isSure` the list is loaded
+   * if its length is still wrong then: counts may come before the event that they count.
+   */
+  #loadSoon(isSure = true) {
+    this.#isStale ||= isSure;
+    if (this.#isClosed) {
+      return;
+    }
+    this.#reload ??= this.#io.setTimeout(async () => {
+      if (this.#isStale || this.#isMiscounted) {
+        this.#isStale = false;
+        await this.#loadAgain();
+      }
+      this.#reload = undefined;
+      this.#isStale && this.#loadSoon();
+    }, RELOAD_MS);
+  }
+
+  /** Whether entries are missing, or are gone from the topic, by what the broker counts. */
+  get #isMiscounted() {
+    const { counts, entries } = this;
+    const isCounted = counts && !counts.more_than && !(entries[0]?.event.position > counts.position);
+    if (!isCounted || !this.#isLoaded || this.#pending.length > 0) {
+      return false;
+    }
+    const due = counts[this.view];
+    return entries.length > due || (!this.hasMore && entries.length < due);
   }
 
   /** Loads older entries. */
   async more() {
     const { view } = this;
     try {
-      const page = await this.#page({ limit: this.#pageSize, before: this.#next, ...VIEWS[view].query });
-      if (view === this.view) {
-        this.#take(page);
-        this.#tell();
+      while (this.hasMore && view === this.view) {
+        const before = this.#next;
+        const page = await this.#page({ limit: this.#pageSize, before, ...VIEWS[view].query });
+        if (before === this.#next && view === this.view) {
+          this.#take(page);
+          this.#isMiscounted && this.#loadSoon(false);
+          return this.#tell();
+        } // Else the list ends at another place since it was loaded again.
       }
     } catch (problem) {
       this.#refused(problem);
     }
   }
 
-  #take({ events, next, revision }) {
+  #take({ events, next, cursor, revision }) {
     for (const { marks: told, ...event } of events) {
-      const entry = { event, told, marks: told };
-      this.#entries.set(keyOf(event), entry);
       // The page may be older than what the stream has told.
-      const later = this.#changes.filter((change) => marks.isAfter(change.revision, revision));
-      later.forEach((change) => this.#apply(change, entry));
+      this.#add(event, marks.epochOf(cursor), this.#changes.marksOf(event, told, revision));
     }
     this.#next = next;
   }
 
+  #add(event, epoch, told) {
+    this.#entries.set(keyOf(event), { event, epoch, told, shown: { event, marks: told } });
+  }
+
   /** Follows the events, the marks and the counts, from where the first page was true. */
-  #follow() {
-    if (this.#isClosed) {
+  #follow({ cursor, revision }) {
+    if (this.#isClosed || this.#subscription) {
       return;
     }
+    this.#revision = revision;
     const options = {
-      from: this.#cursor,
+      from: cursor,
       consumer: this.#consumer,
       counts: true,
-      marksAfter: this.#revision,
+      marksAfter: revision,
       storage: "memory",
     };
     this.#subscription = this.#leftoff.subscribe(this.#topic, options, {
-      event: (event, { cursor }) => this.#came(event, cursor),
+      event: (event, { cursor: place }) => this.#came(event, place),
       ephemeral: () => {},
       gap: () => this.#loadSoon(), // What is shown stays, and is loaded again behind it.
       marked: (told) => this.#marked(told),
       counts: (counts) => this.#counted(counts),
       ended: (problem) => {
+        this.#subscription = undefined;
         this.#isLoaded = false;
         this.#tell();
         this.#refused(problem);
@@ -217,12 +290,42 @@ export class Inbox extends EventTarget {
   }
 
   #came(event, cursor) {
-    this.#cursor = cursor;
-    if (!this.#entries.has(keyOf(event))) {
-      this.#entries.set(keyOf(event), { event, told: marks.UNMARKED, marks: marks.UNMARKED });
-      this.dispatchEvent(Object.assign(new Event("arrived"), { detail: event }));
-      this.#tell();
+    const epoch = marks.epochOf(cursor);
+    // Its marks may have come before it: all marks are told first after a reconnect.
+    const told = this.#changes.marksOf(event, marks.UNMARKED);
+    const place = marks.placeOfEvent(event, this.#topic);
+    const isListed = epoch === marks.epochOf(this.#listed) && place <= marks.placeOf(this.#listed);
+    const isKnown = this.#entries.get(keyOf(event))?.epoch === epoch;
+    if (!isListed && !isKnown && VIEWS[this.view].shows(told, this.#io.now())) {
+      this.#add(event, epoch, told);
+      this.#dropOldest(epoch);
     }
+    if (this.#isMiscounted) {
+      this.#loadSoon(false);
+    }
+    if (!isKnown && !told.seen && !told.archived) {
+      this.dispatchEvent(Object.assign(new Event("arrived"), { detail: event }));
+    }
+    this.#tell();
+  }
+
+  /** Keeps the list bounded in a page that is open for months. */
+  #dropOldest(epoch) {
+    if (this.#entries.size > MOST_ENTRIES) {
+      const places = [...this.#entries.values()].map(({ event }) => event.position).sort((one, other) => one - other);
+      const [oldest, next] = places;
+      for (const [key, { event }] of this.#entries) {
+        event.position === oldest && this.#entries.delete(key);
+        if (event.position === next) {
+          this.#next = this.#cursorOf(event, epoch);
+        }
+      }
+    }
+  }
+
+  /** Returns the cursor of an event, as the broker writes it. */
+  #cursorOf(event, epoch) {
+    return `${marks.isPattern(this.#topic) ? "@" : ""}${marks.placeOfEvent(event, this.#topic)}-${epoch}`;
   }
 
   #counted(counts) {
@@ -239,6 +342,8 @@ export class Inbox extends EventTarget {
     this.counts = counts;
     if (known && counts.snoozed < known.snoozed) {
       this.#loadSoon(); // A snooze is over, maybe of an entry that is not loaded.
+    } else if (this.#isMiscounted) {
+      this.#loadSoon(false);
     }
     this.#tell();
   }
@@ -246,7 +351,7 @@ export class Inbox extends EventTarget {
   #marked(told) {
     this.#revision = told.revision;
     if (told.whole) {
-      this.#changes = [];
+      this.#changes.takeWhole(told);
       for (const entry of this.#entries.values()) {
         entry.told = marks.ofAll(told.marks, entry.event, this.#topic);
       }
@@ -257,7 +362,8 @@ export class Inbox extends EventTarget {
     // The change may bring entries into the view that are not loaded.
     const hides = told.mark.every((mark) => mark !== "snoozed" && mark !== "archived");
     const isNarrow = this.view === "inbox" || this.view === "unread";
-    if (told.unmark.length > 0 || !(isNarrow || hides)) {
+    const isOver = Date.parse(told.snooze_until ?? "") <= this.#io.now(); // It is told late.
+    if (told.unmark.length > 0 || isOver || !(isNarrow || hides)) {
       this.#loadSoon();
     }
     this.#tell();
@@ -265,26 +371,18 @@ export class Inbox extends EventTarget {
 
   /** Applies a change that the broker has made. One that is applied twice is the same. */
   #remember(told) {
-    this.#changes.push(told);
-    this.#changes.splice(0, this.#changes.length - MOST_CHANGES);
-    this.#entries.forEach((entry) => this.#apply(told, entry));
-  }
-
-  #apply(change, entry) {
-    entry.told = this.#after(change, entry, entry.told);
-  }
-
-  #after(change, { event }, of) {
-    const concerned = marks.concerns(change, { event, marks: of }, this.#topic, this.#io.now());
-    return concerned ? marks.changed(of, change) : of;
+    this.#changes.take(told);
+    for (const entry of this.#entries.values()) {
+      entry.told = this.#changes.after(told, entry.event, entry.told);
+    }
   }
 
   /** Looks again when the next snooze of a loaded entry is over. */
   #wakeUp() {
     this.#io.clearTimeout(this.#wake);
     const now = this.#io.now();
-    const snoozed = [...this.#entries.values()].filter((entry) => marks.isSnoozed(entry.marks, now));
-    const ends = snoozed.map((entry) => Date.parse(entry.marks.snoozed_until));
+    const all = [...this.#entries.values()].map(({ shown }) => shown.marks);
+    const ends = all.filter((of) => marks.isSnoozed(of, now)).map((of) => Date.parse(of.snoozed_until));
     if (ends.length > 0 && !this.#isClosed) {
       const wait = Math.min(Math.min(...ends) - now + 1, 2 ** 31 - 1);
       this.#wake = this.#io.setTimeout(() => {
@@ -304,18 +402,35 @@ export class Inbox extends EventTarget {
     if (this.#pending.length >= MOST_PENDING) {
       throw new RangeError(`${MOST_PENDING} changes of marks wait for the broker already`);
     }
-    this.#pending.push(told);
+    const settled = new Promise((resolve, reject) => {
+      this.#pending.push({ told, change, revision: this.#revision, resolve, reject });
+    });
+    this.#pending.length === 1 && this.#send();
     this.#tell();
+    return settled;
+  }
+
+  /** Sends the changes that wait one after the other: their order decides what is true at the end. */
+  async #send() {
     const path = `/v1/consumers/${encodeURIComponent(this.#consumer)}/marks?topic=${encodeURIComponent(this.#topic)}`;
-    try {
-      const { revision } = await this.#ask("POST", path, change);
-      this.#remember({ ...told, revision });
-    } catch (problem) {
-      this.#refused(problem);
-      throw problem;
-    } finally {
-      this.#pending.splice(this.#pending.indexOf(told), 1);
+    while (this.#pending.length > 0) {
+      const [{ told, change, revision: before, resolve, reject }] = this.#pending;
+      try {
+        const { revision } = await this.#ask("POST", path, change);
+        // The stream may have told this change already, and later ones of other devices.
+        const isSameLog = [before, this.#revision].every((it) => marks.epochOf(it) === marks.epochOf(revision));
+        if (isSameLog && marks.isAfter(revision, this.#revision)) {
+          this.#remember({ ...told, revision, time: new Date(this.#io.now()).toISOString() });
+        }
+        this.#pending.shift();
+        resolve();
+      } catch (problem) {
+        this.#pending.shift();
+        this.#refused(problem);
+        reject(problem);
+      }
       this.#tell();
+      this.#isMiscounted && this.#loadSoon(false); // The entry may be gone from the topic.
     }
   }
 
@@ -332,9 +447,8 @@ export class Inbox extends EventTarget {
   async markAll(mark) {
     const [newest] = this.entries;
     if (newest) {
-      const place = marks.placeOfEvent(newest.event, this.#topic);
-      const kind = marks.isPattern(this.#topic) ? "@" : "";
-      await this.#mark({ mark: [mark], up_to: `${kind}${place}-${marks.epochOf(this.#cursor)}` });
+      const { epoch } = this.#entries.get(keyOf(newest.event));
+      await this.#mark({ mark: [mark], up_to: this.#cursorOf(newest.event, epoch) });
     }
   }
 

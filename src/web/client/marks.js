@@ -9,6 +9,11 @@ export const UNMARKED = Object.freeze({
   snoozed_until: null,
 });
 
+/** Whether two events are marked alike. */
+export function areSame(one, other) {
+  return Object.keys(UNMARKED).every((name) => one[name] === other[name]);
+}
+
 /** Whether a selection is a pattern of topics, whose places are positions and not sequences. */
 export function isPattern(selection) {
   return selection.split(".").some((token) => token === "*" || token === ">");
@@ -56,13 +61,13 @@ export function ofAll(all, event, selection) {
   };
 }
 
-/** Whether a change concerns an event. A change "up to" a place leaves snoozed events as they are. */
-export function concerns(change, entry, selection, now) {
+/** Whether a change made at a time concerns an event. One "up to" a place leaves snoozed events. */
+export function concerns(change, entry, selection, at) {
   const { event, marks } = entry;
   if (change.events) {
     return inRanges(change.events[event.topic], event.sequence);
   }
-  return placeOfEvent(event, selection) <= placeOf(change.up_to) && !isSnoozed(marks, now);
+  return placeOfEvent(event, selection) <= placeOf(change.up_to) && !isSnoozed(marks, at);
 }
 
 /** Returns the marks after a change of them. */

@@ -16,22 +16,31 @@ export class Presence extends EventTarget {
   /** Who came and left while the list was on its way; undefined at other times. */
   #meanwhile;
   #isClosed = false;
+  #isLoaded = false;
+  #onState = () => this.dispatchEvent(new Event("change"));
 
   constructor(leftoff, topic, { member } = {}) {
     super();
     this.#leftoff = leftoff;
     this.#topic = topic;
+    leftoff.addEventListener("state", this.#onState);
     this.#subscription = leftoff.subscribe(topic, { from: "latest", member, storage: "memory" }, {
       // Said after each connect: whoever came and left before it was not told.
       caughtUp: () => void this.#load(),
       ephemeral: (event) => this.#take(event),
       event: () => {},
+      ended: (problem) => this.#refused(problem),
     });
   }
 
   /** The members, each `{ id, info }`, by their ids. */
   get members() {
     return [...this.#members.values()].sort((one, other) => (one.id < other.id ? -1 : 1));
+  }
+
+  /** Whether the list may be behind what the broker has. */
+  get isOld() {
+    return !this.#isLoaded || !["connected", "polling"].includes(this.#leftoff.connection.state);
   }
 
   #take({ type, data }) {
@@ -61,12 +70,12 @@ export class Presence extends EventTarget {
           this.#members = new Map(members.map((member) => [member.id, member]));
           mine.forEach((change) => this.#apply(...change));
           this.#meanwhile = undefined;
+          this.#isLoaded = true;
           this.dispatchEvent(new Event("change"));
         }
       } catch (problem) {
         if (!problem.isTemporary) {
-          this.#meanwhile = undefined;
-          this.dispatchEvent(Object.assign(new Event("refused"), { detail: problem }));
+          this.#refused(problem);
         } else {
           await new Promise((done) => this.#leftoff.io.setTimeout(done, pauses.next(problem.retryAfterMs)));
         }
@@ -74,9 +83,16 @@ export class Presence extends EventTarget {
     }
   }
 
+  #refused(problem) {
+    this.#meanwhile = undefined;
+    this.#isLoaded = false;
+    this.dispatchEvent(Object.assign(new Event("refused"), { detail: problem }));
+  }
+
   /** Ends the presence: the own member leaves. */
   close() {
     this.#isClosed = true;
     this.#subscription.close();
+    this.#leftoff.removeEventListener("state", this.#onState);
   }
 }

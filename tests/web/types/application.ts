@@ -12,7 +12,7 @@ interface Order {
 
 const leftoff = connect({ url: "https://broker.example", token: async () => "token", storage: "indexed" });
 leftoff.onstate = ({ state, nextTryAt }) => console.log(state === "polling", (nextTryAt ?? 0) - Date.now());
-const orders = leftoff.subscribe<Order>("orders.*", { from: "last:100", filter: { keyPrefixes: ["eu."] } }, {
+const orders = leftoff.subscribe<Order>("orders.new", { from: "last:100", filter: { keyPrefixes: ["eu."] } }, {
   event: ({ data, sequence }) => console.log((data?.total ?? 0) + sequence),
   gap: ({ lost, reason }) => console.log(lost, reason),
 });

@@ -1,18 +1,18 @@
 // What the elements have in common: a client, a shadow tree with a style, and a life from when they
 // are put into the page until they are taken out.
 
-/** The style of all elements. Pages change it by these properties, and by `::part(…)`. */
+/** The style of all elements. Pages change it by the properties `--leftoff-…`, and by `::part(…)`. */
 const STYLE = `
   :host {
-    --leftoff-ink: light-dark(#1b1f24, #e8eaed);
-    --leftoff-quiet: light-dark(#59636e, #a7b0ba);
-    --leftoff-ground: light-dark(#ffffff, #14171a);
-    --leftoff-raised: light-dark(#f3f5f7, #1f2429);
-    --leftoff-line: light-dark(#d0d7de, #363d45);
-    --leftoff-accent: light-dark(#0b57d0, #7cacf8);
-    --leftoff-alarm: light-dark(#b3261e, #f2b8b5);
-    --leftoff-on-alarm: light-dark(#ffffff, #410e0b);
-    color: var(--leftoff-ink);
+    --ink: var(--leftoff-ink, light-dark(#1b1f24, #e8eaed));
+    --quiet: var(--leftoff-quiet, light-dark(#59636e, #a7b0ba));
+    --ground: var(--leftoff-ground, light-dark(#ffffff, #14171a));
+    --raised: var(--leftoff-raised, light-dark(#f3f5f7, #1f2429));
+    --line: var(--leftoff-line, light-dark(#d0d7de, #363d45));
+    --accent: var(--leftoff-accent, light-dark(#0b57d0, #7cacf8));
+    --alarm: var(--leftoff-alarm, light-dark(#b3261e, #f2b8b5));
+    --on-alarm: var(--leftoff-on-alarm, light-dark(#ffffff, #410e0b));
+    color: var(--ink);
     font: inherit;
   }
   [hidden] { display: none !important; }
@@ -22,12 +22,13 @@ const STYLE = `
     cursor: pointer;
     min-height: 2.25rem;
     padding: 0.2rem 0.7rem;
-    border: 1px solid var(--leftoff-line);
+    border: 1px solid var(--line);
     border-radius: 0.5rem;
-    background: var(--leftoff-raised);
+    background: var(--raised);
   }
-  button[aria-pressed="true"] { border-color: var(--leftoff-accent); color: var(--leftoff-accent); }
-  :focus-visible { outline: 3px solid var(--leftoff-accent); outline-offset: 2px; }
+  button[aria-pressed="true"] { border-color: var(--accent); color: var(--accent); }
+  a { color: var(--accent); }
+  :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 `;
 
 /** Returns a style for a shadow tree. It is no `<style>`, which the policy of a page may forbid. */
@@ -56,10 +57,24 @@ const Base = globalThis.HTMLElement ?? class {};
 
 /** An element that follows something of a client while it is in the page. */
 export class ClientElement extends Base {
+  /** The properties that a page may set, also before the element is defined. */
+  static properties = ["leftoff"];
+  #early = {};
   #own;
   #close;
+  #isDue = false;
   /** The client of `define`. */
   shared;
+
+  constructor() {
+    super();
+    for (const name of this.constructor.properties) {
+      if (Object.hasOwn(this, name)) {
+        this.#early[name] = this[name];
+        delete this[name]; // It hides the one of the class.
+      }
+    }
+  }
 
   /** The client that the element uses. */
   get leftoff() {
@@ -73,26 +88,38 @@ export class ClientElement extends Base {
 
   connectedCallback() {
     if (!this.shadowRoot) {
+      Object.assign(this, this.#early);
       this.attachShadow({ mode: "open" });
       this.build(this.shadowRoot);
     }
-    this.restart();
+    if (!this.#close) {
+      this.restart(); // Else it was moved within the page.
+    }
   }
 
   disconnectedCallback() {
+    queueMicrotask(() => this.isConnected || this.#end());
+  }
+
+  /** Begins anew when all attributes that are changed now have changed. */
+  attributeChangedCallback(name, before, after) {
+    if (before !== after && this.shadowRoot && !this.#isDue) {
+      this.#isDue = true;
+      queueMicrotask(() => {
+        this.#isDue = false;
+        this.restart();
+      });
+    }
+  }
+
+  #end() {
     this.#close?.();
     this.#close = undefined;
   }
 
-  attributeChangedCallback(name, before, after) {
-    if (before !== after) {
-      this.restart();
-    }
-  }
-
   /** Begins anew, with the present client and attributes. */
   restart() {
-    this.disconnectedCallback();
+    this.#end();
     if (this.isConnected && this.shadowRoot && this.leftoff) {
       this.#close = this.follow(this.leftoff);
     }

@@ -2,7 +2,6 @@
 
 import { inbox } from "../inbox.js";
 import { ClientElement, make, styleOf } from "./base.js";
-import { inStep } from "./list.js";
 
 const BELL =
   "M12 22a2.5 2.5 0 0 0 2.4-2H9.6A2.5 2.5 0 0 0 12 22Zm7-6-1.5-2V9.5a5.5 5.5 0 0 0-4.2-5.3V3.3a1.3 1.3 0 0 0-2.6 0v.9a5.5 5.5 0 0 0-4.2 5.3V14L5 16v2h14v-2Z";
@@ -12,23 +11,42 @@ const MOST_TOLD = 99;
 
 const HOUR_MS = 3_600_000;
 
-/** The views by their words. */
-const VIEWS = { inbox: "Inbox", unread: "Unread", snoozed: "Snoozed", archived: "Archived" };
+const VIEWS = ["inbox", "unread", "snoozed", "archived"];
 
-/** The buttons of an entry: each for entries with some marks, and what it changes. */
-const ACTIONS = [
-  { name: "read", words: "Read", isFor: (of) => !of.read, change: () => ({ mark: ["read"] }) },
-  { name: "unread", words: "Unread", isFor: (of) => of.read, change: () => ({ unmark: ["read"] }) },
-  { name: "archive", words: "Archive", isFor: (of) => !of.archived, change: () => ({ mark: ["archived"] }) },
-  { name: "unarchive", words: "To the inbox", isFor: (of) => of.archived, change: () => ({ unmark: ["archived"] }) },
-  {
-    name: "snooze",
-    words: "Snooze for an hour",
+/** The words of the element. Pages may set others. */
+const WORDS = {
+  inbox: "Inbox",
+  unread: "Unread",
+  snoozed: "Snoozed",
+  archived: "Archived",
+  views: "Shown notifications",
+  markAll: "Mark all as read",
+  empty: "Nothing here.",
+  more: "Show older",
+  arrived: "New:",
+  refused: "Refused:",
+  isNew: "new",
+  isUnread: "unread",
+  read: "Mark as read",
+  unreadAgain: "Mark as unread",
+  archive: "Archive",
+  unarchive: "To the inbox",
+  snooze: "Snooze for an hour",
+  wake: "Wake up",
+};
+
+/** The buttons of an entry by their words: each for entries with some marks, and what it changes. */
+const ACTIONS = {
+  read: { isFor: (of) => !of.read, change: () => ({ mark: ["read"] }) },
+  unreadAgain: { isFor: (of) => of.read, change: () => ({ unmark: ["read"] }) },
+  archive: { isFor: (of) => !of.archived, change: () => ({ mark: ["archived"] }) },
+  unarchive: { isFor: (of) => of.archived, change: () => ({ unmark: ["archived"] }) },
+  snooze: {
     isFor: (of) => of.snoozed_until === null,
     change: () => ({ mark: ["snoozed"], snooze_until: new Date(Date.now() + HOUR_MS).toISOString() }),
   },
-  { name: "wake", words: "Wake up", isFor: (of) => of.snoozed_until !== null, change: () => ({ unmark: ["snoozed"] }) },
-];
+  wake: { isFor: (of) => of.snoozed_until !== null, change: () => ({ unmark: ["snoozed"] }) },
+};
 
 const CSS = `
   :host { display: inline-block; position: relative; }
@@ -37,21 +55,22 @@ const CSS = `
   .badge {
     position: absolute; inset: -0.4rem -0.4rem auto auto; min-width: 1.3rem; padding: 0 0.3rem;
     border-radius: 1rem; font-size: 0.8rem; line-height: 1.3rem;
-    background: var(--leftoff-alarm); color: var(--leftoff-on-alarm);
+    background: var(--alarm); color: var(--on-alarm);
   }
   .panel {
     position: absolute; z-index: 1; inset: calc(100% + 0.4rem) 0 auto auto;
     box-sizing: border-box; width: min(26rem, 92vw); max-height: 70vh; overflow: auto; padding: 0.75rem;
-    border: 1px solid var(--leftoff-line); border-radius: 0.6rem; background: var(--leftoff-ground);
+    border: 1px solid var(--line); border-radius: 0.6rem; background: var(--ground);
   }
   .tools, .views, .actions { display: flex; flex-wrap: wrap; gap: 0.4rem; }
   .tools { justify-content: space-between; }
   ul { margin: 0.75rem 0; padding: 0; list-style: none; }
-  li { padding: 0.6rem; border-top: 1px solid var(--leftoff-line); }
+  li { padding: 0.6rem; border-top: 1px solid var(--line); }
   li.unread .title { font-weight: 600; }
-  li.unread .title::before { content: "● "; color: var(--leftoff-accent); }
+  li.unread .title::before { content: "● "; color: var(--accent); }
   p { margin: 0 0 0.3rem; overflow-wrap: anywhere; }
-  .about { color: var(--leftoff-quiet); font-size: 0.85rem; }
+  .about { color: var(--quiet); font-size: 0.85rem; }
+  .aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .old { opacity: 0.7; }
 `;
 
@@ -59,6 +78,7 @@ let style;
 
 export class InboxElement extends ClientElement {
   static observedAttributes = ["topic", "consumer", "page-size", "label"];
+  static properties = [...ClientElement.properties, "titleOf", "linkOf", "words"];
   #bell;
   #badge;
   #panel;
@@ -66,12 +86,15 @@ export class InboxElement extends ClientElement {
   #empty;
   #more;
   #said;
+  #aloud;
   #readAll;
   #views = {};
   /** The list's elements by the keys of their entries. */
   #items = new Map();
   /** What the element shows; undefined without a topic. */
   inbox;
+  /** Words that take the place of those above. */
+  words = {};
   /** Returns the title of an event. Pages may set another one. */
   titleOf = ({ data, type }) =>
     typeof data === "string" ? data : (data?.title ?? data?.text ?? (type || "(no title)"));
@@ -81,41 +104,43 @@ export class InboxElement extends ClientElement {
   build(root) {
     style ??= styleOf(CSS);
     root.adoptedStyleSheets = [style];
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    for (const [name, value] of Object.entries({ viewBox: "0 0 24 24", width: 24, height: 24, "aria-hidden": "true" })) {
-      svg.setAttribute(name, value);
-    }
-    path.setAttribute("d", BELL);
-    path.setAttribute("fill", "currentColor");
-    svg.append(path);
+    const words = (this.words = { ...WORDS, ...this.words });
+    const ofButton = (part, text) => make("button", { type: "button", part, textContent: text });
     this.#badge = make("span", { className: "badge", part: "badge", hidden: true, "aria-hidden": "true" });
-    this.#bell = make("button", { className: "bell", part: "bell", type: "button", "aria-expanded": "false" }, svg, this.#badge);
-    this.#said = make("p", { className: "about", part: "said", role: "status" });
+    const attributes = { "aria-expanded": "false", "aria-controls": "panel" };
+    this.#bell = make("button", { className: "bell", part: "bell", type: "button", ...attributes }, icon(), this.#badge);
+    this.#said = make("p", { className: "about", part: "said", "aria-hidden": "true" });
+    // News are read out while the panel is closed, too.
+    this.#aloud = make("div", { className: "aloud", role: "status" });
     this.#list = make("ul", { part: "list", tabIndex: -1, role: "list" });
-    this.#empty = make("p", { part: "empty", textContent: "Nothing here.", hidden: true });
-    this.#more = make("button", { part: "more", type: "button", textContent: "Show older", hidden: true });
-    this.#readAll = make("button", { part: "read-all", type: "button", textContent: "Mark all as read" });
-    const views = make("div", { className: "views", role: "group", "aria-label": "Shown notifications" });
-    for (const [view, words] of Object.entries(VIEWS)) {
-      const button = make("button", { type: "button", part: "view", textContent: words });
+    this.#empty = make("p", { part: "empty", textContent: words.empty, hidden: true });
+    this.#more = Object.assign(ofButton("more", words.more), { hidden: true });
+    this.#readAll = ofButton("read-all", words.markAll);
+    const views = make("div", { className: "views", role: "group", "aria-label": words.views });
+    for (const view of VIEWS) {
+      const button = ofButton("view", words[view]);
       button.addEventListener("click", () => this.inbox?.show(view));
       this.#views[view] = button;
       views.append(button);
     }
     const tools = make("div", { className: "tools", part: "tools" }, views, this.#readAll);
     const parts = [tools, this.#said, this.#list, this.#empty, this.#more];
-    this.#panel = make("div", { className: "panel", part: "panel", role: "region", hidden: true }, ...parts);
-    root.append(this.#bell, this.#panel);
-    this.#listen();
+    const region = { className: "panel", part: "panel", id: "panel", role: "region", hidden: true };
+    this.#panel = make("div", region, ...parts);
+    root.append(this.#bell, this.#aloud, this.#panel);
+    this.#listen(root);
   }
 
-  #listen() {
+  #listen(root) {
     this.#bell.addEventListener("click", () => this.toggle());
     this.#more.addEventListener("click", () => this.inbox?.more());
     this.#readAll.addEventListener("click", () => this.#markAll("read"));
-    this.#panel.addEventListener("keydown", (pressed) => {
+    root.addEventListener("keydown", (pressed) => {
+      if (this.#panel.hidden) {
+        return;
+      }
       if (pressed.key === "Escape") {
+        pressed.preventDefault(); // A dialog around it stays.
         this.toggle();
         this.#bell.focus();
       } else if (pressed.key === "ArrowDown" || pressed.key === "ArrowUp") {
@@ -124,7 +149,7 @@ export class InboxElement extends ClientElement {
     });
   }
 
-  /** Moves the focus to the entry above or below. */
+  /** Moves the focus to the entry below or above; from elsewhere, to the first one. */
   #step(by, pressed) {
     const items = [...this.#list.children];
     const at = items.indexOf(this.shadowRoot.activeElement?.closest("li"));
@@ -135,29 +160,35 @@ export class InboxElement extends ClientElement {
     }
   }
 
+  get #label() {
+    return this.getAttribute("label") ?? "Notifications";
+  }
+
   follow(leftoff) {
     const topic = this.getAttribute("topic");
-    const label = this.getAttribute("label") ?? "Notifications";
-    this.#panel.setAttribute("aria-label", label);
-    this.#list.setAttribute("aria-label", label);
+    this.#panel.setAttribute("aria-label", this.#label);
+    this.#list.setAttribute("aria-label", this.#label);
+    this.#show();
     if (!topic) {
       return undefined;
     }
-    const consumer = this.getAttribute("consumer") ?? "inbox";
+    const consumer = this.getAttribute("consumer") ?? undefined;
     const pageSize = Number(this.getAttribute("page-size")) || undefined;
     const followed = (this.inbox = inbox(leftoff, { topic, consumer, pageSize }));
+    const { arrived, refused } = this.words;
     followed.addEventListener("change", () => this.#show());
-    followed.addEventListener("arrived", ({ detail }) => this.#say(`New: ${this.titleOf(detail)}`));
-    followed.addEventListener("refused", ({ detail }) => this.#say(`Refused: ${detail.message}`));
-    this.#show();
+    followed.addEventListener("arrived", ({ detail }) => this.#say(`${arrived} ${this.titleOf(detail)}`));
+    followed.addEventListener("refused", ({ detail }) => this.#say(`${refused} ${detail.message}`));
     return () => {
       followed.close();
       this.inbox = undefined;
+      this.#say("");
     };
   }
 
   #say(words) {
     this.#said.textContent = words;
+    this.#aloud.textContent = words;
   }
 
   /** Opens or closes the list. Whoever opens it has seen what it shows. */
@@ -173,46 +204,61 @@ export class InboxElement extends ClientElement {
     this.inbox?.mark(entry, change).catch(() => {}); // The inbox tells a refusal by "refused".
   }
 
+  /** Marks all up to the newest entry, where the list has them all: not what other views hide. */
   #markAll(mark) {
-    this.inbox?.markAll(mark).catch(() => {});
+    if (hasAllNew(this.inbox?.view)) {
+      this.inbox.markAll(mark).catch(() => {});
+    }
   }
 
   #show() {
-    const { inbox: shown } = this;
-    if (!shown) {
-      return;
+    const { view = "inbox", entries = [], hasMore = false, isOld = true, counts } = this.inbox ?? {};
+    this.#showBadge(counts);
+    for (const [name, button] of Object.entries(this.#views)) {
+      button.setAttribute("aria-pressed", String(name === view));
     }
-    this.#showBadge(shown.counts);
-    for (const [view, button] of Object.entries(this.#views)) {
-      button.setAttribute("aria-pressed", String(view === shown.view));
-    }
-    this.#showList(shown.entries);
-    this.#list.classList.toggle("old", shown.isOld);
-    this.#more.hidden = !shown.hasMore;
+    this.#showList(entries);
+    this.#list.classList.toggle("old", isOld);
+    this.#empty.hidden = entries.length > 0 || hasMore || isOld; // Nothing is known yet.
+    this.#more.hidden = !hasMore;
+    this.#readAll.hidden = !hasAllNew(view);
   }
 
   #showBadge(counts) {
     const unseen = counts?.unseen ?? 0;
     const told = `${Math.min(unseen, MOST_TOLD)}${unseen > MOST_TOLD || counts?.more_than ? "+" : ""}`;
+    const { isNew, isUnread } = this.words;
     this.#badge.hidden = unseen === 0;
     this.#badge.textContent = told;
-    const label = this.getAttribute("label") ?? "Notifications";
-    this.#bell.setAttribute("aria-label", counts ? `${label}, ${told} new, ${counts.unread} unread` : label);
+    const numbers = counts ? `, ${told} ${isNew}, ${counts.unread} ${isUnread}` : "";
+    this.#bell.setAttribute("aria-label", `${this.#label}${numbers}`);
   }
 
-  /** Brings the list's elements in step with the entries; an element that stays keeps the focus. */
+  /** Brings the list's elements in step with the entries. One that stays is not moved: so it keeps the focus. */
   #showList(entries) {
-    const focused = this.shadowRoot.activeElement?.closest("li");
-    const index = focused ? [...this.#list.children].indexOf(focused) : -1;
-    const makeItem = (event) => this.#item(event);
-    const update = (item, entry) => this.#update(item, entry);
-    this.#items = inStep(this.#list, this.#items, entries, makeItem, update);
-    const elements = [...this.#list.children];
-    this.#empty.hidden = elements.length > 0;
-    if (index >= 0 && !this.shadowRoot.activeElement?.closest("li:not([hidden])")) {
-      // The focused button has gone: its entry, or the one that took the entry's place, has others.
-      const heir = focused.isConnected ? focused : elements[Math.min(index, elements.length - 1)];
-      (heir?.querySelector("a, button:not([hidden])") ?? this.#list).focus();
+    const list = this.#list;
+    const active = this.shadowRoot.activeElement;
+    const focused = active?.closest("li");
+    const index = [...list.children].indexOf(focused);
+    const items = new Map();
+    for (const entry of entries) {
+      const { topic, sequence, time } = entry.event;
+      const key = `${topic}/${sequence}/${time}`;
+      items.set(key, this.#items.get(key) ?? this.#item(entry.event));
+      this.#update(items.get(key), entry);
+    }
+    this.#items.forEach((item, key) => items.has(key) || item.remove());
+    this.#items = items;
+    [...items.values()].forEach((item, at) => {
+      if (list.children[at] !== item) {
+        list.insertBefore(item, list.children[at] ?? null);
+      }
+    });
+    if (focused && (active.hidden || !focused.isConnected)) {
+      // The focused button is gone: its entry has another one, or the entry that took its place has.
+      const heir = focused.isConnected ? focused : list.children[Math.min(index, list.children.length - 1)];
+      const same = heir?.querySelector(`[data-action="${active.dataset.action}"]:not([hidden])`);
+      (same ?? heir?.querySelector("button:not([hidden])") ?? list).focus();
     }
   }
 
@@ -224,10 +270,11 @@ export class InboxElement extends ClientElement {
     const time = make("time", { dateTime: event.time, textContent: new Date(event.time).toLocaleString() });
     const about = make("p", { className: "about", part: "about" }, time);
     const actions = make("div", { className: "actions", part: "actions" });
-    for (const { name, words, change } of ACTIONS) {
-      const button = make("button", { type: "button", textContent: words, id: `${name}-${event.position}` });
+    for (const [name, { change }] of Object.entries(ACTIONS)) {
+      const properties = { type: "button", textContent: this.words[name], id: `${name}-${event.position}` };
+      const button = make("button", properties);
       button.dataset.action = name;
-      button.setAttribute("aria-labelledby", `${button.id} ${id}`);
+      button.setAttribute("aria-labelledby", `${button.id} ${title.id}`);
       button.addEventListener("click", () => this.#mark({ event }, change()));
       actions.append(button);
     }
@@ -236,8 +283,25 @@ export class InboxElement extends ClientElement {
 
   #update(item, { marks }) {
     item.classList.toggle("unread", !marks.read);
-    for (const { name, isFor } of ACTIONS) {
+    for (const [name, { isFor }] of Object.entries(ACTIONS)) {
       item.querySelector(`[data-action="${name}"]`).hidden = !isFor(marks);
     }
   }
+}
+
+/** Whether a view shows all that is new, so that whoever looks at it has seen that. */
+function hasAllNew(view) {
+  return view === "inbox" || view === "unread";
+}
+
+/** Returns the picture of a bell. */
+function icon() {
+  const named = (name, attributes, ...children) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    Object.entries(attributes).forEach((attribute) => element.setAttribute(...attribute));
+    element.append(...children);
+    return element;
+  };
+  const path = named("path", { d: BELL, fill: "currentColor" });
+  return named("svg", { viewBox: "0 0 24 24", width: 24, height: 24, "aria-hidden": "true" }, path);
 }

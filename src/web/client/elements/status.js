@@ -25,6 +25,7 @@ export class StatusElement extends ClientElement {
   #text;
   #retry;
   #timer;
+  #since;
   #shown = "";
 
   build(root) {
@@ -55,11 +56,20 @@ export class StatusElement extends ClientElement {
       this.#timer = undefined;
       this.#say(state);
     } else {
-      this.#timer ??= setTimeout(() => {
-        this.#timer = undefined;
-        this.#say(this.leftoff.connection.state);
-      }, BLINK_MS);
+      this.#timer ??= this.#wait();
     }
+  }
+
+  #wait() {
+    this.#since = Date.now();
+    return setTimeout(() => {
+      this.#timer = undefined;
+      if (Date.now() - this.#since > 2 * BLINK_MS) {
+        this.#look(this.leftoff.connection.state); // The page slept; the trouble is a new one.
+      } else {
+        this.#say(this.leftoff.connection.state);
+      }
+    }, BLINK_MS);
   }
 
   #isTold() {
