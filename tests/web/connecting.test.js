@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { problem } from "./fakes/broker.js";
 import { follow, world } from "./fakes/world.js";
 
 const kinds = (broker) => broker.open().map(({ kind }) => kind);
@@ -148,7 +149,7 @@ test("close codes say whether to come back", async () => {
 test("a broker that is being restarted is not stormed", async () => {
   const { clock, broker, leftoff } = world();
   await clock.advance(11_000);
-  broker.open()[0].end(4109, "stopping");
+  broker.open()[0].end(4109, "retry_ms=2000");
   await clock.advance(900);
   assert.equal(broker.requests.length, 1);
   await clock.advance(3_000);
@@ -325,19 +326,66 @@ test("a broker that is away is not taken for a proxy", async () => {
   leftoff.close();
 });
 
-test("a clock that jumps ends no good connection", async () => {
-  const { clock, broker, leftoff, page } = world();
+for (const transport of ["websocket", "sse"]) {
+  test(`a clock that jumps ends no good connection, over ${transport}`, async () => {
+    const { clock, broker, leftoff, page } = world({ transports: [transport] });
+    const { events } = follow(leftoff, "orders");
+    await clock.advance(11_000);
+    for (const jump of [-7_200_000, 7_200_000, -100_000, 500_000]) {
+      clock.jump(jump);
+      transport === "websocket" && page.tell("visibilitychange"); // A stream has no ping.
+      await clock.advance(40_000);
+    }
+    broker.publish("orders", { data: 1 });
+    await clock.advance(10);
+    assert.deepEqual(events(), [1]);
+    assert.equal(broker.requests.length, 1);
+    leftoff.close();
+  });
+}
+
+test("a transport in between is taken where the best one is refused for ever", async () => {
+  const { clock, broker, leftoff } = world({
+    faults: { refusesUpgrade: true, buffersStreams: true },
+  });
   const { events } = follow(leftoff, "orders");
-  await clock.advance(11_000);
-  for (const jump of [-7_200_000, 7_200_000, -100_000, 500_000]) {
-    clock.jump(jump);
-    page.tell("visibilitychange");
-    await clock.advance(40_000);
-  }
+  await clock.advance(21_000);
+  assert.equal(leftoff.connection.transport, "poll");
+  broker.faults.buffersStreams = false;
+  await clock.advance(75_000);
+  assert.equal(leftoff.connection.transport, "sse");
   broker.publish("orders", { data: 1 });
   await clock.advance(10);
   assert.deepEqual(events(), [1]);
-  assert.equal(broker.requests.length, 1);
+  leftoff.close();
+});
+
+test("a transport that was good is not left for one failure", async () => {
+  const { clock, broker, leftoff } = world();
+  await clock.advance(11_000);
+  broker.faults.refusesUpgrade = true;
+  broker.open()[0].end();
+  while (broker.requests.length < 2) {
+    await clock.advance(10);
+  }
+  await clock.advance(1);
+  broker.faults.refusesUpgrade = false;
+  await clock.advance(2_000);
+  assert.equal(leftoff.connection.transport, "websocket");
+  leftoff.close();
+});
+
+test("a broker that is away for tickets, too, is not taken for a proxy", async () => {
+  const { clock, broker, leftoff } = world({ token: async () => "ann" });
+  broker.token = "ann";
+  follow(leftoff, "orders");
+  await clock.advance(11_000);
+  broker.kill();
+  await clock.advance(100_000);
+  broker.restart();
+  await clock.advance(31_000);
+  assert.equal(leftoff.connection.transport, "websocket");
+  assert.ok(broker.requests.every((request) => !request.includes("follow")));
   leftoff.close();
 });
 
@@ -380,4 +428,184 @@ test("a token of a short life does not keep a client from a better transport", a
   await clock.advance(65_000);
   assert.equal(leftoff.connection.transport, "websocket");
   leftoff.close();
+});
+
+const jwt = (exp) => `x.${btoa(JSON.stringify({ sub: "ann", exp }))}.y`;
+
+for (const transport of ["websocket", "sse", "poll"]) {
+  test(`a token that cannot be renewed ends nothing before its time, over ${transport}`, async () => {
+    let isFailing = false;
+    let asked = 0;
+    const { clock, broker, leftoff, states } = world({
+      transports: [transport],
+      token: async () => {
+        asked++;
+        if (isFailing) {
+          throw new Error("the page's server is away");
+        }
+        return (broker.token = jwt(Math.floor(clock.now / 1_000) + 600));
+      },
+    });
+    const { events } = follow(leftoff, "orders");
+    await clock.advance(100);
+    isFailing = true;
+    await clock.advance(598_000);
+    const isGood = transport === "poll" ? "polling" : "connected";
+    assert.deepEqual(states, ["connecting", isGood], "the line is good for as long as its token");
+    assert.ok(asked >= 4 && asked <= 15, `${asked} tokens were asked for: later, and not at once`);
+    broker.publish("orders", { data: 1 });
+    await clock.advance(100);
+    assert.deepEqual(events(), [1]);
+    broker.token = "another"; // The token has ended.
+    const [line] = broker.open();
+    line.kind === "websocket" && line.end(4001, "the permission is over");
+    line.kind === "stream" && line.tell({ type: "expired" });
+    await clock.advance(30_000);
+    assert.equal(leftoff.connection.state, "reconnecting");
+    assert.equal(leftoff.connection.reason, "the page's server is away");
+    isFailing = false;
+    broker.publish("orders", { data: 2 });
+    await clock.advance(31_000);
+    assert.equal(leftoff.connection.state, isGood);
+    assert.deepEqual(events(), [1, 2]);
+    leftoff.close();
+  });
+
+  test(`a renewal that succeeds at the second try is noticed by nobody, over ${transport}`, async () => {
+    let failures = 1;
+    const { clock, broker, leftoff, states } = world({
+      transports: [transport],
+      token: async () => {
+        if (clock.now > start + 400_000 && failures-- > 0) {
+          throw new Error("the page's server is away");
+        }
+        return (broker.token = jwt(Math.floor(clock.now / 1_000) + 600));
+      },
+    });
+    const start = clock.now;
+    follow(leftoff, "orders");
+    await clock.advance(550_000);
+    assert.ok(failures < 0, "it was asked again");
+    const { exp } = JSON.parse(atob(broker.token.split(".")[1]));
+    assert.ok(exp * 1_000 > start + 1_000_000, "the line has the next token");
+    assert.equal(states.length, 2);
+    assert.equal(broker.open().length, 1);
+    leftoff.close();
+  });
+
+  test(`a second refusal of a new token ends in denied, over ${transport}`, async () => {
+    let asked = 0;
+    const { clock, broker, leftoff } = world({
+      transports: [transport],
+      token: async () => `t${++asked}`,
+    });
+    broker.token = "none of these";
+    follow(leftoff, "orders");
+    await clock.advance(600_000);
+    assert.equal(leftoff.connection.state, "denied");
+    assert.equal(asked, 2, "one for the connect, and one more after the refusal");
+    assert.ok(broker.requests.length <= 4, `${broker.requests}`);
+    // The same for a connection that was good, and whose permission ends.
+    broker.token = "t3";
+    leftoff.retryNow();
+    await clock.advance(40_000);
+    assert.match(leftoff.connection.state, /connected|polling/);
+    broker.token = "none of these";
+    broker.requests.length = 0;
+    broker.open().forEach((line) => line.kind === "websocket" && line.end(4001, "over"));
+    broker.open().forEach((line) => line.kind === "stream" && line.tell({ type: "expired" }));
+    await clock.advance(600_000);
+    assert.equal(leftoff.connection.state, "denied");
+    assert.ok(broker.requests.length <= 8, `${broker.requests}`);
+    leftoff.close();
+  });
+}
+
+test("a permission that ends at once, whatever the token, is not asked for in a circle", async () => {
+  for (const transport of ["websocket", "sse"]) {
+    let asked = 0;
+    const { clock, broker, leftoff } = world({
+      transports: [transport],
+      token: async () => `t${++asked}`,
+    });
+    const end = () => {
+      broker.open("websocket").forEach((line) => line.end(4001, "over"));
+      broker.open("stream").forEach((line) => line.tell({ type: "expired" }));
+    };
+    leftoff.onstate = ({ state }) => state === "connected" && setImmediate(end);
+    follow(leftoff, "orders");
+    await clock.advance(600_000);
+    assert.equal(leftoff.connection.state, "denied");
+    assert.equal(asked, 2);
+    leftoff.close();
+  }
+});
+
+test("a subscription is not lost when a better transport is tried just then", async () => {
+  const { clock, broker, leftoff, page } = world({ faults: { refusesUpgrade: true } });
+  const one = follow(leftoff, "a");
+  await clock.advance(20_000);
+  assert.equal(leftoff.connection.transport, "sse");
+  broker.latencyMs = 1_000;
+  const two = follow(leftoff, "b");
+  await clock.advance(500);
+  page.tell("online"); // The next stream is on its way, and another network may let WebSockets pass.
+  await clock.advance(100);
+  broker.publish("a", { data: 0 }); // The present stream is alive.
+  await clock.advance(20_000);
+  broker.publish("a", { data: 1 });
+  broker.publish("b", { data: 2 });
+  await clock.advance(5_000);
+  assert.deepEqual([one.events(), two.events()], [[0, 1], [2]]);
+  leftoff.close();
+});
+
+test("a broker that says to come back in a year is asked in five minutes at the latest", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["sse"] });
+  follow(leftoff, "orders");
+  const year = 365 * 24 * 3_600_000; // A timer of so many milliseconds fires at once.
+  const later = (status) => problem(status, "later", { retry_after_ms: year });
+  broker.faults.answer = () => new Response(JSON.stringify(later(503)), { status: 503 });
+  await clock.advance(60_000);
+  assert.ok(broker.requests.length < 3, `${broker.requests.length} tries in a minute`);
+  broker.faults.answer = null;
+  await clock.advance(300_000);
+  assert.equal(leftoff.connection.state, "connected");
+  leftoff.close();
+});
+
+test("a token that does not come is asked for again, and no transport is left for it", async () => {
+  let isHanging = true;
+  const token = () => (isHanging ? new Promise(() => {}) : "first");
+  const { clock, broker, leftoff, page } = world({ token });
+  broker.token = "first";
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(31_000);
+  assert.notEqual(leftoff.connection.reason, "", "the page is told why");
+  isHanging = false;
+  await clock.advance(31_000);
+  assert.equal(leftoff.connection.transport, "websocket");
+  broker.publish("orders", { data: 1 });
+  await clock.advance(100);
+  assert.deepEqual(events(), [1]);
+  leftoff.close();
+  await clock.advance(10);
+  assert.equal(clock.timersOf(page), 0);
+});
+
+test("a broker says when to come back, by a code, and by the first message of a stream", async () => {
+  for (const transport of ["websocket", "sse"]) {
+    const { clock, broker, leftoff, page } = world({ transports: [transport] });
+    follow(leftoff, "orders");
+    await clock.advance(11_000);
+    broker.requests.length = 0;
+    broker.open("websocket").forEach((it) => it.end(4111, "ended; retry_ms=2000"));
+    broker.open("stream").forEach((it) => it.end());
+    await clock.advance(900);
+    page.tell("visibilitychange");
+    assert.deepEqual(broker.requests, []);
+    await clock.advance(3_000);
+    assert.equal(leftoff.connection.state, "connected");
+    leftoff.close();
+  }
 });

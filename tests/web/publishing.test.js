@@ -2,7 +2,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { problem } from "./fakes/broker.js";
+import { Broker, problem } from "./fakes/broker.js";
+import { Browser } from "./fakes/browser.js";
+import { Clock } from "./fakes/clock.js";
 import { client, follow, world } from "./fakes/world.js";
 
 const stored = (broker) => broker.events.map(({ data }) => data);
@@ -158,6 +160,67 @@ test("the outbox is bounded", async () => {
   assert.equal(outcome(leftoff.publish("orders", {})).state, "waits");
 });
 
+test("the outbox is bounded by its size, too, and has room again for what has gone out", async () => {
+  const { clock, broker, leftoff } = world({ outbox: { maxBytes: 3_000 } });
+  await clock.advance(100);
+  const publish = () => outcome(leftoff.publish("orders", { data: "x".repeat(1_000) }));
+  for (let round = 0; round < 3; round++) {
+    broker.kill();
+    await clock.advance(10);
+    const all = [publish(), publish(), publish()];
+    await clock.advance(10);
+    assert.deepEqual(
+      all.map(({ state }) => state),
+      ["waits", "waits", "rejected"],
+    );
+    broker.restart();
+    await clock.advance(40_000);
+    assert.deepEqual(
+      all.map(({ state }) => state),
+      ["resolved", "resolved", "rejected"],
+    );
+  }
+  leftoff.close();
+});
+
+test("a minute without a refusal ends the doubling of the pauses", async () => {
+  const { clock, broker, leftoff } = world();
+  await clock.advance(100);
+  const refuse = (count) =>
+    broker.refusals.set("busy", Array.from({ length: count }, () => problem(503, "no room")));
+  const publish = () => outcome(leftoff.publish("orders", { type: "busy" }));
+  refuse(12);
+  const first = publish();
+  await clock.advance(300_000);
+  assert.equal(first.state, "resolved");
+  for (let round = 0; round < 10; round++) {
+    await clock.advance(61_000);
+    refuse(1);
+    const next = publish();
+    await clock.advance(510);
+    assert.equal(next.state, "resolved", "the first pause is at most half a second");
+  }
+  leftoff.close();
+});
+
+test("a publish whose outcome is unknown is sent again, and stored once", async () => {
+  for (const transports of [["websocket"], ["sse"]]) {
+    const { clock, broker, leftoff } = world({ transports });
+    const accept = broker.accept.bind(broker);
+    let answers = 0;
+    broker.accept = (message) => {
+      const answer = accept(message);
+      const type = "https://leftoff.example/problems/outcome-unknown";
+      return answers++ > 0 ? answer : { error: { ...problem(500, "it may be stored"), type } };
+    };
+    const published = outcome(leftoff.publish("orders", { data: 1 }));
+    await clock.advance(1_000);
+    assert.equal(published.value.duplicate, true);
+    assert.deepEqual(stored(broker), [1]);
+    leftoff.close();
+  }
+});
+
 test("ephemeral events are sent now or dropped", async () => {
   for (const transports of [["websocket"], ["sse"]]) {
     const { clock, broker, leftoff } = world({ transports });
@@ -195,4 +258,117 @@ test("an outbox that is kept goes out after a reload, once", async () => {
   await clock.advance(10_000);
   assert.deepEqual(stored(broker), [1, 2, 3], "what was sent is not kept");
   third.leftoff.close();
+});
+
+for (const transports of [["websocket"], ["sse"]]) {
+  test(`a refusal says whether an earlier try may be stored, over ${transports[0]}`, async () => {
+    const { clock, broker, leftoff } = world({ transports });
+    follow(leftoff, "orders");
+    await clock.advance(100);
+    const refuse = () => broker.refusals.set("bad", [problem(403, "ann may not publish this")]);
+    refuse();
+    const first = outcome(leftoff.publish("orders", { type: "bad", data: 1 }));
+    await clock.advance(100);
+    assert.equal(first.error.mayBeStored, false, "its only try was refused");
+    const [connection] = broker.open();
+    connection.losesAnswers = true;
+    broker.faults.answer = ({ pathname, body }) => {
+      if (pathname === "/v1/publish") {
+        broker.accept(JSON.parse(body));
+        return 502; // The proxy has lost the answer.
+      }
+    };
+    const second = outcome(leftoff.publish("orders", { type: "bad", data: 2 }));
+    await clock.advance(100);
+    assert.equal(second.state, "waits");
+    broker.faults.answer = null;
+    refuse();
+    connection.end();
+    await clock.advance(5_000);
+    assert.equal(second.error.status, 403);
+    assert.equal(second.error.mayBeStored, true);
+    assert.deepEqual(stored(broker), [2]);
+    leftoff.close();
+  });
+}
+
+test("what a closed client rejects may be stored only if it was sent, or is kept", async () => {
+  for (const keep of [false, true]) {
+    const { clock, broker, leftoff } = world({ transports: ["websocket"], outbox: { keep } });
+    await clock.advance(100);
+    broker.open()[0].losesAnswers = true;
+    const sent = outcome(leftoff.publish("orders", { data: 1 }));
+    await clock.advance(100);
+    const waiting = outcome(leftoff.publish("orders", { data: 2 }));
+    leftoff.close();
+    await clock.advance(100);
+    assert.deepEqual([sent.error.mayBeStored, waiting.error.mayBeStored], [true, keep]);
+    assert.deepEqual(stored(broker), [1]);
+  }
+});
+
+test("a leader that was frozen does not send what the next leader has sent meanwhile", async () => {
+  const clock = new Clock();
+  const broker = new Broker(clock);
+  const browser = new Browser(clock, broker);
+  const tabs = [1, 2].map(() => client(browser, { shared: true, transports: ["sse"] }));
+  tabs.forEach(({ leftoff }) => follow(leftoff, "orders"));
+  await clock.advance(1_000);
+  const leader = tabs.find(({ page }) => page === broker.open()[0].page);
+  const other = tabs.find((tab) => tab !== leader);
+  leader.page.freeze(false);
+  broker.refusals.set("bad", [problem(403, "ann may not publish this")]);
+  const published = outcome(other.leftoff.publish("orders", { type: "bad", data: 1 }));
+  await clock.advance(10_000);
+  assert.equal(published.error?.status, 403);
+  assert.equal(published.error.mayBeStored, true, "what the first leader does is not known");
+  leader.page.thaw(false);
+  await clock.advance(10_000);
+  assert.deepEqual(stored(broker), []);
+  tabs.forEach(({ leftoff }) => leftoff.close());
+});
+
+test("a publish waits while the application has no token, and is not refused for it", async () => {
+  let isFailing = false;
+  const token = async () => {
+    if (isFailing) {
+      throw new Error("the page's server is away");
+    }
+    return broker.token;
+  };
+  const { clock, broker, leftoff } = world({ transports: ["sse"], token });
+  broker.token = "first";
+  follow(leftoff, "orders");
+  await clock.advance(100);
+  broker.token = "second";
+  isFailing = true;
+  const all = [1, 2].map((data) => outcome(leftoff.publish("orders", { data })));
+  await clock.advance(10_000);
+  assert.deepEqual(
+    all.map(({ state }) => state),
+    ["waits", "waits"],
+  );
+  isFailing = false;
+  await clock.advance(31_000);
+  assert.ok(all.every(({ state }) => state === "resolved"));
+  assert.deepEqual(stored(broker), [1, 2]);
+  leftoff.close();
+});
+
+test("an entry of a kept outbox that is damaged does not keep back the others", async () => {
+  const { clock, broker, browser, page, leftoff } = world({
+    faults: { isAway: true },
+    outbox: { keep: true },
+  });
+  const storage = page.io.storage();
+  storage.setItem("leftoff-outbox http://broker.test/ 1", "{");
+  leftoff.publish("orders", { data: 1 }).catch(() => {});
+  await clock.advance(100);
+  browser.kill(page);
+  broker.restart();
+  const next = client(browser, { shared: false, outbox: { keep: true } });
+  await clock.advance(1_000);
+  assert.deepEqual(stored(broker), [1]);
+  assert.equal(next.page.errors.length, 1, "the damaged one is reported");
+  next.leftoff.close();
 });

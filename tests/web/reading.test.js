@@ -154,13 +154,15 @@ test("a reader that is slow leaves the rest with the broker, and gets all of it"
       },
     },
   );
-  await clock.advance(1);
+  await clock.advance(10);
   const sent = Array.from({ length: 5_000 }, (_, data) => data);
-  let most = 0;
+  const left = [];
   for (const data of sent) {
     broker.publish("orders", { data });
-    most = Math.max(most, broker.open()[0].readers.size);
+    data % 1_000 === 0 && (await clock.advance(2));
+    broker.open()[0].readers.size === 0 && left.push(data);
   }
+  assert.ok(left.length > 0, "with so much that waits, the subscription is left");
   await clock.advance(60_000);
   assert.deepEqual(seen, sent);
   leftoff.close();
@@ -265,6 +267,47 @@ test("the state of a topic that does not exist yet is empty, and fills", async (
   broker.publish("prices", { key: "a", data: 1 });
   await clock.advance(10);
   assert.equal(prices.map.get("a").data, 1);
+  leftoff.close();
+});
+
+test("a subscription says which marks it has seen when it begins again", async () => {
+  const { clock, broker, leftoff } = world();
+  const original = broker.subscribe.bind(broker);
+  const asked = [];
+  broker.subscribe = (connection, fields, send) => {
+    asked.push(fields.marks_after);
+    original(connection, fields, send);
+    const { subscription } = fields;
+    send({ type: "marked", subscription, revision: `r${asked.length}`, changes: [] });
+  };
+  leftoff.subscribe("orders", { consumer: "ann", marksAfter: "r0" }, {});
+  await clock.advance(11_000);
+  broker.open()[0].end();
+  await clock.advance(11_000);
+  broker.open()[0].end();
+  await clock.advance(11_000);
+  assert.deepEqual(asked, ["r0", "r1", "r2"]);
+  leftoff.close();
+});
+
+test("a cursor of another epoch is not compared: a broker that lost its data begins anew", async () => {
+  const { clock, broker, leftoff } = world();
+  broker.publish("orders", { data: 1 }, { data: 2 }, { data: 3 });
+  const { noted, subscription } = follow(leftoff, "orders", { from: "earliest" });
+  await clock.advance(11_000);
+  const original = broker.subscribe.bind(broker);
+  broker.epoch = "another";
+  broker.subscribe = (connection, fields, send) => {
+    const gap = { reason: "epoch", requested: 4, resume: 1, lost: null };
+    send({ type: "gap", subscription: fields.subscription, cursor: "0-another", gap });
+    original(connection, { ...fields, from: "earliest" }, send);
+  };
+  broker.open()[0].end();
+  await clock.advance(11_000);
+  const told = noted.filter(([kind]) => kind !== "caughtUp");
+  const events = [1, 2, 3].map((data) => ["event", data]);
+  assert.deepEqual(told, [...events, ["gap", null], ...events]);
+  assert.equal(subscription.cursor, "3-another");
   leftoff.close();
 });
 

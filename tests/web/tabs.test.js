@@ -2,10 +2,11 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { connect } from "../../src/web/client/leftoff.js";
 import { Broker } from "./fakes/broker.js";
 import { Browser } from "./fakes/browser.js";
 import { Clock } from "./fakes/clock.js";
-import { client, follow } from "./fakes/world.js";
+import { client, follow, URL_OF_BROKER } from "./fakes/world.js";
 
 /** Opens tabs that follow one topic. */
 async function tabs(count, options = {}) {
@@ -76,6 +77,37 @@ for (const [name, lose] of [
     all.forEach(({ leftoff }) => leftoff.close());
   });
 }
+
+test("a leader that was replaced, and does not know it yet, is not listened to", async () => {
+  const { clock, broker, browser, all, open, publish, isWhole } = await tabs(2);
+  const former = all.find(({ page }) => page === broker.open()[0].page);
+  browser.locks.stolenMs = 10_000;
+  former.page.freeze(false);
+  await clock.advance(2_000);
+  all.push(open(), open());
+  await clock.advance(2_000);
+  const others = all.filter((tab) => tab !== former);
+  const asked = [];
+  const original = broker.subscribe.bind(broker);
+  broker.subscribe = (connection, fields, send) => {
+    asked.push(fields.subscription);
+    original(connection, fields, send);
+  };
+  former.page.thaw(false);
+  for (let round = 0; round < 10; round++) {
+    publish();
+    await clock.advance(500);
+  }
+  assert.equal(broker.open().length, 2, "two tabs lead");
+  others.forEach((tab) => isWhole(tab));
+  assert.deepEqual(asked, [], "nobody goes to and fro");
+  await clock.advance(10_000);
+  publish();
+  await clock.advance(100);
+  all.forEach((tab) => isWhole(tab));
+  assert.equal(broker.open().length, 1);
+  all.forEach(({ leftoff }) => leftoff.close());
+});
 
 test("a publish on its way is not lost with the leader, nor stored twice", async () => {
   const { clock, broker, browser, all } = await tabs(3);
@@ -152,4 +184,20 @@ test("a tab without a token joins the others later, however often it is woken me
   assert.equal(closed.leftoff.connection.state, "closed");
   assert.equal(clock.timersOf(closed.page), 0, "a tab that is closed does not come back");
   [late, ...all].forEach(({ leftoff }) => leftoff.close());
+});
+
+test("a tab whose lock comes late is not taken for one that is gone", async () => {
+  const { clock, broker, browser, all, publish } = await tabs(1);
+  const page = browser.open();
+  const { request } = page.io.locks;
+  page.io.locks.request = (...asked) => clock.wait(50).then(() => request(...asked));
+  const leftoff = connect({ url: URL_OF_BROKER, io: page.io, shared: true });
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(1);
+  broker.open()[0].end(); // The leader tells all tabs of it, also the new one.
+  await clock.advance(3_000);
+  publish();
+  await clock.advance(100);
+  assert.deepEqual(events(), [1]);
+  [leftoff, ...all.map((tab) => tab.leftoff)].forEach((it) => it.close());
 });

@@ -8,15 +8,15 @@ import { backoff, LOST, Problem, transports } from "./transports.js";
 const OPEN_MS = 10_000;
 /** The time for a sign of life when a line is in doubt. */
 const DOUBT_MS = 3_000;
-/** Deadlines move no more often: a timer for each event would be too much. */
+/** Deadlines move no more often than this. */
 const MOVE_MS = 1_000;
 /** A line that lasted so long is good. */
 const GOOD_MS = 10_000;
 const PROBE_MS = 60_000;
 /** The time for which two lines bring messages, when one follows the other. */
 const OVERLAP_MS = 1_000;
-/** The pause of a broker that stops or has no room. */
-const STOPPING_MS = 2_000;
+/** The pause of a broker that has no room. */
+const NO_ROOM_MS = 2_000;
 /** A transport that failed so often, one time after the other, is left. */
 const STRIKES = 3;
 /** Subscriptions that change within this time change the stream once. */
@@ -57,7 +57,7 @@ function openLine(io, http, on, open) {
       wait(heartbeatMs, () => ask(heartbeatMs / 2));
     }
   };
-  const message = (told, size) => {
+  const message = (told) => {
     const { isUp, isOver } = line;
     if (isOver) {
       return;
@@ -66,7 +66,7 @@ function openLine(io, http, on, open) {
     line.isUp = true;
     heard();
     isUp || on.up(line);
-    on.message(line, told, size);
+    on.message(line, told);
   };
 
   const line = {
@@ -92,7 +92,7 @@ function openLine(io, http, on, open) {
         line.transport = open({ message, heard, down: line.end });
       }
     },
-    (problem) => line.end({ problem, status: 0 }),
+    (problem) => line.end({ problem }),
   );
   return line;
 }
@@ -166,16 +166,12 @@ export function connection(io, http, names, on) {
 
   const up = (it) => {
     asks.forEach((ask) => it.transport.subscribe?.(ask));
-    it === beside ? after("overlap", OVERLAP_MS, change) : lead(it);
-  };
-
-  const change = () => {
-    line.end();
-    lead(beside);
+    it === beside ? after("overlap", OVERLAP_MS, () => lead(it)) : lead(it);
   };
 
   /** Everything goes over this line from now on. */
   const lead = (it) => {
+    it === line || line.end();
     line = it;
     level = it.level;
     wasUp = true;
@@ -188,12 +184,15 @@ export function connection(io, http, names, on) {
       good = it.level;
     });
     probeLater();
-    // Another line, with another token, is there before the permission of this one is over.
+    // A line with another token is there before the permission of this one is over.
     const life = Math.max((http.claims.exp * 1000 - io.now()) * 0.8, PROBE_MS);
-    const renew = () => (beside ? after("token", OPEN_MS, renew) : probe(level));
+    const renew = () => {
+      after("token", OPEN_MS * (1 + 2 * io.random()), renew); // Until a line has another token.
+      beside || probe(level);
+    };
     after("token", Math.min(life, 2e9), renew);
     it.version === version || reopen();
-    tell(it.transport.isPolling ? "polling" : "connected");
+    tell(names[level] === "poll" ? "polling" : "connected");
   };
 
   const probeLater = () => after("probe", level ? PROBE_MS : undefined, () => probe(0));
@@ -210,27 +209,33 @@ export function connection(io, http, names, on) {
     line?.isUp && !line.transport.subscribe && after("change", CHANGE_MS, () => probe(level));
 
   /** Takes a message. Two lines may bring the same event: the first one counts. */
-  const take = (from, message, size) => {
+  const take = (from, message) => {
     const { type, subscription } = message;
     const ask = asks.get(subscription);
     const isRepeated = type === "ephemeral" && from !== line;
     if (!ask || isRepeated || !move(ask, message, beside?.isUp)) {
       return;
     }
-    const isEnd = type === "ended" || type === "error";
-    isEnd && asks.delete(subscription);
-    on.message(isEnd ? { ...message, type: "ended" } : message, size);
+    if (type === "ended" || type === "error") {
+      message.type = "ended";
+      asks.delete(subscription);
+    }
+    on.message(message);
   };
 
   const down = (it, why) => {
     if (it === beside) {
       leaveBeside();
-      if (it.level < level) {
-        return it.level + 1 < level && probe(it.level + 1);
+      // Without a successor, a line that cannot be told of subscriptions does not carry all.
+      const isWhole = Boolean(line.transport.subscribe) || line.version === version;
+      if (it.level + isWhole < level) {
+        return probe(it.level + 1);
       }
-      // Without its successor the line does not carry all subscriptions.
+      if (isWhole) {
+        return; // Its token may still be good.
+      }
     } else if (beside?.isUp) {
-      return change();
+      return lead(beside);
     }
     end();
     failed(it, why);
@@ -239,16 +244,16 @@ export function connection(io, http, names, on) {
   const failed = (it, { why, code, retryAfterMs, problem, status = problem?.status }) => {
     const reason = problem?.message ?? why;
     if (status === 401 || status === 403 || code === 4001) {
-      if (problem || hasRenewed || !http.hasToken) {
+      if (problem || hasRenewed || !http.askToken) {
         return stop("denied", reason);
       }
       hasRenewed = true;
-    } else if ([1002, 1007, 1008, 1009].includes(code) || (code >= 4000 && code < 4100)) {
+    } else if (/^(100[2789]|40..)$/.test(code)) {
       return stop("closed", reason); // The broker forbids to come back.
     } else if ((status === 400 && dropWrong(problem)) || strike(it, status, code)) {
       return connect();
     }
-    const hintMs = retryAfterMs ?? (code === 1013 || code === 4109 ? STOPPING_MS : 0);
+    const hintMs = retryAfterMs ?? (code === 1013 ? NO_ROOM_MS : 0);
     const leastMs = problem?.retryAfterMs ?? hintMs * (0.5 + io.random());
     const pause = pauses.next(leastMs);
     notBefore = io.now() + leastMs;
@@ -279,26 +284,26 @@ export function connection(io, http, names, on) {
     }
   };
 
-  const tellLines = (tellLine) => {
+  const tellLines = (method, value) => {
     version++;
-    [line, beside].forEach((it) => it?.isUp && tellLine(it.transport));
+    [line, beside].forEach((it) => it?.isUp && it.transport[method]?.(value));
     reopen();
   };
 
   const self = {
     subscribe(ask) {
       asks.set(ask.subscription, { ...ask });
-      tellLines((transport) => transport.subscribe?.(ask));
+      tellLines("subscribe", ask);
     },
 
     unsubscribe(subscription) {
       asks.delete(subscription);
-      tellLines((transport) => transport.unsubscribe?.(subscription));
+      tellLines("unsubscribe", subscription);
     },
 
     /** Ends the subscriptions of a tab. */
     forget(tab) {
-      [...asks.keys()].filter((name) => name.startsWith(tab)).forEach(self.unsubscribe);
+      asks.forEach((ask, name) => name.startsWith(tab) && self.unsubscribe(name));
     },
 
     async publish(message) {

@@ -11,8 +11,10 @@ export interface ConnectOptions {
    */
   url?: string | URL;
   /**
-   * Returns a token or a key for `Authorization: Bearer`. It is asked for before each connect, when a
-   * fifth of a token's life is left, and once after a 401. Without it the browser's cookie counts.
+   * Returns a token or a key for `Authorization: Bearer`. It is asked for before each connect, once
+   * after a 401, and when a fifth of a token's life is left, but at most once a minute. If that last
+   * one fails, it is asked again every 10 to 30 seconds, and the connection stays for as long as the
+   * broker lets it. Without it the browser's cookie counts.
    */
   token?: () => string | undefined | Promise<string | undefined>;
   /** The transports, the best one first. Default: all of them, in the order of the type. */
@@ -89,8 +91,8 @@ export interface Leftoff extends EventTarget {
    * for as long as the broker remembers its id.
    *
    * Rejects with a `Problem`: the broker's refusal; or status 0 if the outbox is full, or the client
-   * was closed meanwhile, and then the event may be stored all the same. An ephemeral event is sent
-   * now or dropped, and never rejected for want of a connection.
+   * was closed meanwhile. Its `mayBeStored` says whether the event may be stored all the same. An
+   * ephemeral event is sent now or dropped, and never rejected for want of a connection.
    */
   publish(topic: string, event: NewEvent & { ephemeral: true }): Promise<EphemeralReceipt>;
   publish(topic: string, event: NewEvent): Promise<Receipt>;
@@ -309,10 +311,16 @@ export class Problem extends Error {
   readonly status: number;
   /** The broker's problem details (RFC 9457). */
   readonly details: { type?: string; title?: string; detail?: string; [field: string]: unknown };
-  /** The time after which the broker wants to be asked again, in milliseconds. */
+  /** The time after which the broker wants to be asked again, in milliseconds, at most five minutes. */
   readonly retryAfterMs: number;
   /** Whether the same request may succeed later. */
   readonly isTemporary: boolean;
+  /**
+   * Of a publish: whether a try of it had no answer that says what became of it, so that the event may
+   * be stored, also later than this. Without it, nothing is stored, and nothing will be. If the outbox
+   * is kept, it is true of all that wait when the client is closed: they go out after a reload.
+   */
+  readonly mayBeStored?: boolean;
 }
 
 /** What the client uses of the world around it. */
@@ -328,9 +336,8 @@ export interface Environment {
   /** Returns `localStorage`. */
   storage(): globalThis.Storage;
   indexedDB: IDBFactory | undefined;
-  /** The target of `online`, `offline`, `pagehide` and `pageshow`. */
+  /** The target of `online`, `offline`, `pagehide` and `pageshow`; the document's events pass it. */
   window: EventTarget | undefined;
-  /** The target of `visibilitychange`, `freeze` and `resume`. */
   document: Document | undefined;
   isOnline(): boolean;
   /** Reports an error of the application's own code. */

@@ -1,5 +1,4 @@
-// Leftoff in JavaScript: reading, publishing and the state of the connection. README.md shows how it
-// is used, and leftoff.d.ts says what everything means.
+// The client. README.md shows how it is used, and leftoff.d.ts says what everything means.
 
 import { connection, stateOf } from "./connection.js";
 import { outbox } from "./outbox.js";
@@ -9,7 +8,7 @@ import { backoff, Problem, requests } from "./transports.js";
 
 export { backoff, Problem };
 
-/** What the client uses of the world around it. A test, or another runtime, gives parts of its own. */
+/** What the client uses of the world around it. Tests give parts of their own. */
 function environment(own) {
   const all = globalThis;
   return {
@@ -69,7 +68,7 @@ export function connect(options = {}) {
     transports = ["websocket", "sse", "poll"],
     shared = Boolean(io.document),
   } = options;
-  // The broker serves this file as `web/leftoff.js`, wherever it is mounted.
+  // The broker serves this file as `web/leftoff.js`.
   const url = new URL(options.url ?? new URL("..", import.meta.url), io.document?.baseURI);
   const base = url.href.replace(/\/*$/, "/");
   const http = requests(io, base, token);
@@ -77,10 +76,7 @@ export function connect(options = {}) {
   const subscriptions = new Set();
   const page = new AbortController();
   let last = 0;
-  const out = outbox(io, base, options.outbox, {
-    publish: async (message) => link.publish(message),
-    isUp: () => self.connection.transport !== null,
-  });
+  let out;
 
   const self = Object.assign(new EventTarget(), {
     io,
@@ -96,7 +92,7 @@ export function connect(options = {}) {
         name: ++last,
         key: `leftoff ${base} ${name}`,
         kept: storage ? placesOf(io, storage) : places,
-        onClose: (closed) => subscriptions.delete(closed),
+        onClose: () => subscriptions.delete(opened),
       };
       const opened = subscription(own, topics, options, handlers);
       subscriptions.add(opened);
@@ -104,7 +100,7 @@ export function connect(options = {}) {
     },
 
     state: (...asked) => keyed(self, ...asked),
-    publish: out.publish,
+    publish: (...asked) => out.publish(...asked),
     request: http.send,
     retryNow: () => page.signal.aborted || link.wake(true),
 
@@ -118,35 +114,31 @@ export function connect(options = {}) {
 
   self.addEventListener("state", ({ detail }) => self.onstate?.(detail));
   const on = {
-    message: (message, size) => subscriptions.forEach((it) => it.take(message, size)),
+    message: (message) => subscriptions.forEach((it) => it.take(message)),
     reset: () => subscriptions.forEach((it) => it.ask()),
     status(status) {
       if (JSON.stringify(status) === JSON.stringify(self.connection)) {
         return;
       }
       self.connection = status;
-      self.dispatchEvent(Object.assign(new Event("state"), { detail: status }));
-      out.send();
+      self.dispatchEvent(new CustomEvent("state", { detail: status }));
+      out?.send();
     },
   };
   const open = (told) => connection(io, http, transports, told);
   const isShared = shared && io.locks && io.BroadcastChannel;
   const link = isShared ? tabs(io, http, shared, open, on) : open(on);
+  out = outbox(self, base, options.outbox, link);
 
-  // What the page and the network tell: timers of a page that sleeps tell nothing.
-  const listen = (target, type, run) =>
-    target?.addEventListener?.(type, run, { signal: page.signal });
-  const { window, document } = io;
-  for (const type of ["online", "offline"]) {
-    listen(window, type, () => link.wake(false, true));
-  }
-  listen(document, "visibilitychange", () => link.wake());
-  for (const [target, sleep, wake] of [
-    [window, "pagehide", "pageshow"],
-    [document, "freeze", "resume"],
+  // Timers of a page that sleeps tell nothing. The window sees the events of its document, too.
+  const heard = { capture: true, signal: page.signal };
+  for (const [types, run] of [
+    ["online offline", () => link.wake(false, true)],
+    ["visibilitychange", () => link.wake()],
+    ["pagehide freeze", () => link.suspend()],
+    ["pageshow resume", () => link.wake(true)],
   ]) {
-    listen(target, sleep, () => link.suspend());
-    listen(target, wake, () => link.wake(true));
+    types.split(" ").forEach((type) => io.window?.addEventListener?.(type, run, heard));
   }
   return self;
 }

@@ -2,19 +2,15 @@
 // under an id of its own, so that one that is sent again is not stored again.
 
 import { spelled } from "./subscription.js";
-import { backoff, Problem } from "./transports.js";
+import { backoff, instead, Problem } from "./transports.js";
 
 /** The most publishes to one topic that go out as one message. */
 const MAX_BATCH = 100;
 const CLOSED = { detail: "the client is closed" };
 
-export function outbox(io, base, options, link) {
-  const { max, maxBytes, keep, refused } = {
-    max: 1_000,
-    maxBytes: 1 << 20,
-    refused: io.report,
-    ...options,
-  };
+export function outbox(client, base, options = {}, link) {
+  const { io } = client;
+  const { max = 1_000, maxBytes = 1 << 20, keep, refused = io.report } = options;
   /** The beginning of the keys of what is kept over reloads. */
   const prefix = `leftoff-outbox ${base} `;
   const pauses = backoff(io);
@@ -23,8 +19,6 @@ export function outbox(io, base, options, link) {
   let bytes = 0;
   let isSending;
   let isClosed;
-  /** How many publishes go out one by one, because they failed together. */
-  let singles = 0;
   let timer;
 
   const store = (change) => {
@@ -35,7 +29,8 @@ export function outbox(io, base, options, link) {
     }
   };
 
-  const add = (message, key, isMany) =>
+  /** `unknown` is the number of tries whose outcome is not known. */
+  const add = (message, key, isMany, unknown = 0) =>
     new Promise((resolve, reject) => {
       const text = JSON.stringify(message);
       if (isClosed || queue.length >= max || bytes + text.length > maxBytes) {
@@ -43,26 +38,27 @@ export function outbox(io, base, options, link) {
         throw new Problem(isClosed ? CLOSED : { detail });
       }
       const { topics, expected_sequence: expected } = message;
-      const topic = expected === undefined && !topics[1] ? topics[0] : key;
-      queue.push({ message, key, topic, isMany, size: text.length, resolve, reject });
-      bytes += text.length;
+      // Those of one group go out together.
+      const group = expected === undefined && !topics[1] ? topics[0] : key;
+      const size = text.length;
+      queue.push({ message, key, group, isMany, unknown, size, resolve, reject });
+      bytes += size;
       store((storage) => storage.setItem(key, text));
       queueMicrotask(self.send); // Publishes of one task go out together.
     });
 
   const remove = (entry) => {
-    singles = Math.max(0, singles - 1);
     queue.splice(queue.indexOf(entry), 1);
     bytes -= entry.size;
     store((storage) => storage.removeItem(entry.key));
   };
 
+  const part = (batch) => batch.forEach((entry) => (entry.group = entry.key));
+
   const accept = (batch, topics) => {
     const [{ topic, first, duplicates, ...one }] = topics;
-    pauses.tries = 0;
     if (duplicates) {
-      singles = batch.length; // Each is sent again, to learn where it is stored.
-      return;
+      return part(batch); // Each is sent again, to learn where it is stored.
     }
     batch.forEach((entry, index) => {
       const receipt = { ...(first ?? one), topic };
@@ -73,15 +69,21 @@ export function outbox(io, base, options, link) {
     });
   };
 
+  /** Rejects a publish, and says whether a try may be stored all the same. */
+  const reject = (entry, problem) =>
+    entry.reject(Object.assign(problem, { mayBeStored: entry.unknown > 0 }));
+
   const refuse = (batch, problem) => {
     const [entry, other] = batch;
+    // Other answers do not say that this try has stored nothing.
+    /^4/.test(problem.status) && batch.forEach((it) => it.unknown--);
     if (other) {
-      singles = batch.length; // One of them may be refused, and the others not.
+      part(batch); // One of them may be refused, and the others not.
     } else if (!problem.isTemporary) {
       remove(entry);
-      return entry.reject(problem);
+      return reject(entry, problem);
     }
-    if (problem.isTemporary && !isClosed && (problem.status > 0 || link.isUp())) {
+    if (problem.isTemporary && !isClosed && (problem.status > 0 || client.connection.transport)) {
       timer = io.setTimeout(() => {
         timer = undefined;
         self.send();
@@ -94,15 +96,9 @@ export function outbox(io, base, options, link) {
       const { expected_sequence, ephemeral, ...event } = spelled(fields);
       const where = ephemeral ? { topic: to } : { topics: [to].flat() };
       const asked = { ...where, event, expected_sequence, ephemeral };
-      // A copy: what waits is what was given, whatever happens to the objects.
-      const message = JSON.parse(JSON.stringify(asked));
+      const message = JSON.parse(JSON.stringify(asked)); // What waits is a copy.
       if (ephemeral) {
-        return link.publish(message).catch((problem) => {
-          if (problem.status > 0) {
-            throw problem;
-          }
-          return { ephemeral, dropped: true };
-        });
+        return link.publish(message).catch(instead(0, { ephemeral, dropped: true }));
       }
       message.event.id ??= io.newId();
       lastKey = Math.max(lastKey + 1, io.now() * 1e3);
@@ -115,14 +111,14 @@ export function outbox(io, base, options, link) {
         return;
       }
       isSending = true;
-      while (queue[0] && link.isUp() && !timer && !isClosed) {
-        const [{ message, topic }] = queue;
-        const most = singles > 0 ? 1 : MAX_BATCH;
-        const end = queue.findIndex((entry, at) => at > 0 && (at >= most || entry.topic !== topic));
-        const batch = queue.slice(0, end < 0 ? undefined : end);
+      while (queue[0] && client.connection.transport && !timer && !isClosed) {
+        const [{ message, group }] = queue;
+        const isOther = (entry, at) => at === MAX_BATCH || entry.group !== group;
+        const batch = queue.slice(0, queue.concat({}).findIndex(isOther));
         const events = batch.map((entry) => entry.message.event);
+        batch.forEach((entry) => entry.unknown++);
         try {
-          const sent = link.publish(events[1] ? { topics: [topic], events } : message);
+          const sent = link.publish(events[1] ? { topics: message.topics, events } : message);
           accept(batch, (await sent).topics);
         } catch (problem) {
           refuse(batch, problem);
@@ -135,16 +131,21 @@ export function outbox(io, base, options, link) {
     close() {
       isClosed = true;
       io.clearTimeout(timer);
-      queue.splice(0).forEach(({ reject }) => reject(new Problem(CLOSED)));
+      for (const entry of queue.splice(0)) {
+        keep && entry.unknown++; // A later page sends it.
+        reject(entry, new Problem(CLOSED));
+      }
     },
   };
 
-  // What earlier pages have left goes out, too. If another tab sends it as well, it is stored once.
+  // What earlier pages have left. If another tab sends it as well, it is stored once.
   store((storage) => {
-    const keys = Array.from({ length: storage.length }, (_, at) => storage.key(at));
-    for (const key of keys.filter((key) => key.startsWith(prefix)).sort()) {
-      const message = JSON.parse(storage.getItem(key));
-      add(message, key).catch((problem) => refused(problem, message));
+    const keys = Object.keys(storage).filter((key) => key.startsWith(prefix));
+    for (const key of keys.sort()) {
+      store(() => {
+        const message = JSON.parse(storage.getItem(key));
+        add(message, key, false, 1).catch((problem) => refused(problem, message));
+      });
     }
   });
   return self;

@@ -1,6 +1,6 @@
-// Subscriptions: their cursors, their handlers, one event after the other, and their way back.
+// Subscriptions: their cursors and handlers, one event after the other.
 
-import { backoff, orMissing, Problem } from "./transports.js";
+import { backoff, instead, Problem } from "./transports.js";
 
 /** What may wait for handlers. Beyond it the broker keeps the rest until it is asked again. */
 const MAX_WAITING = 1_000;
@@ -40,7 +40,7 @@ export function spelled(fields) {
   return Object.fromEntries(Object.entries(fields).map(([name, value]) => [spell(name), value]));
 }
 
-/** Follows topics. `own` has what the client lends: `io`, `link`, `name`, `kept` and `onClose`. */
+/** Follows topics. `own` is what the client lends. */
 export function subscription(own, topics, { name, storage, filter, ...options }, handlers) {
   const { io, link, kept } = own;
   const pauses = backoff(io);
@@ -62,7 +62,7 @@ export function subscription(own, topics, { name, storage, filter, ...options },
   let timer;
   /** Hands a message to the iterator. */
   let hand;
-  let unwritten;
+  let written;
   let isWriting;
 
   const leave = () => {
@@ -72,13 +72,11 @@ export function subscription(own, topics, { name, storage, filter, ...options },
 
   /** Keeps the cursor, one write after the other. */
   const keep = async () => {
-    unwritten = self.cursor;
-    while (unwritten && !isWriting) {
-      const cursor = unwritten;
-      unwritten = undefined;
+    while (written !== self.cursor && !isWriting) {
+      written = self.cursor;
       isWriting = true;
       try {
-        await kept.set(own.key, cursor);
+        await kept.set(own.key, written);
       } catch (error) {
         io.report(error);
       }
@@ -99,8 +97,8 @@ export function subscription(own, topics, { name, storage, filter, ...options },
     }
     isHandling = true;
     while (waiting.length > 0 && !self.isClosed) {
-      const [message, size] = waiting.shift();
-      const { type, cursor = self.cursor } = message;
+      const message = waiting.shift();
+      const { type, size, cursor = self.cursor } = message;
       try {
         const handled = hand ? hand(message) : tell(message);
         handled?.then && (await handled);
@@ -134,7 +132,7 @@ export function subscription(own, topics, { name, storage, filter, ...options },
     },
 
     /** Takes a message, if it is for this subscription and has not come before. */
-    take(message, size) {
+    take(message) {
       if (message.subscription !== id || !move(ask, message)) {
         return;
       }
@@ -144,9 +142,8 @@ export function subscription(own, topics, { name, storage, filter, ...options },
         timer = io.setTimeout(self.ask, pauses.next(problem.retryAfterMs));
         return;
       }
-      pauses.tries = 0;
-      waiting.push([message, size]);
-      waitingSize += size;
+      waiting.push(message);
+      waitingSize += message.size;
       if (waiting.length > MAX_WAITING || waitingSize > MAX_WAITING_SIZE) {
         isPaused = true;
         leave();
@@ -161,7 +158,7 @@ export function subscription(own, topics, { name, storage, filter, ...options },
         leave();
         waiting = [];
         hand?.();
-        own.onClose(self);
+        own.onClose();
       }
     },
 
@@ -208,15 +205,14 @@ export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
   const { io } = client;
   let settle;
   let following;
-  /** The number of loads: what an earlier one brings is dropped. */
-  let load = 0;
+  let isClosed;
 
   const pages = async () => {
     const map = new Map();
     for (let page_token = ""; ;) {
       const query = new URLSearchParams({ limit: 500, key_prefix: keyPrefix, page_token });
       const asked = client.request("GET", `v1/topics/${encodeURIComponent(topic)}/state?${query}`);
-      const page = await asked.catch(orMissing({ events: [], cursor: "earliest" }));
+      const page = await asked.catch(instead(404, { events: [], cursor: "earliest" }));
       page.events.forEach((event) => map.set(event.key, event));
       page_token = page.next_page_token;
       if (!page_token) {
@@ -250,13 +246,12 @@ export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
 
   /** Loads the state, and follows the topic from exactly there. */
   const loadAll = async () => {
-    const mine = ++load;
     const pauses = backoff(io);
     following?.close();
-    while (mine === load) {
+    while (!isClosed) {
       try {
         const loaded = await pages();
-        return mine === load && follow(loaded);
+        return isClosed || follow(loaded);
       } catch (problem) {
         if (!problem.isTemporary) {
           return stop(problem);
@@ -276,7 +271,7 @@ export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
     map: new Map(),
     ready: new Promise((resolve, reject) => (settle = { resolve, reject })),
     close() {
-      load++;
+      isClosed = true;
       following?.close();
     },
   };

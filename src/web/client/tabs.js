@@ -1,14 +1,13 @@
-// Tabs: one connection for all tabs of an origin. The tab that holds a lock leads: it has the
-// connection, and the others call it over channels. Each keeps its own cursors, so that another one
-// can lead at any time.
+// Tabs: one connection for all tabs of an origin. The tab that holds a lock has it, and the others
+// call it over channels. Each keeps its own cursors, so that another one can lead at any time.
 
 import { stateOf } from "./connection.js";
-import { calls } from "./transports.js";
+import { calls, LOST } from "./transports.js";
 
 /** The time between two questions to the leader; longer while nobody looks. */
 const ASK_MS = 400;
 const HIDDEN_ASK_MS = 5_000;
-/** A leader that leaves so many questions without an answer is frozen, and loses its place. */
+/** A leader that leaves so many questions unanswered is frozen, and loses its place. */
 const MOST_UNANSWERED = 3;
 
 /** Joins the tabs. `on` is told what a connection tells, and `reset` by another leader. */
@@ -20,36 +19,30 @@ export function tabs(io, http, group, open, on) {
   let term = 0;
   /** The connection, if this tab leads. */
   let connection;
-  const followers = new Set();
   const channels = new Map();
   const waiting = calls(io);
   let unanswered = 0;
   let timer;
-  /** Gives locks back, and requests for them. */
-  let releases = [];
-  /** Rises when the tab joins the group or leaves it. */
-  let stay = 0;
+  /** Ends when the tab leaves the group. Then all locks are given back. */
+  let stay = new AbortController();
 
   /** Joins the tabs of the same person, as far as the token says who that is. */
   const join = async () => {
-    const mine = ++stay;
+    stay.abort();
+    stay = new AbortController();
+    const { signal } = stay;
     io.clearTimeout(timer);
     // Another name each time: a frozen tab may wait for the lock of the former one.
     id = io.newId();
-    try {
-      await http.renew();
-    } catch {
-      if (mine === stay) {
-        timer = io.setTimeout(join, HIDDEN_ASK_MS);
-      }
-      return;
-    }
-    if (mine === stay) {
+    const problem = await http.renew().catch((problem) => problem);
+    if (!signal.aborted && problem) {
+      timer = io.setTimeout(join, HIDDEN_ASK_MS);
+    } else if (!signal.aborted) {
       const { iss, sub } = http.claims;
       name = JSON.stringify(["leftoff", http.base, group, iss, sub]);
-      to("").onmessage = to(id).onmessage = ({ data }) => hear(data);
-      // The lock of a tab tells the leader that the tab is there.
-      hold(id, {}, () => {
+      // The lock of a tab tells the leader that the tab is there: first of all it is held.
+      hold(id, false, () => {
+        to("").onmessage = to(id).onmessage = ({ data }) => hear(data);
         stand();
         ask();
       });
@@ -57,35 +50,35 @@ export function tabs(io, http, group, open, on) {
   };
 
   /** Holds a lock until the tab leaves. */
-  const hold = (lock, options, run) => {
-    const mine = stay;
-    const abort = new AbortController();
+  const hold = (lock, steal, run) => {
+    const { signal } = stay;
     const held = () =>
       new Promise((release) => {
-        releases.push(release);
-        mine === stay ? run() : release();
+        signal.addEventListener("abort", release);
+        signal.aborted ? release() : run();
       });
-    const { signal } = options.steal ? {} : abort;
-    releases.push(() => abort.abort());
-    io.locks.request(name + lock, { ...options, signal }, held).catch((error) => {
-      if (mine === stay && error.name === "AbortError") {
+    io.locks.request(name + lock, steal ? { steal } : { signal }, held).catch((error) => {
+      if (signal.aborted) {
+        return;
+      }
+      if (error.name === "AbortError") {
         // Another tab has taken the lead: this one was frozen or busy.
         self.suspend();
         join();
-      } else if (mine === stay) {
+      } else {
         lead(); // Locks are forbidden here, as in some frames.
       }
     });
   };
 
-  const stand = (options = {}) => hold("", options, () => connection ?? lead());
+  const stand = (steal) => hold("", steal, () => connection ?? lead());
 
   const lead = () => {
-    const mine = stay;
+    const { signal } = stay;
     term = Math.max(term + 1, io.now());
     meet(id);
     const status = (told) => {
-      if (mine === stay) {
+      if (!signal.aborted) {
         post("", { status: told });
         on.status(told);
       }
@@ -95,10 +88,10 @@ export function tabs(io, http, group, open, on) {
   };
 
   /** Hands a message to its tab, whose name is the beginning of the subscription's. */
-  const route = (message, size) => {
+  const route = (message) => {
     const [tab, subscription] = message.subscription.split("/");
     const told = { ...message, subscription };
-    tab === id ? on.message(told, size) : post(tab, { message: told, size });
+    tab === id ? on.message(told) : post(tab, { message: told });
   };
 
   const to = (tab) => {
@@ -122,11 +115,11 @@ export function tabs(io, http, group, open, on) {
         return post("", {});
       }
       unanswered = 0;
-      stand({ steal: true });
+      stand(true);
     }
   };
 
-  const hear = ({ from, term: its, status, message, size, call, answer, ...asked }) => {
+  const hear = ({ from, term: its, status, message, call, answer, ...asked }) => {
     if (!its) {
       return connection && serve(from, asked, call);
     }
@@ -140,7 +133,7 @@ export function tabs(io, http, group, open, on) {
       on.reset();
     }
     status && on.status(status);
-    message && on.message(message, size);
+    message && on.message(message);
     waiting.settle(call, answer);
   };
 
@@ -151,21 +144,21 @@ export function tabs(io, http, group, open, on) {
   };
 
   /** Calls a method of the connection for another tab, or tells it the state. */
-  const serve = async (from, { method, values }, call) => {
-    if (!followers.has(from)) {
-      followers.add(from);
+  const serve = async (from, { method, values, at }, call) => {
+    if (!channels.has(from)) {
+      to(from);
       io.locks.request(name + from, () => forget(from));
     }
     if (!method) {
       return post(from, { status: connection.status });
     }
-    const done = (async () => connection[method](...values))();
-    const answer = await done.catch(({ details: error }) => ({ error }));
-    call && post(from, { call, answer });
+    const run = async () => connection[method](...values);
+    const isLate = io.now() - at > 1_000; // Its tab has gone to another leader.
+    const answer = isLate ? { error: LOST } : run().catch(({ details: error }) => ({ error }));
+    call && post(from, { call, answer: await answer });
   };
 
   const forget = (tab) => {
-    followers.delete(tab);
     connection?.forget(tab);
     channels.get(tab)?.close();
     channels.delete(tab);
@@ -182,7 +175,9 @@ export function tabs(io, http, group, open, on) {
     publish: (message) =>
       connection?.publish(message) ??
       waiting.make((call) =>
-        leader ? post(leader, { method: "publish", values: [message], call }) : waiting.lose(),
+        leader
+          ? post(leader, { method: "publish", values: [message], call, at: io.now() })
+          : waiting.lose(),
       ),
 
     wake(...values) {
@@ -195,14 +190,11 @@ export function tabs(io, http, group, open, on) {
 
     /** Leaves the group while the page sleeps. */
     suspend(state = "reconnecting", reason = "the page sleeps") {
-      stay++;
+      stay.abort();
       io.clearTimeout(timer);
       connection?.close();
       connection = name = undefined;
       meet();
-      followers.clear();
-      releases.forEach((release) => release());
-      releases = [];
       channels.forEach((channel) => channel.close());
       channels.clear();
       unanswered = 0;

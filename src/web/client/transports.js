@@ -1,8 +1,10 @@
 // HTTP, and three transports of the messages in `protocol.md`. A transport tells `on` each
-// `message`, `heard` when anything came, and `down`.
+// `message` with its `size` in characters, `heard` when anything came, and `down`.
 
 const REQUEST_MS = 30_000;
 const LONGEST_RETRY_MS = 300_000;
+/** What has not failed for so long after a pause is well again. */
+const WELL_MS = 60_000;
 const LONGEST_POLL_S = 25;
 const ANSWER_MS = 10_000;
 const POLL_PAUSE_MS = 5_000;
@@ -18,35 +20,40 @@ export class Problem extends Error {
       retry_after_ms: retryAfterMs = 0,
     } = details;
     super(detail);
-    Object.assign(this, { name: "Problem", status, details, retryAfterMs });
+    Object.assign(this, { name: "Problem", status, details });
+    this.retryAfterMs = Math.min(retryAfterMs, LONGEST_RETRY_MS);
   }
 
   /** Whether the same request may succeed later. */
   get isTemporary() {
     const { status, details } = this;
-    return (
-      [0, 408, 429, 502, 503, 504, 507].includes(status) || /outcome-unknown$/.test(details.type)
-    );
+    return /^(0|408|429|50[2347])$/.test(status) || /outcome-unknown$/.test(details.type);
   }
 }
 
 /** The details of the problem of what was not answered, or not even sent. */
-export const LOST = { detail: "there is no connection" };
+export const LOST = { detail: "no answer" };
 
-/** Returns what takes a refusal with 404 for `value`. */
-export const orMissing = (value) => (problem) => {
-  if (problem.status !== 404) {
+/** Returns what takes a problem with this status for `value`. */
+export const instead = (status, value) => (problem) => {
+  if (problem.status !== status) {
     throw problem;
   }
   return value;
 };
 
-/** Pauses by chance, each up to twice the one before: clients must not come back together. */
+/** Pauses by chance, so that clients do not come back together. */
 export function backoff(io) {
+  let until = 0;
   return {
     tries: 0,
     next(leastMs) {
-      return leastMs + io.random() * Math.min(30_000, 500 * 2 ** this.tries++);
+      if (io.now() - until > WELL_MS) {
+        this.tries = 0;
+      }
+      const pause = leastMs + io.random() * Math.min(30_000, 500 * 2 ** this.tries++);
+      until = io.now() + pause;
+      return pause;
     },
   };
 }
@@ -74,33 +81,39 @@ export function calls(io) {
 }
 
 export function requests(io, base, askToken) {
+  const waiting = calls(io);
   let token;
   const http = {
     base,
-    hasToken: Boolean(askToken),
+    askToken,
     /** The claims of the token, if it is a JWT. */
     claims: {},
 
     async renew() {
-      token = await askToken?.();
+      const ask = async () => ({ token: await askToken?.() });
+      ({ token } = await waiting.make(async (call) => {
+        const answer = await ask().catch(({ message: detail }) => ({ error: { detail } }));
+        waiting.settle(call, answer);
+      }));
+      http.claims = {};
       try {
         http.claims = JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
       } catch {
-        http.claims = {};
+        // It is no JWT.
       }
-      return token;
     },
 
     /** Returns what `read` makes of the answer. A 401 is asked again with another token, once. */
     async send(method, path, body, options = {}) {
-      const { accept = "application/json", timeoutMs = REQUEST_MS, isAgain } = options;
-      const { read = (it) => (it.status === 204 ? null : it.json()) } = options;
-      const { abort = new AbortController() } = options;
+      const {
+        accept = "application/json",
+        timeoutMs = REQUEST_MS,
+        isAgain,
+        read = (it) => (it.status === 204 ? null : it.json()),
+        abort = new AbortController(),
+      } = options;
       token ?? (await http.renew());
-      const headers = { Accept: accept };
-      if (body !== undefined) {
-        headers["Content-Type"] = "application/json";
-      }
+      const headers = { Accept: accept, "Content-Type": "application/json" };
       if (token) {
         headers.Authorization = `Bearer ${token}`;
       }
@@ -130,7 +143,7 @@ export function requests(io, base, askToken) {
         return http.send(method, path, body, { ...options, isAgain: true });
       }
       const retryMs = 1000 * answer.headers.get("Retry-After") || 0;
-      throw new Problem({ retry_after_ms: Math.min(retryMs, LONGEST_RETRY_MS), ...result, status });
+      throw new Problem({ retry_after_ms: retryMs, ...result, status });
     },
   };
   return http;
@@ -145,9 +158,9 @@ function websocket(io, http, asks, on) {
   const open = async () => {
     const url = new URL("v1/ws", http.base);
     url.protocol = url.protocol.replace("http", "ws");
-    if (http.hasToken) {
+    if (http.askToken) {
       const asked = http.send("POST", "v1/tickets", { kind: "once" });
-      const { ticket } = await asked.catch(orMissing({})); // A broker may ask nobody who they are.
+      const { ticket } = await asked.catch(instead(404, {})); // A broker may ask nobody who they are.
       ticket && url.searchParams.set("ticket", ticket);
     }
     if (isClosed) {
@@ -155,11 +168,14 @@ function websocket(io, http, asks, on) {
     }
     socket = new io.WebSocket(url.href, "leftoff.v1.json");
     socket.onopen = () => send({ type: "ping" });
-    socket.onclose = ({ code, reason }) => on.down({ why: reason || `closed with ${code}`, code });
+    socket.onclose = ({ code, reason }) => {
+      const [, retryAfterMs] = /retry_ms=(\d+)/.exec(reason) ?? [];
+      on.down({ why: reason || `closed with ${code}`, code, retryAfterMs });
+    };
     socket.onmessage = ({ data }) => {
       const message = JSON.parse(data);
       waiting.settle(message.ref, message);
-      on.message(message, data.length);
+      on.message(Object.assign(message, { size: data.length }));
     };
   };
   open().catch((problem) => on.down({ problem }));
@@ -172,10 +188,7 @@ function websocket(io, http, asks, on) {
     close() {
       isClosed = true;
       waiting.lose();
-      if (socket) {
-        socket.onopen = socket.onclose = socket.onmessage = null;
-        socket.close();
-      }
+      socket?.close();
     },
   };
 }
@@ -188,12 +201,15 @@ function sse(io, http, asks, on) {
   }
   const abort = new AbortController();
 
-  const take = (message, size) => {
-    const { type: why, retry_ms: retryAfterMs } = message;
+  /** When to come back if the stream breaks off. */
+  let retryAfterMs;
+  const take = (message) => {
+    const { type: why, retry_ms } = message;
+    retryAfterMs ??= retry_ms;
     if (why === "stopping" || why === "expired") {
-      on.down({ why, retryAfterMs, status: why === "expired" ? 401 : undefined });
+      on.down({ why, retryAfterMs: retry_ms, status: { expired: 401 }[why] });
     } else {
-      on.message(message, size);
+      on.message(message);
     }
   };
 
@@ -204,19 +220,19 @@ function sse(io, http, asks, on) {
     for (let rest = ""; ;) {
       const { done, value } = await reader.read();
       if (done) {
-        return on.down({ why: "cut off" });
+        return on.down({ why: "cut off", retryAfterMs });
       }
       on.heard();
       const blocks = (rest + value).split("\n\n");
       rest = blocks.pop();
       for (const block of blocks) {
-        const data = block.split("\n").filter((line) => line.startsWith("data:"));
-        const text = data.map((line) => line.slice(5)).join("\n");
-        text && take(JSON.parse(text), text.length);
+        // A message in lines of data, and comments.
+        const text = block.replace(/^(data:|:.*)/gm, "").trim();
+        text && take({ ...JSON.parse(text), size: text.length });
       }
     }
   };
-  run().catch((problem) => on.down({ problem }));
+  run().catch((problem) => on.down({ problem, retryAfterMs }));
   return { close: () => abort.abort() };
 }
 
@@ -250,13 +266,15 @@ function poll(io, http, asks, on) {
       } catch (problem) {
         const tookMs = io.now() - since;
         const isLost = tookMs < CUT_MS || tookMs > 1000 * waitS + CUT_MS;
-        if (isLost || ![0, 502, 504].includes(problem.status)) {
+        if (isLost || !/^(0|502|504)$/.test(problem.status)) {
           return on.down({ problem });
         }
         longestS = Math.floor(Math.min(waitS, tookMs / 1000) / 2);
       }
       on.message({ heartbeat_ms: 1000 * longestS + ANSWER_MS });
-      messages.forEach((message) => on.message(message, JSON.stringify(message).length));
+      for (const message of messages) {
+        on.message({ ...message, size: JSON.stringify(message).length });
+      }
       waitS = longestS;
       if (!waitS || !subscriptions[0]) {
         await new Promise((done) => (timer = io.setTimeout(done, POLL_PAUSE_MS)));
@@ -266,7 +284,6 @@ function poll(io, http, asks, on) {
   run();
 
   return {
-    isPolling: true,
     close() {
       isClosed = true;
       io.clearTimeout(timer);

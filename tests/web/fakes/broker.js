@@ -6,9 +6,11 @@ export const faults = () => ({
   isAway: false, // No connection can be made.
   refusesUpgrade: false, // A proxy refuses WebSockets.
   silencesUpgrade: false, // A proxy opens WebSockets and carries nothing.
+  hangsUpgrade: false, // A proxy neither opens nor refuses WebSockets.
   buffersStreams: false, // A proxy keeps streams back until they end.
   hangs: false, // Requests get no answer.
   cutsAfterMs: Infinity, // A proxy ends long requests.
+  expiresAfterMs: Infinity, // The credential of each connection ends so soon.
   answer: null, // A function of a request that returns a status, or a whole answer.
 });
 
@@ -92,17 +94,19 @@ class Reader {
     );
     this.#looked = this.#broker.position;
     let gone = 0;
+    let requested;
     const tellGap = () => {
       gone &&
         this.#send({
           type: "gap",
           cursor: this.cursor(),
-          gap: { reason: "retention", lost: gone },
+          gap: { reason: "retention", lost: gone, requested },
         });
       gone = 0;
     };
     for (const event of all) {
       if (lost.includes(event)) {
+        requested = gone === 0 ? this.after : requested;
         gone++;
         this.after = this.placeOf(event);
       } else if (this.isMine(event) && this.placeOf(event) > this.after) {
@@ -112,6 +116,16 @@ class Reader {
       }
     }
     tellGap();
+    this.#pass();
+  }
+
+  /** Tells a reader with a filter the place after the events that it does not want. */
+  #pass() {
+    const newest = this.isOne ? this.#broker.last(this.topics[0]) : this.#broker.position;
+    if (this.filter && newest > this.after) {
+      this.after = newest;
+      this.#send({ type: "cursor", cursor: this.cursor() });
+    }
   }
 
   ephemeral(event) {
@@ -124,10 +138,12 @@ class Reader {
 /** The broker. */
 export class Broker {
   epoch = EPOCH;
+  all = []; // Every event that was ever stored, in order.
   events = [];
   dropped = [];
   position = 0;
   heartbeatMs = 15_000;
+  expired = 0; // How many connections have ended with their credential.
   latencyMs = 1; // The time of a message on its way.
   token = null; // The only token that is accepted; null asks nobody.
   refusals = new Map(); // Refusals of publishes, by the type of the event: a list of problems.
@@ -170,6 +186,7 @@ export class Broker {
       this.position++;
       this.#sequences.set(topic, stored.sequence);
       this.events.push(stored);
+      this.all.push(stored);
       id && this.#ids.set(id, stored);
     }
     const { sequence, position } = stored;

@@ -7,8 +7,14 @@ import { webSockets } from "./websocket.js";
 
 /** The locks of an origin, as far as the client uses them. Source: W3C Web Locks API. */
 class Locks {
+  stolenMs = 0; // The time until the page from which a lock was taken learns of it.
   #held = new Map();
   #queues = new Map();
+  #clock;
+
+  constructor(clock) {
+    this.#clock = clock;
+  }
 
   /** Returns `navigator.locks` of a page. */
   of(page) {
@@ -23,7 +29,8 @@ class Locks {
       const request = { page, run, resolve, reject, name };
       if (steal) {
         const holder = this.#held.get(name);
-        holder?.page.run(() => holder.reject(new DOMException("stolen", "AbortError")));
+        const tell = () => holder.reject(new DOMException("stolen", "AbortError"));
+        holder && this.#clock.set(() => holder.page.run(tell), this.stolenMs);
         return this.#grant(request);
       }
       if (ifAvailable && this.#held.has(name)) {
@@ -125,16 +132,25 @@ class Page extends EventTarget {
   }
 }
 
+/** Returns `localStorage` over a map. What is stored is seen as properties, too. */
+function storageOf(stored) {
+  const methods = {
+    getItem: (name) => stored.get(name) ?? null,
+    setItem: (name, text) => stored.set(name, String(text)),
+    removeItem: (name) => stored.delete(name),
+  };
+  return Object.assign(Object.create(methods), Object.fromEntries(stored));
+}
+
 /** All tabs of one origin, and their way to the broker. */
 export class Browser {
-  #locks = new Locks();
   #channels = new Map();
   #stored = new Map();
   #indexed;
   pages = [];
 
   constructor(clock, broker, seed = 1) {
-    Object.assign(this, { clock, broker, random: chance(seed) });
+    Object.assign(this, { clock, broker, random: chance(seed), locks: new Locks(clock) });
     this.#indexed = indexedDatabases(clock);
   }
 
@@ -150,17 +166,9 @@ export class Browser {
       clearTimeout: (timer) => clock.clear(timer),
       fetch: fetches(broker, page),
       WebSocket: webSockets(broker, page),
-      locks: this.#locks.of(page),
+      locks: this.locks.of(page),
       BroadcastChannel: this.#channel(page),
-      storage: () => ({
-        getItem: (name) => stored.get(name) ?? null,
-        setItem: (name, text) => stored.set(name, String(text)),
-        removeItem: (name) => stored.delete(name),
-        key: (at) => [...stored.keys()][at] ?? null,
-        get length() {
-          return stored.size;
-        },
-      }),
+      storage: () => storageOf(stored),
       indexedDB: this.#indexed,
       window: page,
       document: page,
@@ -214,7 +222,7 @@ export class Browser {
       .open()
       .filter((connection) => connection.page === page)
       .forEach((connection) => connection.end());
-    this.#locks.leave(page);
+    this.locks.leave(page);
     for (const [name, channels] of this.#channels) {
       this.#channels.set(
         name,

@@ -2,7 +2,7 @@
 
 /** Lets everything run that waits for no timer. */
 export async function settle() {
-  for (let turn = 0; turn < 5; turn++) {
+  for (let turn = 0; turn < 3; turn++) {
     await new Promise((done) => setImmediate(done));
   }
 }
@@ -40,10 +40,14 @@ export class Clock {
     this.#offset += ms;
   }
 
-  /** Sets a timer. `owner` is the page that it belongs to: the timers of a frozen page wait. */
+  /**
+   * Sets a timer. `owner` is the page that it belongs to: the timers of a frozen page wait. A time
+   * that does not fit into 31 bits is none, as it is in a browser.
+   */
   set(run, ms, owner) {
     const timer = ++this.#last;
-    this.#timers.set(timer, { at: this.#passed + Math.max(0, Number(ms) || 0), timer, run, owner });
+    const delayMs = ms < 2 ** 31 ? Math.max(0, Number(ms)) : 0;
+    this.#timers.set(timer, { at: this.#passed + delayMs, timer, run, owner });
     return timer;
   }
 

@@ -78,19 +78,18 @@ function serve(broker, page, request) {
 /** A page of the latest event of each key; pages have two events, so that there are several. */
 function state(broker, topic, query) {
   const events = broker.events.filter((event) => event.topic === topic);
-  if (events.length === 0) {
+  if (broker.last(topic) === 0) {
     return answer(problem(404, "no such topic"), 404);
   }
-  const [from, at] = (query.get("page_token") || `0-${events.at(-1).sequence}`)
-    .split("-")
-    .map(Number);
+  const [after, at] = (query.get("page_token") || `-${broker.last(topic)}`).split("-");
   const latest = new Map(
-    events.filter(({ sequence }) => sequence <= at).map((event) => [event.key, event]),
+    events.filter(({ sequence }) => sequence <= Number(at)).map((event) => [event.key, event]),
   );
-  const kept = [...latest.values()].filter(({ content_type: type }) => type !== null);
-  const next = from + 2 < kept.length ? `${from + 2}-${at}` : "";
+  const isNext = ({ key, content_type: type }) => key !== undefined && key > after && type !== null;
+  const kept = [...latest.values()].filter(isNext).sort((a, b) => (a.key < b.key ? -1 : 1));
+  const next = kept.length > 2 ? `${kept[1].key}-${at}` : "";
   return answer({
-    events: kept.slice(from, from + 2),
+    events: kept.slice(0, 2),
     cursor: `${at}-${broker.epoch}`,
     next_page_token: next,
   });
@@ -101,7 +100,7 @@ function stream(broker, page, { asked, signal }) {
   const encoder = new TextEncoder();
   let isOver = false;
   let held = "";
-  const { buffersStreams, cutsAfterMs } = broker.faults;
+  const { buffersStreams, cutsAfterMs, expiresAfterMs } = broker.faults;
   const body = new ReadableStream({
     start(controller) {
       const write = (text) => {
@@ -135,11 +134,18 @@ function stream(broker, page, { asked, signal }) {
       connection.tell = send;
       connection.end = () => over(() => controller.error(new TypeError("cut")));
       connection.finish = () => over(() => controller.close());
+      connection.expire = () => {
+        broker.expired += isOver ? 0 : 1;
+        send({ type: "expired" });
+      };
       signal?.addEventListener("abort", () =>
         over(() => controller.error(new DOMException("aborted", "AbortError"))),
       );
       if (cutsAfterMs < Infinity) {
         broker.clock.set(connection.end, cutsAfterMs);
+      }
+      if (expiresAfterMs < Infinity) {
+        broker.clock.set(connection.expire, expiresAfterMs);
       }
       broker.connections.add(connection);
       send({ type: "hello", heartbeat_ms: broker.heartbeatMs, retry_ms: 2000 });

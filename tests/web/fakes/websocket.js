@@ -33,6 +33,16 @@ export function webSockets(broker, page) {
       broker.connections.add(this);
       this.#leave = broker.onStored(() => this.readers.forEach((reader) => reader.deliver()));
       this.onopen?.({});
+      const { expiresAfterMs } = broker.faults;
+      expiresAfterMs < Infinity && broker.clock.set(() => this.expire(), expiresAfterMs);
+    }
+
+    /** Ends the connection with its credential. */
+    expire() {
+      if (this.readyState === 1) {
+        broker.expired++;
+        this.end(4001, "expired");
+      }
     }
 
     #leave = () => {};

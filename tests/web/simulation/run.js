@@ -1,18 +1,17 @@
 // One run: a seed decides on the tabs, their transports and every fault. Then everything is healed,
 // and what the tabs were told is compared with the model.
 
-import { connect } from "../../../src/web/client/leftoff.js";
-import { Broker } from "../fakes/broker.js";
+import { connect as theClient } from "../../../src/web/client/leftoff.js";
+import { Broker, faults as noFaults, problem } from "../fakes/broker.js";
 import { Browser } from "../fakes/browser.js";
 import { chance, Clock } from "../fakes/clock.js";
-import { URL_OF_BROKER } from "../fakes/world.js";
-import { edge, edgeFaults, seen } from "./edge.js";
-import { lots, steps } from "./faults.js";
-import { checkOrder, checkPublish, ReaderModel, StateModel } from "./model.js";
+import { edgeFaults, seen } from "./edge.js";
+import { lots, steps, STOPPING_MS } from "./faults.js";
+import { checkEphemeral, checkOrder, checkPublish, checkReceipt, OUTBOX } from "./model.js";
+import { checkTab, openTab, subscriptionsOf } from "./tab.js";
 
 const STEPS = 50;
 const LOOK_MS = 2_000;
-const OUTBOX = 25;
 /** The time in which what was under way at the end of the faults comes to its end. */
 const CALM_MS = 20_000;
 /** The time in which everything is well again: the longest pauses, and a climb to the top. */
@@ -20,8 +19,8 @@ const HEAL_MS = 240_000;
 const TRANSPORTS = [["websocket"], ["sse"], ["poll"], ["sse", "poll"]];
 const ALL = ["websocket", "sse", "poll"];
 
-/** Makes the world of a seed. `say` is told what happens. */
-function makeWorld(seed, say) {
+/** Makes the world of a seed. */
+function makeWorld(seed, say, connect) {
   const random = chance(seed);
   const pick = (list) => list[Math.floor(random() * list.length)];
   const clock = new Clock();
@@ -34,10 +33,25 @@ function makeWorld(seed, say) {
     storedAt.has(event.data) || storedAt.set(event.data, clock.passed);
     return store(topic, event);
   };
+  const asked = new Map();
+  const accept = broker.accept.bind(broker);
+  broker.accept = (message) => {
+    const answer = accept(message);
+    const events = answer.error ? [] : (message.events ?? [message.event]);
+    events.forEach(({ data }) => asked.set(data, (asked.get(data) ?? 0) + 1));
+    return answer;
+  };
+  const subscribe = broker.subscribe.bind(broker);
+  broker.subscribe = (connection, fields, send) => {
+    const error = problem(429, "too many subscriptions", { retry_after_ms: 500 });
+    random() < world.refuses
+      ? send({ type: "error", subscription: fields.subscription, error })
+      : subscribe(connection, fields, send);
+  };
   let tokens = 0;
   const world = {
-    seed,
     say,
+    connect,
     random,
     pick,
     clock,
@@ -45,7 +59,17 @@ function makeWorld(seed, say) {
     browser,
     complaints,
     storedAt,
+    asked,
     counts: seen(),
+    /** The least pauses that the broker has asked for, by the reason that a client tells. */
+    hints: new Map([
+      ["stopping", STOPPING_MS],
+      // A stream says when to come back as it begins: in two seconds, from half of it on.
+      ["cut off", 1_000],
+      ["cut", 1_000],
+    ]),
+    followed: 0,
+    refuses: 0, // The chance that a subscription is refused for a while.
     isShared: random() < 0.6,
     transports: pick([ALL, ALL, ALL, ...TRANSPORTS]),
     hasToken: random() < 0.5,
@@ -61,6 +85,8 @@ function makeWorld(seed, say) {
       broker.token = world.hasToken ? `x.${claims}.y` : null;
     },
   };
+  // Two tabs with one kept outbox do not learn of each other's refusals.
+  world.keepsOutbox = !world.isShared && random() < 0.5;
   world.rotate();
   return Object.assign(world, actions(world));
 }
@@ -69,9 +95,11 @@ function makeWorld(seed, say) {
 function actions(world) {
   const { clock, browser, frozen, entries } = world;
   return {
-    open: () => world.tabs.push(openTab(world)),
+    open: (former) => world.tabs.push(openTab(world, former)),
     thaw(tab) {
       frozen.delete(tab);
+      tab.manners?.disturbed();
+      tab.isTold && tab.manners?.forced();
       tab.page.thaw(tab.isTold);
     },
     kill(tab) {
@@ -79,90 +107,47 @@ function actions(world) {
       frozen.delete(tab);
       browser.kill(tab.page);
     },
+    reload(tab) {
+      tab.wasKept = world.keepsOutbox;
+      world.kill(tab);
+      world.open(tab);
+    },
     close(tab) {
       if (!tab.page.isFrozen) {
         tab.isClosed = true;
+        tab.followers.forEach(({ model }) => (model.isClosed = true));
         tab.leftoff.close();
       }
     },
-    publish(tab, topic, type) {
-      const entry = { tab, topic, data: `p${entries.length}`, state: "waits" };
-      entries.push(entry);
-      tab.leftoff.publish(topic, { type, data: entry.data }).then(
-        (value) => Object.assign(entry, { state: "fulfilled", value, at: clock.passed }),
-        (error) => Object.assign(entry, { state: "rejected", error, at: clock.passed }),
-      );
+    settle(data, outcome) {
+      const entry = entries.find((it) => it.data === data);
+      Object.assign(entry, { ...outcome, at: clock.passed });
     },
+    publish(tab, topic, type, { ephemeral } = {}) {
+      const data = `${ephemeral ? "e" : "p"}${entries.length}`;
+      const before = world.waiting(tab).length;
+      entries.push({ tab, topic, data, before, ephemeral, state: "waits" });
+      const key = world.pick([undefined, "a", "b"]);
+      tab.leftoff.publish(topic, { type, key, data, ephemeral }).then(
+        (value) => tab.isKilled || world.settle(data, { state: "fulfilled", value }),
+        (error) => tab.isKilled || world.settle(data, { state: "rejected", error }),
+      );
+      return data;
+    },
+    /** The publishes of a tab that wait in its outbox. */
+    waiting: (tab) =>
+      entries.filter((it) => it.tab === tab && it.state === "waits" && !it.ephemeral),
   };
-}
-
-async function tokenOf(world) {
-  if (world.isTokenFailing) {
-    throw new Error("the application has no token");
-  }
-  return (world.isTokenStale && world.former) || world.broker.token;
-}
-
-/** Opens a tab that follows something, and watches what it is told. */
-function openTab(world) {
-  const { browser, broker, random, pick, say, isShared, transports, complain } = world;
-  const page = browser.open();
-  const number = world.tabs.length;
-  const faults = edgeFaults();
-  const open = edge(page, { ...world, faults });
-  const leftoff = connect({
-    url: URL_OF_BROKER,
-    io: page.io,
-    shared: isShared,
-    transports,
-    token: world.hasToken ? () => tokenOf(world) : undefined,
-    outbox: { max: OUTBOX },
-  });
-  const told = (text) => complain(`tab ${number}: ${text}`);
-  const topics = pick(["orders", "*", ["orders", "others"]]);
-  const from = pick(["earliest", "latest"]);
-  const reader = new ReaderModel(broker, topics, from, told);
-  const isSlow = random() < 0.3;
-  const tab = { number, page, leftoff, faults, open, topics, reader, isShared };
-  tab.canPoll = () => !faults.stallsAnswers && !broker.faults.isAway;
-  tab.states = new StateModel(tab, world, told);
-  leftoff.onstate = (state) => {
-    say(`tab ${number} ${state.state} ${state.transport} ${state.reason}`);
-    tab.states.told(state);
-  };
-  const event = async (it) => {
-    say(`tab ${number} event ${it.topic} ${it.sequence} @${it.position}`);
-    reader.event(it);
-    isSlow && (await new Promise((done) => page.io.setTimeout(done, 50)));
-  };
-  const gap = (it, message) => {
-    say(`tab ${number} gap ${it.lost} ${message.cursor}`);
-    reader.gap(it, message);
-  };
-  const follow = () => {
-    const cursor = tab.subscription?.cursor;
-    tab.subscription = leftoff.subscribe(
-      topics,
-      { from: cursor ?? from },
-      { event, gap, subscribed: (it) => reader.subscribed(it), ended: (it) => ended(it) },
-    );
-  };
-  // A proxy's 400 ends what has no cursor yet, and the application asks again.
-  const ended = ({ status }) => {
-    status === 400 || told(`the subscription has ended with ${status}`);
-    page.io.setTimeout(follow, 1_000);
-  };
-  follow();
-  return tab;
 }
 
 /** Ends all faults. */
 function heal(world) {
   const { broker, browser, live, thaw } = world;
   world.isTokenStale = world.isTokenFailing = false;
+  world.refuses = 0;
   broker.restart();
-  const none = { refusesUpgrade: false, silencesUpgrade: false, hangsUpgrade: false };
-  Object.assign(broker.faults, none, { buffersStreams: false, cutsAfterMs: Infinity, answer: null });
+  Object.assign(broker.faults, noFaults());
+  browser.locks.stolenMs = 0;
   broker.refusals.clear();
   for (const connection of broker.open()) {
     connection.losesAnswers = false;
@@ -172,44 +157,69 @@ function heal(world) {
     Object.assign(tab.faults, edgeFaults());
     tab.page.isFrozen && thaw(tab);
     tab.page.isOnline || browser.setOnline(tab.page, true);
-    tab.isHidden && tab.page.tell("pageshow", { persisted: true });
+    if (tab.isHidden) {
+      tab.isHidden = false;
+      tab.manners?.forced();
+      tab.page.tell("pageshow", { persisted: true });
+    }
     tab.page.visibilityState = "visible";
   }
 }
 
 /** What holds when nothing has gone wrong for a while. */
-function checkHealed(world) {
-  const { live, broker, transports, isShared, complain } = world;
-  for (const { number, leftoff, page, reader } of live()) {
-    const { state, transport, reason } = leftoff.connection;
-    const isWell = transport === transports[0] && ["connected", "polling"].includes(state);
-    isWell || complain(`tab ${number} is ${state} over ${transport} at last: ${reason}`);
-    page.errors.forEach((error) => complain(`tab ${number} reports ${error.stack}`));
-    reader.finish();
+function checkHealed(world, ephemerals) {
+  const { live, broker, isShared, complain, waiting } = world;
+  for (const tab of live()) {
+    checkTab(world, tab);
+    waiting(tab).forEach(({ data }) => complain(`${data} waits though all is well`));
+    if (tab.leftoff.connection.state === "connected") {
+      tab.followers.forEach(({ isClosed, model, number }) => {
+        const missing = isClosed ? 0 : model.missing("orders", ephemerals);
+        missing > 1 && tab.told(`reader ${number} has missed ${missing} ephemeral events`);
+      });
+    }
   }
+  const open = broker.open();
   const most = isShared ? 1 : live().length;
-  broker.open().length <= most || complain(`${broker.open().length} connections at last`);
+  open.length <= most || complain(`${open.length} connections at last`);
+  const readers = open.reduce((sum, it) => sum + it.readers.size, 0);
+  const wanted = live().reduce((sum, tab) => sum + subscriptionsOf(tab), 0);
+  // Between two polls there is none.
+  if (open.length > 0 && readers !== wanted) {
+    complain(`the broker has ${readers} subscriptions at last, and not ${wanted}`);
+  }
 }
 
 /** What holds after all clients are closed: nothing is left, and every promise is settled. */
-function checkClosed({ tabs, broker, clock, entries, storedAt, complain }) {
-  const stored = [...broker.events, ...broker.dropped];
-  entries.forEach((entry) => checkPublish(entry, stored, storedAt, complain));
-  for (const tab of tabs.filter(({ isKilled }) => !isKilled)) {
+function checkClosed({ tabs, broker, clock, entries, storedAt, asked, complain }) {
+  const { all } = broker;
+  for (const entry of entries.filter(({ ephemeral }) => !ephemeral)) {
+    checkPublish(entry, all, storedAt, complain);
+    checkReceipt(entry, broker, asked.get(entry.data), complain);
+    const isLost = entry.tab.wasKept && entry.state === "waits" && !asked.has(entry.data);
+    isLost && complain(`${entry.data} was kept over a reload, and not sent`);
+  }
+  entries
+    .filter(({ ephemeral }) => ephemeral)
+    .forEach((entry) => checkEphemeral(entry, broker, asked.get(entry.data) ?? 0, complain));
+  for (const tab of tabs) {
     for (const topic of ["orders", "others"]) {
-      const mine = entries.filter((entry) => entry.tab === tab && entry.topic === topic);
-      checkOrder(mine, stored, (text) => complain(`tab ${tab.number}: ${text}`));
+      const isMine = (entry) => entry.tab.owner === tab.owner && entry.topic === topic;
+      const mine = tab.owner === tab.number ? entries.filter(isMine) : [];
+      checkOrder(mine, all, (text) => complain(`tab ${tab.number}: ${text}`));
     }
-    const timers = clock.timersOf(tab.page);
-    timers === 0 || complain(`tab ${tab.number} has ${timers} timers after its end`);
-    tab.open.size === 0 || complain(`tab ${tab.number} has ${tab.open.size} requests after its end`);
+    if (!tab.isKilled) {
+      const timers = clock.timersOf(tab.page);
+      timers === 0 || tab.told(`${timers} timers after its end`);
+      tab.watch.open.size === 0 || tab.told(`${tab.watch.open.size} requests after its end`);
+    }
   }
   broker.open().length === 0 || complain(`${broker.open().length} connections after the end`);
 }
 
-/** Runs a seed, and returns the complaints. */
-export async function run(seed, say = () => {}) {
-  const world = makeWorld(seed, say);
+/** Runs a seed with a client, and returns the complaints. `say` is told what happens. */
+export async function run(seed, say = () => {}, connect = theClient) {
+  const world = makeWorld(seed, say, connect);
   const { clock, broker, random, pick, live, isShared, transports, complaints } = world;
   say(`seed ${seed}: shared ${isShared}, ${transports}, a token ${world.hasToken}`);
   for (let count = isShared ? 1 + Math.floor(random() * 4) : 1; count > 0; count--) {
@@ -218,8 +228,8 @@ export async function run(seed, say = () => {}) {
   const look = () => {
     live().forEach((tab) => {
       tab.states.look();
-      const waiting = world.entries.filter((it) => it.tab === tab && it.state === "waits").length;
-      waiting <= OUTBOX || world.complain(`${waiting} publishes wait in tab ${tab.number}`);
+      const count = world.waiting(tab).length;
+      count <= OUTBOX || world.complain(`${count} publishes wait in tab ${tab.number}`);
     });
     clock.set(look, LOOK_MS);
   };
@@ -236,15 +246,26 @@ export async function run(seed, say = () => {}) {
   heal(world);
   await clock.advance(CALM_MS);
   // Who was refused for good stays away until somebody asks for another try.
-  live().forEach(({ leftoff }) => leftoff.connection.nextTryAt ?? leftoff.retryNow());
+  for (const { leftoff, manners } of live()) {
+    if (leftoff.connection.nextTryAt === null) {
+      manners?.forced();
+      leftoff.retryNow();
+    }
+  }
   await clock.advance(HEAL_MS);
-  broker.publish("orders", { data: "last" });
-  broker.publish("others", { data: "last" });
-  await clock.advance(30_000);
+  broker.publish("orders", { data: "last", type: "a" });
+  broker.publish("others", { data: "last", type: "a" });
+  live().forEach((tab) => world.publish(tab, "orders", ""));
+  const ephemerals = [];
+  for (let count = 0; count < 3; count++) {
+    await clock.advance(3_000);
+    ephemerals.push(world.publish(pick(live()), "orders", "", { ephemeral: true }));
+  }
+  await clock.advance(20_000);
   if (broker.open().length > (isShared ? 1 : live().length)) {
     await clock.advance(5_000); // A line may just be followed by one with another token.
   }
-  checkHealed(world);
+  checkHealed(world, ephemerals);
   live().forEach(world.close);
   await clock.advance(100);
   checkClosed(world);
