@@ -325,6 +325,12 @@ impl Error {
     pub fn outcome_unknown(&self) -> bool {
         matches!(self, Self::OutcomeUnknown(_) | Self::DeadlineExceeded { .. })
     }
+
+    /// Whether storage failed, or had no room: nothing is wrong with what was to be stored.
+    pub(crate) fn is_of_storage(&self) -> bool {
+        let is_full = matches!(self, Self::DiskFull { .. });
+        is_full || matches!(self, Self::NotWritten(_) | Self::OutcomeUnknown(_) | Self::ReadOnly(_))
+    }
 }
 
 /// Returns an error's message with those of its causes, for callers who cannot see the broker's

@@ -7,6 +7,7 @@ use super::claims::Claims;
 use super::config::AccessConfig;
 use super::keys::KEY_PREFIX;
 use super::prover::Prover;
+use super::revocations::Revocations;
 use super::rights::Rights;
 use super::tokens::{self, TokenProblem, VerifiedToken};
 use crate::error::Result;
@@ -76,6 +77,30 @@ impl Explanation {
     fn refused(problem: impl fmt::Display) -> Self {
         Self { is_refused: true, lines: vec![format!("refused: {problem}")] }
     }
+
+    /// Returns the explanation of a credential of `caller`, which is refused if it is revoked. What
+    /// it would permit stays told.
+    fn unless_revoked(
+        mut self,
+        revocations: Option<&Revocations>,
+        caller: &str,
+        issued: Option<SystemTime>,
+    ) -> Self {
+        let revoked = revocations.and_then(|all| all.moment_of(caller, issued));
+        if let Some(before) = revoked {
+            let own = match issued {
+                Some(issued) => format!("this one is of {}", Timestamp::from(issued)),
+                None => "this one does not say when it was issued".to_owned(),
+            };
+            let told = format!(
+                "refused: the credential is revoked: those of {caller} up to {before} are \
+                 refused, and {own}"
+            );
+            self.is_refused = true;
+            self.lines.insert(0, told);
+        }
+        self
+    }
 }
 
 impl fmt::Display for Explanation {
@@ -105,17 +130,18 @@ pub async fn explain(
     topic: &TopicName,
 ) -> Result<Explanation> {
     let prover = Prover::open(config).await?;
-    Ok(explain_by(&prover, presented, Some(topic)).await)
+    Ok(explain_by(&prover, None, presented, Some(topic)).await)
 }
 
-/// Explains as [`explain`] does, by means of proof that are there. Without a topic, all patterns
-/// are told.
+/// Explains as [`explain`] does, by means of proof that are there. With `revocations`, a credential
+/// that is revoked is refused, as the broker refuses it. Without a topic, all patterns are told.
 ///
 /// # Cancel safety
 ///
 /// Nothing is left behind.
 pub(super) async fn explain_by(
     prover: &Prover,
+    revocations: Option<&Revocations>,
     presented: &Presented,
     topic: Option<&TopicName>,
 ) -> Explanation {
@@ -125,6 +151,7 @@ pub(super) async fn explain_by(
             Ok(proved) => {
                 let who = format!("caller: {}, by a key of access.keys", proved.id);
                 permitted(vec![who], &[("access.keys".to_owned(), proved.permission)], topic)
+                    .unless_revoked(revocations, &proved.id, proved.issued)
             }
             Err(refusal) => Explanation::refused(refusal),
         },
@@ -137,12 +164,12 @@ pub(super) async fn explain_by(
         },
         Presented::Token(token) => {
             let verified = tokens::verify(&prover.issuers, token, now).await;
-            of_token(prover, verified, topic)
+            of_token(prover, revocations, verified, topic)
         }
         Presented::Claims(claims) => {
             let claims = Claims::parse(claims.as_bytes()).map_err(TokenProblem::Malformed);
             let checked = claims.and_then(|claims| as_if_verified(prover, &claims, now));
-            of_token(prover, checked, topic)
+            of_token(prover, revocations, checked, topic)
         }
     }
 }
@@ -168,6 +195,7 @@ fn as_if_verified(
 
 fn of_token(
     prover: &Prover,
+    revocations: Option<&Revocations>,
     verified: std::result::Result<VerifiedToken, TokenProblem>,
     topic: Option<&TopicName>,
 ) -> Explanation {
@@ -199,7 +227,7 @@ fn of_token(
     };
     let roles = rights.roles.applied.into_iter().map(of_role);
     let sources: Vec<_> = own.into_iter().chain(roles).collect();
-    permitted(lines, &sources, topic)
+    permitted(lines, &sources, topic).unless_revoked(revocations, &token.id, token.issued)
 }
 
 /// Adds what each of the sources permits with a topic; without one, all that it permits.
@@ -342,7 +370,8 @@ mod tests {
         assert!(of_key.contains("administer the broker: yes, by access.keys"), "{of_key}");
         assert!(!of_key.contains(&key), "{of_key}");
         let prover = Prover::open(&config).await.unwrap();
-        let all = explain_by(&prover, &Presented::of(Some(key.clone())), None).await.to_string();
+        let presented = Presented::of(Some(key.clone()));
+        let all = explain_by(&prover, None, &presented, None).await.to_string();
         assert!(all.contains("publish to: orders.> by access.keys"), "{all}");
         assert!(all.contains("subscribe to: $consumers, $webhooks.status by"), "{all}");
         assert!(!all.contains(&key), "{all}");

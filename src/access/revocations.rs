@@ -149,6 +149,12 @@ impl Revocations {
         self.0.is_revoked(caller, issued)
     }
 
+    /// Returns the moment up to which the credentials of a caller are refused, if it is one of
+    /// these that was issued at this time.
+    pub(super) fn moment_of(&self, caller: &str, issued: Option<SystemTime>) -> Option<Timestamp> {
+        self.0.moment(caller).filter(|_| self.0.is_revoked(caller, issued))
+    }
+
     /// Returns what ends the grants of a caller, whose credential was issued at this time.
     ///
     /// # Errors

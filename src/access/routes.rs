@@ -104,7 +104,8 @@ async fn revoke(
     Ok(axum::Json(caller.revoke(&control, &sub, before).await?).into_response())
 }
 
-/// Explains a credential. It is neither kept nor logged, and no answer has it.
+/// Explains a credential, as the broker takes or refuses it now. It is neither kept nor logged, and
+/// no answer has it.
 async fn explain(
     State(edge): State<Edge>,
     Extension(control): Extension<AccessControl>,
@@ -113,7 +114,8 @@ async fn explain(
     let is_permitted = async |permit: &Permit| permit.check_administers().await;
     let (_caller, asked) = asked::<ExplainRequest>(&edge, request, is_permitted).await?;
     let presented = Presented::of(asked.credential);
-    let told = explain_by(control.prover(), &presented, asked.topic.as_ref()).await;
+    let (prover, revocations) = (control.prover(), control.revocations());
+    let told = explain_by(prover, Some(revocations), &presented, asked.topic.as_ref()).await;
     let told = json!({"refused": told.is_refused(), "lines": told.lines()});
     Ok(axum::Json(told).into_response())
 }

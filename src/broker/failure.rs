@@ -1,6 +1,7 @@
 //! The failure after which the broker stores nothing more. Each publish is refused with it, and
 //! checks for readiness report it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,8 @@ use crate::error::{Cause, Error, with_causes};
 pub(super) struct BrokerFailure {
     cause: Arc<OnceLock<Cause>>,
     happened: CancellationToken,
+    /// The publishes that were refused for lack of room in the queue, or by storage.
+    refused: Arc<AtomicU64>,
 }
 
 impl BrokerFailure {
@@ -33,6 +36,16 @@ impl BrokerFailure {
             );
         }
         self.happened.cancel();
+    }
+
+    /// Counts publishes that were refused although nothing is wrong with them.
+    pub(super) fn count_refused(&self, publishes: u64) {
+        self.refused.fetch_add(publishes, Ordering::Relaxed);
+    }
+
+    /// Returns how many publishes were counted.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Returns the error for publishers, if there was a failure.

@@ -416,7 +416,10 @@ impl Broker {
         let wait = self.0.max_queue_wait;
         let queued = hand_in(&self.0, publishes, &self.0.limits, turn);
         let queued = tokio::time::timeout(wait, queued).await;
-        queued.unwrap_or(Err(Error::Busy { waited_ms: wait.as_millis() as u64 }))
+        queued.unwrap_or_else(|_no_room| {
+            self.0.failure.count_refused(1);
+            Err(Error::Busy { waited_ms: wait.as_millis() as u64 })
+        })
     }
 
     /// As [`Self::submit_in_order`], but waits for room in the queue without a bound.
@@ -1091,6 +1094,12 @@ impl Broker {
     /// reads 1 MiB of blocks.
     pub fn read_steps(&self) -> u64 {
         self.0.turns.steps() + self.0.recall_turns.steps()
+    }
+
+    /// Returns the number of publishes that were refused since the broker was opened although
+    /// nothing was wrong with them: storage failed or had no room, or the queue stayed full.
+    pub fn refused_publishes(&self) -> u64 {
+        self.0.failure.refused()
     }
 
     /// Returns the number of ids that were forgotten too early since the broker was opened, because

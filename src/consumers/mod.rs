@@ -14,8 +14,8 @@
 //! all consumers and `entry.rs` one. `keeper.rs` is the one writer, which decides by `deciding.rs`
 //! and `marking.rs`; on the way to it, `line.rs` keeps the changes of one caller in order.
 //! `following.rs` tells followers what changed.
-//! `counting/` counts a consumer's events, and `inbox/` lists them with their marks. Nothing here
-//! knows a protocol.
+//! `counting/` counts a consumer's events, and `inbox/` lists them with their marks. `oversight.rs`
+//! tells who is behind, and which dead letters wait. Nothing here knows a protocol.
 //!
 //! # Why
 //!
@@ -39,6 +39,7 @@ mod loading;
 mod marking;
 mod marks;
 mod name;
+mod oversight;
 mod ranges;
 mod records;
 mod requests;
@@ -80,6 +81,7 @@ pub use self::requests::{
     Checkpoint, CheckpointAck, ConsumerInfo, ConsumerList, ConsumerState, EventName, MarkAck,
     MarkRequest, MarkedEvents,
 };
+pub(crate) use self::requests::{TopicReader, UnhandledLetters};
 use self::view::View;
 pub use self::work::{
     DEAD_CONSUMER_HEADER, DEAD_ID_HEADER, DEAD_REASON_HEADER, DEAD_SEQUENCE_HEADER,
@@ -310,11 +312,6 @@ impl Consumers {
     /// Returns the number of all consumers.
     pub fn count(&self) -> usize {
         self.view().len()
-    }
-
-    /// Returns how many events became dead letters, of all consumers that are stored.
-    pub(crate) fn dead_letters(&self) -> u64 {
-        self.0.work.dead_letters()
     }
 
     /// Sets a checkpoint. It moves forward only, unless `to` says otherwise.

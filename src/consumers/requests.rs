@@ -79,6 +79,26 @@ impl Default for ConsumerList {
 /// The length of a list whose caller names none.
 const DEFAULT_LIST: usize = 100;
 
+/// The dead letters of one topic that nobody has handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnhandledLetters {
+    pub(crate) topic: TopicName,
+    /// 1 or more.
+    pub(crate) count: u64,
+    /// Whether the count is a lower bound.
+    pub(crate) more_than: bool,
+    /// The time of the oldest one, if it can be read.
+    pub(crate) oldest: Option<Timestamp>,
+}
+
+/// A consumer that reads a topic.
+#[derive(Debug, Clone)]
+pub(crate) struct TopicReader {
+    pub(crate) info: ConsumerInfo,
+    /// The events that it has not finished; `None` for one of a pattern, and without a checkpoint.
+    pub(crate) lag: Option<u64>,
+}
+
 /// A checkpoint that a caller sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -62,6 +62,22 @@ impl View {
         self.of_text(&text_of(&id.owner, id.selection.as_str(), id.name.as_str()))
     }
 
+    /// Returns the consumer with this number.
+    pub(super) fn numbered(&self, number: u64) -> Option<&Arc<ConsumerEntry>> {
+        self.by_number.get(&number)
+    }
+
+    /// Returns up to `limit` consumers in the order of their texts, after `last`.
+    pub(super) fn some_after(
+        &self,
+        last: Option<&Arc<ConsumerEntry>>,
+        limit: usize,
+    ) -> Vec<Arc<ConsumerEntry>> {
+        let start = last.map_or(Bound::Unbounded, |last| Bound::Excluded(last.text()));
+        let from = self.by_owner.range::<str, _>((start, Bound::Unbounded));
+        from.take(limit).map(|ByOwner(entry)| entry.clone()).collect()
+    }
+
     /// Returns the consumer with this text of an identity.
     pub(super) fn of_text(&self, text: &str) -> Option<&Arc<ConsumerEntry>> {
         self.by_owner.get(text).map(|ByOwner(entry)| entry)

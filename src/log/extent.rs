@@ -116,6 +116,13 @@ impl Extent {
         compacted: Compacted::NOTHING,
     };
 
+    /// Returns how many of the events come after the sequence `after`. Where compaction has dropped
+    /// some of these, it may be too many, and is never more than there are.
+    pub(crate) fn behind(&self, after: u64) -> u64 {
+        let gone = self.earliest.previous().get();
+        self.tail.previous().get().saturating_sub(after.max(gone)).min(self.events())
+    }
+
     /// Returns all sequences, positions and numbers of drops in the extent.
     pub(super) fn places(&self) -> [u64; 12] {
         [

@@ -422,6 +422,21 @@ impl WebhooksParts {
         self.write(name, Some(record), Happening::Resumed { by_itself }).await
     }
 
+    /// Ends the delays of the events that failed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownWebhook`]; as [`WorkQueue::hasten`].
+    pub(super) async fn hasten(&self, name: &WebhookName) -> Result<()> {
+        let (record, _) = self.hook(name)?;
+        let queue = self.consumers.work(&consumer_of(name, &record.settings)?);
+        // A webhook that has sent nothing yet has no consumer.
+        match queue.status() {
+            Ok(status) if status.delayed > 0 => queue.hasten().await,
+            _ => Ok(()),
+        }
+    }
+
     /// Gives a webhook another key.
     ///
     /// # Errors

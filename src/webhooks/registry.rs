@@ -178,11 +178,13 @@ impl Webhooks {
         detached(paused).await
     }
 
-    /// Ends the pause of a webhook, and the pause after a failure.
+    /// Ends the pause of a webhook, and the pause after a failure: the events that failed are sent
+    /// again at once.
     ///
     /// # Errors
     ///
-    /// As [`Self::delete`].
+    /// As [`Self::delete`]; [`Error::Full`]: too many shared consumers are in use. The pause is
+    /// over then, and the events that failed wait as long as before.
     ///
     /// # Cancel safety
     ///
@@ -191,6 +193,7 @@ impl Webhooks {
         let (parts, name) = (self.parts().clone(), name.clone());
         let resumed = async move {
             parts.resume(&name, false).await?;
+            parts.hasten(&name).await?;
             parts.info(&name)
         };
         detached(resumed).await

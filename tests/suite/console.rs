@@ -1,23 +1,31 @@
 //! The console: its files and their size, and its views in a real browser, at three sizes.
+//!
+//! The file is long, because each test is one way of a person through the pages.
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
-use crate::common::{Process, Server, get, post, send, text, to};
+use crate::common::{Process, Server, Sse, get, post, send, soon, text, to};
 use crate::webdriver::Browser;
 
 /// The most that a browser loads for all views together, compressed.
 const MAX_BYTES: usize = 60 * 1024;
 
-/// The longest time from a click to the first paint, on a busy machine. Alone it takes a tenth.
-const FIRST_PAINT_MS: f64 = 2_000.0;
+/// The longest time from a click until the page shows something, in milliseconds. One of a few loads
+/// must keep it: while others use the processor, a load waits for them, and seldom do all of them.
+const FIRST_PAINT_MS: f64 = 200.0;
+const LOADS: usize = 20;
 
 const SECRET: &str = "a secret of the tests, long enough for HS256";
 
@@ -32,7 +40,7 @@ const SIZES: [(u32, u32, &str); 3] =
     [(360, 740, "dark"), (1280, 800, "light"), (3840, 2160, "dark")];
 
 /// The views: a name, the fragment of the address, and what is seen when they are loaded.
-const VIEWS: [(&str, &str, &str); 13] = [
+const VIEWS: [(&str, &str, &str); 14] = [
     ("overview", "", "main table a"),
     ("topics", "topics", ".row a"),
     ("events", "topic/orders.new/events", ".events > li"),
@@ -42,9 +50,10 @@ const VIEWS: [(&str, &str, &str); 13] = [
     ("letters", "topic/orders.dead/consumers", ".events > li"),
     ("presence", "topic/orders.new/presence", "main ul"),
     ("settings", "topic/orders.new/settings", "[name=max_events]"),
-    ("connections", "connections", "main .note"),
+    ("connections", "connections", "main table button"),
     ("webhooks", "webhooks", "main section.card"),
     ("access", "access", "main code"),
+    ("maintenance", "maintenance", "main button"),
     ("proxy", "proxy", "main h2"),
 ];
 
@@ -67,6 +76,12 @@ const TYPE: &str = r#"
     const field = document.querySelector(selector);
     field.value = text;
     field.dispatchEvent(new Event("input", { bubbles: true }));
+"#;
+
+/// Clicks the button in the row whose text includes the first argument.
+const CLICK_IN_ROW: &str = r#"
+    const rows = [...document.querySelectorAll("main tbody tr")];
+    rows.find((it) => it.innerText.includes(arguments[0])).querySelector("button").click();
 "#;
 
 /// Returns what axe-core finds in the page, as `rule: elements`.
@@ -122,6 +137,31 @@ impl Shown {
         self.browser.run(TYPE, json!([selector, text])).await;
     }
 
+    /// Loads the page until it shows something soon enough, and returns the shortest time from the
+    /// beginning of a load until then, in milliseconds.
+    async fn first_paint_ms(&self) -> f64 {
+        let script = "const paints = performance.getEntriesByName('first-contentful-paint'); \
+                      return paints[0]?.startTime ?? null;";
+        let mut best = f64::MAX;
+        for _ in 0..LOADS {
+            self.open("", ".wrong li").await;
+            let started = Instant::now();
+            // The browser tells it some time after it is seen.
+            let painted = loop {
+                match self.browser.run(script, json!([])).await.as_f64() {
+                    Some(painted) => break painted,
+                    None => assert!(started.elapsed() < WAIT, "nothing is painted"),
+                }
+                tokio::time::sleep(PAUSE).await;
+            };
+            best = painted.min(best);
+            if best < FIRST_PAINT_MS {
+                break;
+            }
+        }
+        best
+    }
+
     /// Returns the first cells of the events that are listed: their sequences.
     async fn sequences(&self) -> Value {
         let script = "return [...document.querySelectorAll('.events summary')] \
@@ -172,9 +212,13 @@ fn axe() -> Option<String> {
 async fn each_view_fits_at_each_size_and_axe_finds_nothing() {
     let Some(browser) = Browser::start().await else { return };
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Process::serve(directory.path(), &[]);
+    let listing = ["--set", "follow.list_connections=true"];
+    let mut process = Process::serve(directory.path(), &listing);
     process.until_ready().await;
     let shown = Shown { browser, address: process.address };
+    let best = shown.first_paint_ms().await;
+    assert!(best < FIRST_PAINT_MS, "the first paint comes after {best} ms");
+    println!("first paint after {best} ms");
     fill(shown.address).await;
     let axe = axe();
     let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/console");
@@ -183,9 +227,6 @@ async fn each_view_fits_at_each_size_and_axe_finds_nothing() {
         shown.browser.resize(width, height).await;
         shown.browser.prefer_scheme(scheme).await;
         shown.open("", ".wrong li").await;
-        let script = "return performance.getEntriesByType('paint')[0].startTime";
-        let painted = shown.browser.run(script, json!([])).await;
-        assert!(painted.as_f64().unwrap() < FIRST_PAINT_MS, "first paint after {painted} ms");
         if let Some(axe) = &axe {
             shown.browser.run(axe, json!([])).await;
         }
@@ -290,12 +331,107 @@ async fn what_is_done_in_the_console_is_done_in_the_broker() {
     process.kill();
 }
 
-/// Returns a token that lives for a minute, with these rights.
-fn token(rights: Value) -> String {
+/// A receiver of webhooks that wants no request for an hour until it is well.
+async fn receiver() -> (SocketAddr, Arc<AtomicBool>) {
+    let (listener, is_well) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Arc::default());
+    let (address, told) = (listener.local_addr().unwrap(), Arc::<AtomicBool>::clone(&is_well));
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut begin = [0; 4_096];
+            let _all_of_it = socket.read(&mut begin).await;
+            let status = match told.load(Ordering::SeqCst) {
+                true => "204 Well",
+                false => "503 Ill\r\nretry-after: 3600",
+            };
+            let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\n\r\n");
+            let _gone = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, is_well)
+}
+
+/// Goal: whoever operates the broker mends what is wrong: dead letters are a problem until the last
+/// one was dealt with, a webhook that failed is tried again at once, and a connection is ended.
+#[tokio::test]
+async fn what_is_wrong_is_mended_in_the_console() {
+    let Some(browser) = Browser::start().await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [
+        "--set",
+        "follow.list_connections=true",
+        "--set",
+        "webhooks.allow_http=true",
+        "--set",
+        "webhooks.allowed_networks=[\"127.0.0.1\"]",
+    ];
+    let mut process = Process::serve(directory.path(), &settings);
+    process.until_ready().await;
+    let shown = Shown { browser, address: process.address };
+    let address = shown.address;
+    fill(address).await;
+
+    // The one dead letter is dropped where the problem leads.
+    shown.open("", ".wrong .warning").await;
+    shown.until(".wrong li", "1 dead letter waits for somebody in orders.dead.").await;
+    shown.until(".wrong li", "The oldest has waited for").await;
+    shown.click(".wrong a", "orders.dead").await;
+    shown.until(".events summary", "no such address").await;
+    shown.click(".events summary", "1").await;
+    shown.until(".body button", "Drop").await;
+    shown.click(".body button", "Drop").await;
+    shown.until("main .note", "1 is dealt with.").await;
+    shown.turn_to("", ".wrong li").await;
+    let started = Instant::now();
+    let script = "return document.querySelector('.wrong').innerText.includes('dead letter');";
+    while shown.browser.run(script, json!([])).await != json!(false) {
+        assert!(started.elapsed() < WAIT, "the dead letter stays a problem");
+        tokio::time::sleep(PAUSE).await;
+    }
+
+    // A receiver that is well again gets what failed at once: the next try is in an hour.
+    let (receiver, is_well) = receiver().await;
+    let webhook = json!({"topic": "orders.paid", "url": format!("http://{receiver}/")});
+    let request = to(address, "PUT", "/v1/webhooks/shipping");
+    let made = send(request.header("content-type", "application/json"), webhook.to_string()).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    post(address, "/v1/topics/orders.paid/events", "one").await;
+    shown.turn_to("webhooks", "#test-shipping").await;
+    shown.until("main .error", "1 failure. The next try is in 59 min").await;
+    is_well.store(true, Ordering::SeqCst);
+    shown.click("#resume-shipping", "Try again now").await;
+    shown.until("main .good", "shipping goes on, and what failed is sent now.").await;
+    let started = Instant::now();
+    while get(address, "/v1/webhooks/shipping").await.json()["state"]["delivered"] != 1 {
+        assert!(started.elapsed() < WAIT, "the event is not sent again");
+        tokio::time::sleep(PAUSE).await;
+    }
+    shown.until("section[aria-label='Webhook shipping'] .good", "It gets on.").await;
+
+    // A connection is ended at the second press, and no other one with it.
+    let mut stream = Sse::follow(address, "orders.paid", "").await;
+    soon(stream.find(|frame| frame.is_control("leftoff.caught-up"))).await;
+    let mut other = Sse::follow(address, "orders.new", "").await;
+    soon(other.find(|frame| frame.is_control("leftoff.caught-up"))).await;
+    shown.turn_to("connections", "main table button").await;
+    shown.until("main td", "orders.paid").await;
+    shown.browser.run(CLICK_IN_ROW, json!(["orders.paid"])).await;
+    shown.until("main button", "Really end it").await;
+    shown.browser.run(CLICK_IN_ROW, json!(["orders.paid"])).await;
+    shown.until("main .note", "is ended. Its client may come back.").await;
+    soon(async { while stream.next().await.is_some() {} }).await;
+    post(address, "/v1/topics/orders.new/events", "goes on").await;
+    soon(other.find(|frame| frame.data.as_deref() == Some("goes on"))).await;
+    drop(shown.browser);
+    process.kill();
+}
+
+/// Returns a token of `sub` that lives for a minute, with these rights.
+fn token(sub: &str, rights: Value) -> String {
     let end = SystemTime::now() + WAIT;
     let end = end.duration_since(UNIX_EPOCH).unwrap().as_secs();
     let claims = json!({
-        "iss": "https://id.example", "aud": "leftoff", "sub": "ann", "exp": end,
+        "iss": "https://id.example", "aud": "leftoff", "sub": sub, "exp": end,
         "leftoff": rights,
     });
     let key = EncodingKey::from_secret(SECRET.as_bytes());
@@ -303,7 +439,8 @@ fn token(rights: Value) -> String {
 }
 
 /// Goal: with access control the console asks who is there, refuses whoever does not administer,
-/// explains credentials, and keeps the token nowhere: after a reload it asks again.
+/// explains credentials, shows the consumers of others, and keeps the token nowhere: after a reload
+/// it asks again.
 #[tokio::test]
 async fn with_access_control_the_console_is_for_administrators() {
     let Some(browser) = Browser::start().await else { return };
@@ -328,10 +465,10 @@ async fn with_access_control_the_console_is_for_administrators() {
     let shown = Shown { browser, address: process.address };
     let field = "[name=credential]";
     shown.open("topics", field).await;
-    shown.write(field, &token(json!({"subscribe": [">"]}))).await;
+    shown.write(field, &token("ann", json!({"subscribe": [">"]}))).await;
     shown.click("main button", "Log in").await;
     shown.until("main .error", "Refused").await;
-    let administrator = token(json!({"admin": true}));
+    let administrator = token("zoe", json!({"admin": true, "subscribe": [">"]}));
     shown.write(field, &administrator).await;
     shown.click("main button", "Log in").await;
     shown.until("main p", "topics").await;
@@ -339,6 +476,29 @@ async fn with_access_control_the_console_is_for_administrators() {
     shown.write(field, &administrator).await;
     shown.click("main button", "Explain").await;
     shown.until("main .good", "The broker takes it.").await;
+    shown.write("[name=sub]", "bob").await;
+    shown.click("main button", "Revoke").await;
+    shown.until("main td", "bob").await;
+    shown.write(field, &token("bob", json!({"publish": ["a"]}))).await;
+    shown.click("main button", "Explain").await;
+    shown.until("main .error", "The broker refuses it.").await;
+    shown.until("main .card li", "refused: the credential is revoked: those of bob up to").await;
+
+    // The consumers of others are shown, too.
+    let ann = token("ann", json!({"publish": [">"], "subscribe": [">"], "manage": [">"]}));
+    let asked = async |method: &str, path: &str, body: &str| {
+        let request = to(shown.address, method, path).header("content-type", "application/json");
+        let request = request.header("authorization", format!("Bearer {ann}"));
+        let answer = send(request, body.to_owned()).await;
+        assert!(answer.status.is_success(), "{path}: {answer:?}");
+    };
+    asked("POST", "/v1/topics/orders/events", "1").await;
+    asked("POST", "/v1/topics/orders/events", "2").await;
+    asked("POST", "/v1/consumers/phone/checkpoint?topic=orders", r#"{"cursor":"1"}"#).await;
+    asked("PUT", "/v1/consumers/mailers?topic=orders&shared=true", r#"{"shared":{}}"#).await;
+    shown.turn_to("topic/orders/consumers", "main .card").await;
+    shown.until("section[aria-label='Consumer phone of orders'] dd", "ann").await;
+    shown.until("section[aria-label='Consumer mailers of orders']", "shared by workers").await;
     let kept = "return localStorage.length + sessionStorage.length + document.cookie.length;";
     assert_eq!(shown.browser.run(kept, json!([])).await, 0);
     shown.open("", field).await;

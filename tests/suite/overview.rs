@@ -1,9 +1,14 @@
 //! The overview of a running broker, the table of its topics, and the console's first pages.
 
+use std::time::{Duration, Instant};
+
 use leftoff::config::Config;
 use serde_json::{Value, json};
 
-use crate::common::{Server, Sse, get, post, send, soon, text, to};
+use crate::common::{Process, Server, Sse, get, post, send, soon, text, to};
+
+/// A request that archives the first event of a topic.
+const MARK: &str = r#"{"mark":["archived"],"events":[1]}"#;
 
 async fn overview(server: &Server) -> Value {
     let answer = get(server.address, "/v1/overview").await;
@@ -47,6 +52,7 @@ async fn the_overview_tells_what_is_there_and_who_reads_it() {
 #[tokio::test]
 async fn what_went_wrong_is_told_in_words_with_its_number() {
     let server = Server::start().await;
+    let before = overview(&server).await;
     // The first sample is taken when the server begins.
     soon(async {
         while overview(&server).await["history"]["connections"].is_null() {
@@ -66,6 +72,88 @@ async fn what_went_wrong_is_told_in_words_with_its_number() {
     assert_eq!((&problems[0]["severity"], &problems[0]["count"]), (&json!("warning"), &json!(1)));
     let words = problems[0]["text"].as_str().unwrap();
     assert!(words.starts_with("1 gap was told to readers in the last 15 minutes."), "{words}");
+    for time in ["since", "last"] {
+        assert!(problems[0][time].as_str() > before["now"].as_str(), "{time}: {problems}");
+    }
+    server.stop().await;
+}
+
+/// Has a worker fail at each event of `orders` at once, which makes dead letters of them.
+async fn fail_all(server: &Server, dead_letter: &str, events: usize) {
+    let consumer = "/v1/consumers/mailers";
+    let settings = json!({"shared": {"max_tries": 1, "dead_letter": dead_letter}});
+    let path = format!("{consumer}?topic=orders&shared=true");
+    let made = send(to(server.address, "PUT", &path), settings.to_string()).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    for number in 0..events {
+        server.publish("orders", number.to_string()).await;
+    }
+    let pull = json!({"worker": "w", "limit": events, "wait_ms": 1_000}).to_string();
+    let path = format!("{consumer}/pull?topic=orders");
+    let pulled = post(server.address, &path, pull).await.json();
+    let leases = pulled["leases"].as_array().unwrap();
+    assert_eq!(leases.len(), events, "{pulled}");
+    let nack = |leased: &Value| json!({"lease": leased["lease"], "reason": "no address"});
+    let nacks: Vec<Value> = leases.iter().map(nack).collect();
+    let path = format!("{consumer}/settle?topic=orders");
+    let settled = post(server.address, &path, json!({ "nack": nacks }).to_string()).await;
+    assert_eq!(settled.status, 200, "{settled:?}");
+}
+
+/// Waits until the overview tells that so many dead letters wait; returns the problem.
+async fn until_letters_wait(server: &Server, count: u64) -> Value {
+    soon(async {
+        loop {
+            let problems = overview(server).await["problems"].clone();
+            let letters = problems.as_array().unwrap().iter();
+            let mut letters = letters.filter(|problem| problem["kind"] == "dead_letters");
+            let letters = letters.next().cloned().unwrap_or_default();
+            if letters["count"].as_u64().unwrap_or(0) == count {
+                return letters;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+}
+
+/// Goal: dead letters are a problem until each of them was handled: archived for the operator, or
+/// finished by workers of their topic, or dropped with it.
+#[tokio::test]
+async fn dead_letters_are_a_problem_until_somebody_has_handled_them() {
+    let server = Server::start().await;
+    let begun = overview(&server).await["now"].clone();
+    fail_all(&server, "orders.dead", 4).await;
+    let told = until_letters_wait(&server, 4).await;
+    assert_eq!((&told["severity"], &told["topic"]), (&json!("warning"), &json!("orders.dead")));
+    let words = told["text"].as_str().unwrap();
+    assert!(words.starts_with("4 dead letters wait for somebody in orders.dead."), "{words}");
+    let first = get(server.address, "/v1/topics/orders.dead/events?limit=1").await.json();
+    assert_eq!(told["since"], first["events"][0]["time"], "{told}");
+    assert!(told["since"].as_str() >= begun.as_str() && told["last"].is_null(), "{told}");
+    // The console marks them so.
+    let path = "/v1/consumers/console/marks?owner=&topic=orders.dead";
+    let marks = |events: &[u64]| json!({"mark": ["archived"], "events": events}).to_string();
+    assert_eq!(post(server.address, path, marks(&[1])).await.status, 200);
+    let told = until_letters_wait(&server, 3).await;
+    let second = get(server.address, "/v1/topics/orders.dead/events?after=1&limit=1").await.json();
+    assert_eq!(told["since"], second["events"][0]["time"], "the oldest that waits: {told}");
+    // Workers of the topic finish them all.
+    let path = "/v1/consumers/menders?topic=orders.dead&shared=true";
+    assert_eq!(send(to(server.address, "PUT", path), r#"{"shared":{}}"#).await.status, 201);
+    let pull = json!({"worker": "w", "limit": 4, "wait_ms": 1_000}).to_string();
+    let path = "/v1/consumers/menders/pull?topic=orders.dead";
+    let pulled = post(server.address, path, pull).await.json();
+    let leases = pulled["leases"].as_array().unwrap().iter();
+    let leases: Vec<&Value> = leases.map(|leased| &leased["lease"]).take(3).collect();
+    let path = "/v1/consumers/menders/settle?topic=orders.dead";
+    let settled = post(server.address, path, json!({ "ack": leases }).to_string()).await;
+    assert_eq!(settled.status, 200, "{settled:?}");
+    until_letters_wait(&server, 1).await;
+    // Or nobody wants them.
+    let path = "/v1/topics/orders.dead/events?before=5";
+    assert_eq!(send(to(server.address, "DELETE", path), "").await.status, 200);
+    until_letters_wait(&server, 0).await;
     server.stop().await;
 }
 
@@ -104,6 +192,104 @@ async fn the_table_of_topics_is_searched_sorted_and_cut() {
         assert!(text(&refused.body).contains(words), "{query}: {refused:?}");
     }
     server.stop().await;
+}
+
+/// Goal: a topic's lag is that of its slowest reader, also of a consumer that is not connected; and
+/// the consumers of a topic are told whosever they are, the slowest one first.
+#[tokio::test]
+async fn a_consumer_that_is_behind_is_in_the_lag_of_its_topic() {
+    let server = Server::start().await;
+    for number in 0..10 {
+        server.publish("orders", number.to_string()).await;
+    }
+    let mut stream = Sse::follow(server.address, "orders", "?from=earliest").await;
+    soon(stream.find(|frame| frame.is_control("leftoff.caught-up"))).await;
+    for (query, cursor) in [
+        ("/v1/consumers/fast/checkpoint?topic=orders", "9"),
+        ("/v1/consumers/slow/checkpoint?topic=orders&owner=ann", "3"),
+        ("/v1/consumers/all/checkpoint?topic=%3E", "@1"),
+    ] {
+        let body = json!({ "cursor": cursor }).to_string();
+        let set = post(server.address, query, body).await;
+        assert_eq!(set.status, 200, "{query}: {set:?}");
+    }
+    let marked = post(server.address, "/v1/consumers/new/marks?topic=orders", MARK).await;
+    assert_eq!(marked.status, 200, "{marked:?}");
+    let lag = async || {
+        let rows = get(server.address, "/v1/overview/topics?prefix=orders").await.json();
+        rows["topics"][0]["lag"].clone()
+    };
+    soon(async { while lag().await != 7 {} }).await;
+    let readers = async |query: &str| {
+        let path = format!("/v1/overview/consumers?topic=orders{query}");
+        let answer = get(server.address, &path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let told = answer.json();
+        let all = told["consumers"].as_array().unwrap().iter();
+        let all = all.map(|it| (it["consumer"].clone(), it["lag"].clone(), it["owner"].clone()));
+        (told["matching"].clone(), all.collect::<Vec<_>>())
+    };
+    let null = Value::Null;
+    let slow = (json!("slow"), json!(7), json!("ann"));
+    let expected = vec![
+        slow.clone(),
+        (json!("fast"), json!(1), null.clone()),
+        (json!("all"), null.clone(), null.clone()),
+        (json!("new"), null.clone(), null),
+    ];
+    assert_eq!(readers("").await, (json!(4), expected));
+    assert_eq!(readers("&limit=1").await, (json!(4), vec![slow]));
+    assert_eq!(readers("&offset=4").await, (json!(4), vec![]));
+    // What is gone cannot be read any more, and is no lag.
+    let path = "/v1/topics/orders/events?before=8";
+    assert_eq!(send(to(server.address, "DELETE", path), "").await.status, 200);
+    soon(async { while lag().await != 3 {} }).await;
+    let wrong = [("", "topic: is missing"), ("?topic=a.*", "a.*"), ("?topic=a&x=1", "x")];
+    for (query, words) in wrong {
+        let refused = get(server.address, &format!("/v1/overview/consumers{query}")).await;
+        assert_eq!(refused.status, 400, "{refused:?}");
+        assert!(text(&refused.body).contains(words), "{query}: {refused:?}");
+    }
+    server.stop().await;
+}
+
+/// Goal: with many topics a look at the table stays small, and holds no worker for long.
+#[tokio::test]
+async fn a_look_at_many_topics_is_small_and_holds_no_worker() {
+    const TOPICS: usize = 20_000;
+    let directory = tempfile::tempdir().unwrap();
+    // A process of its own: the polls of others are not counted.
+    let mut process = Process::serve(directory.path(), &[]);
+    process.until_ready().await;
+    let address = process.address;
+    for part in (0..TOPICS).collect::<Vec<_>>().chunks(1_000) {
+        let topics: Vec<String> = part.iter().map(|number| format!("sensors.s{number}")).collect();
+        let body = json!({"topics": topics, "event": {"data": "1"}}).to_string();
+        let request = to(address, "POST", "/v1/publish");
+        let made = send(request.header("content-type", "application/json"), body).await;
+        assert_eq!(made.status, 201, "{made:?}");
+    }
+    let long_polls = async || {
+        let metrics = get(address, "/metrics").await;
+        let told = text(&metrics.body);
+        let lines = told.lines().filter(|line| line.starts_with("leftoff_long_polls_total"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = long_polls().await;
+    for query in ["sort=name", "sort=rate", "sort=lag&contains=s19", "sort=newest&offset=19900"] {
+        let path = format!("/v1/overview/topics?{query}&limit=100");
+        let begun = Instant::now();
+        let answer = get(address, &path).await;
+        let took = begun.elapsed();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let table = answer.json();
+        assert!(table["total"].as_u64() >= Some(TOPICS as u64), "{query}");
+        assert!(table["topics"].as_array().unwrap().len() <= 100, "{query}");
+        assert!(answer.body.len() < 32 << 10, "{query}: {} bytes", answer.body.len());
+        println!("{query}: {} bytes, {took:?}", answer.body.len());
+    }
+    assert_eq!(long_polls().await, before, "a worker was held for over 10 ms");
+    process.kill();
 }
 
 /// Goal: a browser is led to the console, whose files are all served; without the setting there is

@@ -387,13 +387,15 @@ impl Draft {
         group
     }
 
-    /// Answers all publishers. `durability` is that of the appended events.
+    /// Answers all publishers. `durability` is that of the appended events. Returns how many of the
+    /// publishes storage has refused.
     pub(super) fn answer(
         self,
         appended: Result<()>,
         durability: Option<Durability>,
         now: Timestamp,
-    ) {
+    ) -> u64 {
+        let mut refused = 0;
         let synced = durability.filter(|_| appended.is_ok());
         for answer in self.answers {
             let acks = answer.outcome.and_then(|placed| {
@@ -406,7 +408,9 @@ impl Draft {
             if acks.is_err() {
                 answer.turn.fail();
             }
+            refused += u64::from(acks.as_ref().is_err_and(Error::is_of_storage));
             let _publisher_is_gone = answer.reply.send(acks);
         }
+        refused
     }
 }

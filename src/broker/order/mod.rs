@@ -91,7 +91,8 @@ impl Committer {
             draft.place(self, request, now);
         }
         if draft.is_empty() {
-            draft.answer(Ok(()), None, now); // Nothing is new, so nothing is synced.
+            // Nothing is new, so nothing is synced.
+            self.failure.count_refused(draft.answer(Ok(()), None, now));
             return 0;
         }
         draft.number(Position::new(self.announced.position()).next());
@@ -108,7 +109,7 @@ impl Committer {
                 self.failure.stop_writes_after(error);
             }
         }
-        draft.answer(outcome, Some(durability), now);
+        self.failure.count_refused(draft.answer(outcome, Some(durability), now));
         appended
     }
 

@@ -107,6 +107,7 @@ async fn a_group_that_is_not_written_fails_what_is_queued_behind_it() {
         });
     }
     assert_eq!(outcomes, ["stored", "stored", "full", "after", "after", "after"]);
+    assert_eq!(broker.refused_publishes(), 1, "by storage");
     assert_eq!(other.ack().await.unwrap().last().sequence.get(), 3);
     broker.close().await;
 }

@@ -86,6 +86,7 @@ pub(super) struct DispatcherParts {
 pub(super) struct WorkAnswers {
     pub(super) settled: Vec<(oneshot::Sender<Result<Settled>>, Settled)>,
     pub(super) leased: Vec<(oneshot::Sender<Result<GrantedLeases>>, Vec<Leased>)>,
+    pub(super) hastened: Vec<oneshot::Sender<Result<()>>>,
 }
 
 /// The task of one shared consumer.
@@ -240,6 +241,10 @@ impl Dispatcher {
                 Command::Settle { settlement, reply, .. } => {
                     answers.settled.push((reply, self.settle(&settlement, time)));
                 }
+                Command::Hasten { reply, .. } => {
+                    self.window.hasten();
+                    answers.hastened.push(reply);
+                }
                 Command::Undelivered(leases) => {
                     let each = leases.iter().map(|lease| (lease.place, lease.tries));
                     each.for_each(|(place, tries)| self.window.take_back(place, tries));
@@ -264,7 +269,9 @@ impl Dispatcher {
     /// Takes the newest settings that the commands bring.
     fn adopt(&mut self, commands: &[Command]) {
         let consumer = commands.iter().rev().find_map(|command| match command {
-            Command::Pull { consumer, .. } | Command::Settle { consumer, .. } => Some(consumer),
+            Command::Pull { consumer, .. }
+            | Command::Settle { consumer, .. }
+            | Command::Hasten { consumer, .. } => Some(consumer),
             _ => None,
         });
         let Some(consumer) = consumer.filter(|consumer| **consumer != self.consumer) else {

@@ -89,6 +89,23 @@ impl WorkQueue {
         self.queues.settle(|| (self.describe)(), settlement).await
     }
 
+    /// Ends the delays of all events that failed, so that they can be leased now. Durable when it
+    /// returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::settle`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the delays may or may not be over.
+    pub(crate) async fn hasten(&self) -> Result<()> {
+        let (hold, consumer) = self.queues.hold(|| (self.describe)())?;
+        let (reply, hastened) = oneshot::channel();
+        hold.send(Command::Hasten { consumer, reply }).await?;
+        hold.answer(hastened).await
+    }
+
     /// Returns how the consumer stands, as its last answer left it.
     ///
     /// # Errors
@@ -191,9 +208,9 @@ impl WorkQueues {
         Self(Arc::new(QueueParts { broker, own_topic, config, records, slots }))
     }
 
-    /// Returns how many events became dead letters, of all consumers that are stored.
-    pub(crate) fn dead_letters(&self) -> u64 {
-        lock(&self.0.records).dead_letters()
+    /// Returns the numbers of the consumers that have sent dead letters.
+    pub(crate) fn with_dead_letters(&self) -> Vec<u64> {
+        lock(&self.0.records).with_dead_letters()
     }
 
     /// Returns the cursor up to which all events of a consumer are finished, if some were leased.

@@ -224,10 +224,13 @@ impl ConsumerRecords {
 pub(crate) struct WorkRecords(HashMap<u64, ConsumerRecords>);
 
 impl WorkRecords {
-    /// Returns how many events became dead letters, of all consumers that are stored.
-    pub(super) fn dead_letters(&self) -> u64 {
-        let floors = self.0.values().filter_map(|records| records.floor.as_ref());
-        floors.map(|floor| floor.totals.dead).sum()
+    /// Returns the numbers of the consumers that have sent dead letters.
+    pub(super) fn with_dead_letters(&self) -> Vec<u64> {
+        let has_some = |records: &ConsumerRecords| {
+            records.floor.as_ref().is_some_and(|floor| floor.totals.dead > 0)
+        };
+        let having = self.0.iter().filter(|(_, records)| has_some(records));
+        having.map(|(number, _)| *number).collect()
     }
 
     /// Applies a stored event: a record, or the end of one. Returns whether the key is that of a

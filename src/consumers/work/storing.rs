@@ -84,10 +84,16 @@ impl Dispatcher {
             for (reply, _) in answers.leased {
                 let _gone = reply.send(Err(error.clone()));
             }
+            for reply in answers.hastened {
+                let _gone = reply.send(Err(error.clone()));
+            }
             return;
         }
         for (reply, settled) in answers.settled {
             let _gone = reply.send(Ok(settled));
+        }
+        for reply in answers.hastened {
+            let _gone = reply.send(Ok(()));
         }
         for (reply, leases) in answers.leased {
             // Leases that cannot be sent are taken back when they are dropped.

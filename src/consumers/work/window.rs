@@ -48,7 +48,7 @@ pub(super) struct Window {
     /// The positions of events that can be leased.
     ready: BTreeSet<u64>,
     /// The times of the steady clock at which something ends.
-    due: BTreeSet<(u64, u64)>,
+    pub(super) due: BTreeSet<(u64, u64)>,
     dying: BTreeSet<u64>,
     /// The events that become dead letters, now or later.
     dead: BTreeSet<u64>,

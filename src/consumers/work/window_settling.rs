@@ -97,6 +97,17 @@ impl Window {
         }
     }
 
+    /// Ends the delays of all events that failed: they can be leased now.
+    pub(super) fn hasten(&mut self) {
+        let is_delayed = |position: &u64| {
+            let entry = self.entries.get(position);
+            entry.is_some_and(|entry| matches!(entry.state, EntryState::Delayed(_)))
+        };
+        let due = self.due.iter().map(|(_, position)| *position);
+        let delayed: Vec<u64> = due.filter(is_delayed).collect();
+        delayed.into_iter().for_each(|position| self.set(position, EntryState::Waiting));
+    }
+
     /// Has a lease hold for `length_ms` from now on.
     pub(super) fn extend(
         &mut self,

@@ -47,6 +47,8 @@ pub(super) enum Command {
         settlement: Settlement,
         reply: oneshot::Sender<Result<Settled>>,
     },
+    /// What waits after a failure waits no more.
+    Hasten { consumer: SharedConsumer, reply: oneshot::Sender<Result<()>> },
     /// Leases that no worker has heard of.
     Undelivered(Vec<LeaseId>),
     /// The consumer is deleted.
@@ -60,6 +62,7 @@ pub(super) fn refuse(commands: &mut Vec<Command>, error: &Error) {
         match command {
             Command::Pull { reply, .. } => drop(reply.send(Err(error.clone()))),
             Command::Settle { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Command::Hasten { reply, .. } => drop(reply.send(Err(error.clone()))),
             Command::Undelivered(_) => {} // What is stored of them is read again.
             end @ Command::End(_) => commands.push(end),
         }

@@ -1,28 +1,35 @@
-//! The HTTP edge of the overview: what those who operate the broker look at first, and all topics
-//! with their rates, sizes and readers.
+//! The HTTP edge of the overview: what those who operate the broker look at first, all topics with
+//! their rates, sizes and readers, and the consumers of one topic.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use http::Uri;
+use serde_json::{Value, json};
 
+use crate::consumers::TopicReader;
 use crate::edge::Edge;
 use crate::edge::clients::Peer;
+use crate::edge::consumers::answers;
 use crate::edge::http::query::Query;
 use crate::edge::http::spare::Purpose;
 use crate::edge::overview::topic_table::{TopicSearch, TopicSort};
-use crate::edge::overview::{report, topics};
+use crate::edge::overview::{readers, report, topics};
 use crate::edge::permit::Permit;
 use crate::error::{Error, Result};
+use crate::topic::TopicName;
 
-/// The rows of the table of topics, if the request names no number, and the most there can be.
+/// The rows of a table, if the request names no number, and the most there can be.
 const DEFAULT_ROWS: usize = 50;
 pub(super) const MAX_ROWS: usize = 200;
 
 /// Returns the routes of the overview.
 pub(super) fn routes() -> Router<Edge> {
-    Router::new().route("/v1/overview", get(overview)).route("/v1/overview/topics", get(all_topics))
+    Router::new()
+        .route("/v1/overview", get(overview))
+        .route("/v1/overview/topics", get(all_topics))
+        .route("/v1/overview/consumers", get(consumers))
 }
 
 async fn overview(
@@ -46,14 +53,40 @@ async fn all_topics(
     let sort = query.take("sort").map(|name| TopicSort::named(&name)).transpose()?;
     let prefix = query.take("prefix").unwrap_or_default();
     let contains = query.take("contains").unwrap_or_default();
-    let offset = query.take_number("offset")?.unwrap_or(0);
-    let limit = match query.take_number("limit")?.unwrap_or(DEFAULT_ROWS) {
-        limit if limit > MAX_ROWS => return Err(Error::over("limit", limit, MAX_ROWS)),
-        limit => limit,
-    };
+    let part = part(&mut query)?;
     query.finish("sort, prefix, contains, offset, limit")?;
     let search = TopicSearch { sort: sort.unwrap_or_default(), prefix, contains };
     let clients = peer.map(|Extension(peer)| peer.clients.clone());
-    let rows = topics::rows(&edge, clients, search, (offset, limit)).await?;
+    let rows = topics::rows(&edge, clients, search, part).await?;
     Ok(axum::Json(rows).into_response())
+}
+
+/// Returns the consumers of one topic, whosever they are.
+async fn consumers(State(edge): State<Edge>, permit: Permit, uri: Uri) -> Result<Response> {
+    permit.check_administers().await?;
+    let mut query = Query::parse(uri.query(), Purpose::Page)?;
+    let topic = query.take("topic").ok_or_else(|| Error::invalid("topic", "is missing"))?;
+    let part = part(&mut query)?;
+    query.finish("topic, offset, limit")?;
+    let (matching, found) = readers::readers(&edge, TopicName::new(&topic)?, part).await?;
+    let one = |TopicReader { info, lag }: &TopicReader| {
+        let mut told = answers::consumer(info, edge.broker.epoch());
+        told["lag"] = json!(lag);
+        told
+    };
+    let consumers: Vec<Value> = found.iter().map(one).collect();
+    Ok(axum::Json(json!({ "consumers": consumers, "matching": matching })).into_response())
+}
+
+/// Returns the part of a table that is asked for: how many rows to pass over, and how many to tell.
+///
+/// # Errors
+///
+/// [`Error::Invalid`]; [`Error::OverLimit`].
+fn part(query: &mut Query) -> Result<(usize, usize)> {
+    let offset = query.take_number("offset")?.unwrap_or(0);
+    match query.take_number("limit")?.unwrap_or(DEFAULT_ROWS) {
+        limit if limit > MAX_ROWS => Err(Error::over("limit", limit, MAX_ROWS)),
+        limit => Ok((offset, limit)),
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::known_letters::KnownLetters;
 use crate::event::Timestamp;
 
 /// The time between two samples.
@@ -26,8 +27,8 @@ pub(super) enum Trouble {
     Refused,
     /// Polls that held a worker for long.
     LongPolls,
-    /// Events that became dead letters.
-    DeadLetters,
+    /// Publishes that storage refused, or for which there was no room.
+    Writes,
 }
 
 impl Trouble {
@@ -37,7 +38,7 @@ impl Trouble {
         Self::DeadPeers,
         Self::Refused,
         Self::LongPolls,
-        Self::DeadLetters,
+        Self::Writes,
     ];
 }
 
@@ -60,10 +61,21 @@ pub(super) struct Steps {
     pub(super) connections: Vec<u64>,
 }
 
+/// The rise of a counter within the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rise {
+    pub(super) count: u64,
+    /// When the rise was seen first, and when it was seen last.
+    pub(super) first: Timestamp,
+    pub(super) last: Timestamp,
+}
+
 /// The samples of the newest 15 minutes, and the problems that last.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     samples: Mutex<VecDeque<Sample>>,
+    /// The dead letters that were found last.
+    pub(super) letters: tokio::sync::Mutex<KnownLetters>,
     /// The times since when problems last, by kind.
     since: Mutex<BTreeMap<&'static str, Timestamp>>,
 }
@@ -94,14 +106,19 @@ impl History {
         steps
     }
 
-    /// Returns by how much a counter, which has this value now, has risen within the history, and
-    /// when the rise was seen first; `None` if it has not risen.
-    pub(super) fn rise(&self, of: Trouble, value: u64, now: Timestamp) -> Option<(u64, Timestamp)> {
+    /// Returns by how much a counter, which has this value now, has risen within the history;
+    /// `None` if it has not risen.
+    pub(super) fn rise(&self, of: Trouble, value: u64, now: Timestamp) -> Option<Rise> {
         let samples = self.samples();
-        let first = samples.front()?.troubles[of as usize];
-        let rise = value.saturating_sub(first);
-        let risen = samples.iter().find(|sample| sample.troubles[of as usize] > first);
-        (rise > 0).then(|| (rise, risen.map_or(now, |sample| sample.at)))
+        let (oldest, newest) = (samples.front()?, samples.back()?);
+        let [before, known] = [oldest, newest].map(|sample| sample.troubles[of as usize]);
+        let count = value.saturating_sub(before);
+        let first = samples.iter().find(|sample| sample.troubles[of as usize] > before);
+        let first = first.map_or(now, |sample| sample.at);
+        // The newest value came with the first sample that has it, or with none yet.
+        let last = samples.partition_point(|sample| sample.troubles[of as usize] < known);
+        let last = samples.get(last).filter(|_| value <= known).map_or(now, |sample| sample.at);
+        (count > 0).then_some(Rise { count, first, last })
     }
 
     /// Returns since when each of the problems lasts, which are all that there are now.
@@ -133,16 +150,21 @@ mod tests {
         let (history, now) = (History::default(), Timestamp::from_ms(7_000_000));
         assert_eq!(history.rise(Trouble::Gaps, 5, now), None, "nothing is known before a sample");
         (0..150).for_each(|number| history.add(sample(number)));
-        let risen = history.rise(Trouble::Gaps, 1, now);
-        assert_eq!(risen, Some((1, Timestamp::from_ms(500_000))));
+        let rise = |count, first, last| Some(Rise { count, first, last });
+        let at = Timestamp::from_ms(500_000);
+        assert_eq!(history.rise(Trouble::Gaps, 1, now), rise(1, at, at));
+        assert_eq!(history.rise(Trouble::Gaps, 2, now), rise(2, at, now), "since the sample");
         assert_eq!(history.rise(Trouble::SlowReaders, 0, now), None);
-        assert_eq!(history.rise(Trouble::SlowReaders, 2, now), Some((2, now)));
-        (150..1_000).for_each(|number| history.add(sample(number)));
+        assert_eq!(history.rise(Trouble::SlowReaders, 2, now), rise(2, now, now));
+        (150..250).for_each(|number| history.add(sample(number)));
+        let later = Timestamp::from_ms(1_000_000);
+        assert_eq!(history.rise(Trouble::Gaps, 2, now), rise(2, at, later));
+        (250..1_000).for_each(|number| history.add(sample(number)));
         let steps = history.steps();
         assert_eq!(steps.published, vec![10; MAX_SAMPLES - 1]);
         assert_eq!(steps.delivered, vec![20; MAX_SAMPLES - 1]);
         assert_eq!(steps.connections.last(), Some(&999));
-        assert_eq!(history.rise(Trouble::Gaps, 9, now).map(|(count, _)| count), Some(1));
+        assert_eq!(history.rise(Trouble::Gaps, 9, now).map(|rise| rise.count), Some(1));
     }
 
     #[test]

@@ -5,16 +5,22 @@
 //! every 5 s ─▶ history.rs: totals of events, connections, counters of troubles
 //!                  │
 //! GET /v1/overview ┴▶ report.rs: the state of now    problems.rs: what is wrong, in words
+//!                                                    letters.rs: dead letters that wait
 //!
 //! GET /v1/overview/topics ─▶ topics.rs: all topics, read at most once a second
 //!                            topic_table.rs: searched and sorted
+//!
+//! GET /v1/overview/consumers ─▶ readers.rs: who reads a topic, and is how far behind
 //! ```
 //!
 //! All of it is in memory, and bounded. The counters are those that the edges have anyway: an event
 //! costs nothing more.
 
 pub(super) mod history;
+mod known_letters;
+mod letters;
 mod problems;
+pub(super) mod readers;
 pub(super) mod report;
 pub(super) mod topic_table;
 pub(super) mod topics;

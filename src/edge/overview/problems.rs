@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::history::Trouble;
+use super::history::{Rise, Trouble};
+use super::known_letters::WaitingLetters;
 use crate::broker::LogSpace;
 use crate::edge::clients::Clients;
 use crate::edge::counters::TimeLimit;
@@ -10,6 +11,7 @@ use crate::edge::mounting::{Edge, PausedWebhook};
 use crate::edge::rates::Rate;
 use crate::event::Timestamp;
 use crate::polls;
+use crate::topic::TopicName;
 
 /// The free space, in multiples of `log.min_free_bytes`, below which a warning is told.
 const LOW_SPACE: u64 = 4;
@@ -33,6 +35,12 @@ pub(super) struct Problem {
     /// How many there are, or how often it happened.
     count: u64,
     since: Timestamp,
+    /// When it happened last; absent while it lasts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<Timestamp>,
+    /// The topic to look at first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<TopicName>,
 }
 
 /// Something that is wrong, before it is known since when it lasts.
@@ -54,9 +62,7 @@ pub(super) fn troubles(edge: &Edge, clients: &Clients) -> [u64; Trouble::ALL.len
             Rate::ALL.iter().map(|rate| counters.refused_by_rate[*rate as usize].get()).sum()
         }
         Trouble::LongPolls => polls::long_polls().iter().map(|(_, count, _)| count).sum(),
-        Trouble::DeadLetters => {
-            edge.consumers_if_any().map_or(0, |kept| kept.consumers.dead_letters())
-        }
+        Trouble::Writes => edge.broker.refused_publishes(),
     })
 }
 
@@ -76,7 +82,7 @@ pub(super) fn refusal(edge: &Edge, space: Option<&LogSpace>) -> Option<String> {
 pub(super) fn problems(
     edge: &Edge,
     clients: &Clients,
-    space: Option<&LogSpace>,
+    (space, letters): (Option<&LogSpace>, Option<WaitingLetters>),
     now: Timestamp,
 ) -> Vec<Problem> {
     let lasting = lasting(edge, clients, space);
@@ -84,15 +90,15 @@ pub(super) fn problems(
     let since = clients.history.since(&kinds, now);
     let lasting = lasting.into_iter().zip(since).map(|(state, since)| {
         let State { kind, severity, count, text } = state;
-        Problem { kind, severity, text, count, since }
+        Problem { kind, severity, text, count, since, last: None, topic: None }
     });
+    let letters = letters.map(|letters| waiting(letters, now));
     let paused = paused(edge.paused_webhooks());
     let values = troubles(edge, clients);
     let risen = Trouble::ALL.iter().zip(values).filter_map(|(trouble, value)| {
-        let (count, since) = clients.history.rise(*trouble, value, now)?;
-        Some(rise(*trouble, count, since))
+        Some(risen_by(*trouble, clients.history.rise(*trouble, value, now)?))
     });
-    let mut all: Vec<Problem> = lasting.chain(paused).chain(risen).collect();
+    let mut all: Vec<Problem> = lasting.chain(paused).chain(letters).chain(risen).collect();
     all.sort_by_key(|problem| problem.severity == Severity::Warning); // Stable.
     all
 }
@@ -143,16 +149,35 @@ fn paused(paused: Vec<PausedWebhook>) -> Option<Problem> {
     let worst = paused.iter().find(|hook| !hook.problem.is_empty());
     let PausedWebhook { name, problem, .. } = worst.or(paused.first())?;
     let reason = if problem.is_empty() { "somebody has asked for it" } else { problem.as_str() };
-    let text = format!(
-        "{} paused, such as {name}: {reason}. Their events wait: mend the receiver, and resume.",
-        number(count, "webhook is", "webhooks are"),
-    );
+    let which = match count {
+        1 => format!("The webhook {name} is paused"),
+        _ => format!("{count} webhooks are paused, such as {name}"),
+    };
+    let whose = if count == 1 { "Its" } else { "Their" };
+    let text = format!("{which}: {reason}. {whose} events wait: mend the receiver, and resume.");
     let severity = if worst.is_some() { Severity::Error } else { Severity::Warning };
-    Some(Problem { kind: "webhooks_paused", severity, text, count, since })
+    let kind = "webhooks_paused";
+    Some(Problem { kind, severity, text, count, since, last: None, topic: None })
+}
+
+/// Returns the problem that dead letters wait.
+fn waiting(letters: WaitingLetters, now: Timestamp) -> Problem {
+    let WaitingLetters { count, more_than, topics, topic, oldest } = letters;
+    let least = if more_than { "At least " } else { "" };
+    let told = number(count, "dead letter waits", "dead letters wait");
+    let place = match topics {
+        1 => format!("in {topic}"),
+        _ => format!("in {topics} topics, the oldest in {topic}"),
+    };
+    let text =
+        format!("{least}{told} for somebody {place}. Put them back where they were, or drop them.");
+    let (kind, severity, since) = ("dead_letters", Severity::Warning, oldest.unwrap_or(now));
+    Problem { kind, severity, text, count, since, last: None, topic: Some(topic) }
 }
 
 /// Returns the problem that a counter has risen.
-fn rise(trouble: Trouble, count: u64, since: Timestamp) -> Problem {
+fn risen_by(trouble: Trouble, rise: Rise) -> Problem {
+    let Rise { count, first: since, last } = rise;
     let (kind, one, many, advice) = match trouble {
         Trouble::Gaps => (
             "gaps_told",
@@ -184,17 +209,17 @@ fn rise(trouble: Trouble, count: u64, since: Timestamp) -> Problem {
             "tasks held a worker of the broker for over 10 ms",
             "Others waited meanwhile: the broker may need more processors.",
         ),
-        Trouble::DeadLetters => (
-            "dead_letters",
-            "event became a dead letter",
-            "events became dead letters",
-            "Workers gave them up: look at the topics of dead letters, and put them back or drop \
-             them.",
+        Trouble::Writes => (
+            "writes_failed",
+            "publish was refused, for lack of room or because storage failed,",
+            "publishes were refused, for lack of room or because storage failed,",
+            "Their publishers were told so. Look at the disk, and at the log of the broker.",
         ),
     };
     let told = number(count, one, many);
     let text = format!("{told} in the last 15 minutes. {advice}");
-    Problem { kind, severity: Severity::Warning, text, count, since }
+    let (severity, last) = (Severity::Warning, Some(last));
+    Problem { kind, severity, text, count, since, last, topic: None }
 }
 
 fn number(count: u64, one: &str, many: &str) -> String {
@@ -207,12 +232,14 @@ mod tests {
 
     #[test]
     fn a_problem_says_how_many_and_what_to_do() {
-        let since = Timestamp::from_ms(1);
+        let [since, last] = [1, 2].map(Timestamp::from_ms);
         for trouble in Trouble::ALL {
-            let (one, two) = (rise(trouble, 1, since), rise(trouble, 2, since));
+            let of = |count| risen_by(trouble, Rise { count, first: since, last });
+            let (one, two) = (of(1), of(2));
             assert!(one.text.starts_with("1 ") && two.text.starts_with("2 "), "{one:?} {two:?}");
             assert_ne!(one.text[1..], two.text[1..]);
             assert_eq!((one.kind, one.severity, one.since), (two.kind, Severity::Warning, since));
+            assert_eq!(one.last, Some(last));
         }
         assert_eq!(paused(Vec::new()), None);
         let hook = |name: &str, since, problem: &str| {
@@ -221,10 +248,37 @@ mod tests {
         };
         let asked = paused(vec![hook("a", 5, "")]).unwrap();
         assert_eq!((asked.severity, asked.count), (Severity::Warning, 1));
-        assert!(asked.text.starts_with("1 webhook is paused, such as a: somebody"), "{asked:?}");
+        assert!(
+            asked.text.starts_with("The webhook a is paused: somebody has asked for it. Its "),
+            "{asked:?}"
+        );
         let failed = paused(vec![hook("a", 5, ""), hook("b", 3, "it said 500")]).unwrap();
         assert_eq!((failed.severity, failed.count), (Severity::Error, 2));
         assert_eq!(failed.since, Timestamp::from_ms(3));
-        assert!(failed.text.contains("such as b: it said 500."), "{failed:?}");
+        assert!(
+            failed.text.contains("2 webhooks are paused, such as b: it said 500. Their "),
+            "{failed:?}"
+        );
+    }
+
+    #[test]
+    fn dead_letters_that_wait_are_told_with_their_topic_and_their_age() {
+        let now = Timestamp::from_ms(9);
+        let letters = |count, more_than, topics| WaitingLetters {
+            count,
+            more_than,
+            topics,
+            topic: "orders.dead".parse().unwrap(),
+            oldest: Some(Timestamp::from_ms(3)),
+        };
+        let one = waiting(letters(1, false, 1), now);
+        assert!(one.text.starts_with("1 dead letter waits for somebody in orders.dead. "));
+        assert_eq!((one.since, one.last), (Timestamp::from_ms(3), None));
+        assert_eq!(one.topic.unwrap().as_str(), "orders.dead");
+        let many = waiting(letters(5, true, 2), now);
+        let words = "At least 5 dead letters wait for somebody in 2 topics, the oldest in orders";
+        assert!(many.text.starts_with(words), "{many:?}");
+        let unread = WaitingLetters { oldest: None, ..letters(1, false, 1) };
+        assert_eq!(waiting(unread, now).since, now);
     }
 }

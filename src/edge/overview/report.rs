@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::history::{STEP, Sample, Steps};
+use super::letters;
 use super::problems::{Problem, problems, refusal, troubles};
 use crate::broker::{Broker, LogSpace};
 use crate::cursor::Position;
@@ -88,7 +89,7 @@ pub(super) fn sample(edge: &Edge, clients: &Clients, space: Option<&LogSpace>) {
         connections: clients.count() as u64,
         troubles: troubles(edge, clients),
     });
-    let _their_beginnings_are_noted = problems(edge, clients, space, now);
+    let _their_beginnings_are_noted = problems(edge, clients, (space, None), now);
 }
 
 /// Returns the overview. Without `clients` there is neither a history, nor what depends on it.
@@ -99,6 +100,10 @@ pub(super) fn sample(edge: &Edge, clients: &Clients, space: Option<&LogSpace>) {
 pub(in crate::edge) async fn overview(edge: &Edge, clients: Option<&Clients>) -> Overview {
     let broker = &edge.broker;
     let space = space(broker).await;
+    let letters = match clients {
+        Some(clients) => letters::waiting(edge, &clients.history.letters).await,
+        None => None,
+    };
     let (now, running_ms) = broker.times();
     let reason = refusal(edge, space.as_ref());
     let log = LogState {
@@ -131,7 +136,7 @@ pub(in crate::edge) async fn overview(edge: &Edge, clients: Option<&Clients>) ->
             HistoryJson { step_ms, published, delivered, connections }
         }),
         problems: clients
-            .map(|clients| problems(edge, clients, space.as_ref(), now))
+            .map(|clients| problems(edge, clients, (space.as_ref(), letters), now))
             .unwrap_or_default(),
     }
 }

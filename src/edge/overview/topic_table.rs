@@ -11,8 +11,11 @@ use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::topic::TopicName;
 
-/// The age up to which a table is shown: reading a hundred thousand topics takes a while.
+/// The age up to which a table is shown, and the least of it, in multiples of the time that it took
+/// to read: a hundred thousand topics and a million consumers take a while, and reading them must
+/// not take more than a part of one processor.
 const FRESH: Duration = Duration::from_secs(1);
+const FRESH_TIMES: u32 = 10;
 
 /// The pause between two tables that rates are told by, and the most of them.
 const BETWEEN_TAILS: Duration = Duration::from_secs(5);
@@ -37,7 +40,8 @@ pub(in crate::edge) struct TopicRow {
     pub(super) rate: Option<f64>,
     /// The subscriptions that the topic has.
     pub(super) followers: u64,
-    /// The events that the slowest reader of this one topic is behind; null without one.
+    /// The events that the slowest reader of this one topic is behind: of the connections that
+    /// follow it, and of the consumers with a checkpoint. Null without one.
     pub(super) lag: Option<u64>,
 }
 
@@ -118,6 +122,8 @@ impl TopicSearch {
 #[derive(Debug)]
 struct TopicTable {
     at: Instant,
+    /// The time that it took to read.
+    took: Duration,
     rows: Vec<TopicRow>,
     orders: VecDeque<(TopicSearch, Arc<[u32]>)>,
 }
@@ -158,10 +164,16 @@ impl TopicTables {
         read: impl FnOnce() -> Vec<TopicRow>,
     ) -> TopicRows {
         self.used = Some(now);
-        let is_fresh = |table: &TopicTable| now.saturating_duration_since(table.at) <= FRESH;
+        let is_fresh = |table: &TopicTable| {
+            now.saturating_duration_since(table.at) <= FRESH.max(table.took * FRESH_TIMES)
+        };
         let table = match self.table.take().filter(is_fresh) {
             Some(table) => table,
-            None => self.read(now, read()),
+            None => {
+                let begun = Instant::now();
+                let table = self.read(now, read());
+                TopicTable { took: begun.elapsed(), ..table }
+            }
         };
         let table = self.table.insert(table);
         let order = table.order(search);
@@ -195,7 +207,7 @@ impl TopicTables {
             let tails = rows.iter().map(|row| (row.name.clone(), row.tail)).collect();
             self.earlier.push_back(EarlierTails { at: now, tails });
         }
-        TopicTable { at: now, rows, orders: VecDeque::new() }
+        TopicTable { at: now, took: Duration::ZERO, rows, orders: VecDeque::new() }
     }
 
     /// Drops everything if nobody has looked at the table for a while.
@@ -301,5 +313,19 @@ mod tests {
         assert!(tables.table.is_some());
         tables.forget_unused(at(131_000));
         assert!(tables.table.is_none() && tables.earlier.is_empty());
+    }
+
+    #[test]
+    fn a_table_that_took_long_to_read_is_shown_for_longer() {
+        let (mut tables, start) = (TopicTables::default(), Instant::now());
+        let by_name = search(TopicSort::Name, "", "");
+        let took = Duration::from_millis(150);
+        let slow = || {
+            std::thread::sleep(took);
+            vec![row("a", 1)]
+        };
+        let first = tables.rows(&by_name, (0, 9), start, slow);
+        let again = tables.rows(&by_name, (0, 9), start + took * FRESH_TIMES, || unreachable!());
+        assert_eq!(again.topics, first.topics);
     }
 }

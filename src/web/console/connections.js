@@ -1,6 +1,6 @@
 // The connections: who, from where, what they read, how far behind; ended on request.
 
-import { bytes, button, count, h, refusal, repeat, say, span, table } from "./dom.js";
+import { bytes, button, count, h, refill, refusal, repeat, say, span, table } from "./dom.js";
 
 export const title = "Connections";
 
@@ -42,7 +42,12 @@ export function show(console, parts, signal) {
   };
   let answer = { connections: [], count: 0 };
   const line = ({ id, address, caller, user, age_ms, sent_bytes, streams }) => {
-    const lag = streams.reduce((most, it) => Math.max(most, it.lag ?? 0), 0);
+    const most = (of) => Math.max(0, ...of.map(({ lag }) => lag ?? 0));
+    // A reader of many topics is behind by positions, of which most may be of others.
+    const ofMany = streams.filter(({ cursor }) => cursor?.startsWith("@"));
+    const lag = most(streams.filter((it) => !ofMany.includes(it)));
+    const bound = most(ofMany);
+    const behind = bound > lag ? `≤ ${count(bound)}` : count(lag);
     const press = button(asked === id ? "Really end it" : "End", () => end(id), {
       class: "danger",
       id: `end-${id}`,
@@ -52,7 +57,7 @@ export function show(console, parts, signal) {
       caller ?? user ?? h("span", { class: "quiet" }, "unknown"),
       h("span", { class: "mono" }, address),
       streams.length ? streams.map(reads) : h("span", { class: "quiet" }, "nothing"),
-      streams.length ? h("span", { class: lag ? "late" : "" }, count(lag)) : "–",
+      streams.length ? h("span", { class: lag ? "late" : "" }, behind) : "–",
       bytes(sent_bytes),
       span(age_ms),
       press,
@@ -60,9 +65,7 @@ export function show(console, parts, signal) {
   };
   const draw = () => {
     const { connections } = answer;
-    const focused = document.activeElement?.id;
-    place.replaceChildren(table("Connections", COLUMNS, connections.map(line), true));
-    focused && document.getElementById(focused)?.focus();
+    refill(place, table("Connections", COLUMNS, connections.map(line), true));
     told.textContent = `${count(answer.count)} connections; ${count(connections.length)} are shown.`;
     next.hidden = connections.length < PAGE;
     first.hidden = pages.length === 1;

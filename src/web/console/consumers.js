@@ -8,6 +8,7 @@ import {
   field,
   form,
   h,
+  refill,
   refusal,
   repeat,
   say,
@@ -18,25 +19,21 @@ import {
 } from "./dom.js";
 import { Letters } from "./letters.js";
 
-const MAX_CONSUMERS = 1000;
+/** The consumers that are shown at first, and the more with each press; the most that can be. */
+const PAGE = 10;
+const MAX_CONSUMERS = 200;
 
-/** Whether a topic is selected by a pattern. */
-function fits(pattern, topic) {
-  const [of, tokens] = [pattern.split("."), topic.split(".")];
-  for (const [at, token] of of.entries()) {
-    if (token === ">") {
-      return tokens.length > at;
-    }
-    if (token !== "*" && token !== tokens[at]) {
-      return false;
-    }
-  }
-  return of.length === tokens.length;
-}
+/** Whether a consumer is the queue of a webhook, which is looked at and changed as a webhook. */
+const isOfWebhook = ({ consumer }) => consumer.startsWith("webhook:");
 
-const pathOf = ({ consumer, topic, owner, shared }, rest = "") => {
-  const values = { topic, owner, shared: shared && !["/work"].includes(rest) ? "true" : undefined };
-  return `/v1/consumers/${encodeURIComponent(consumer)}${rest}${query(values)}`;
+/** The path of a consumer, or of something of it. Without an owner it is common to all callers. */
+const pathOf = (it, rest = "") => {
+  const { consumer, topic, owner = "" } = it;
+  const shared = it.shared && !isOfWebhook(it);
+  const isShared = shared && rest !== "/work";
+  const whose = shared ? "" : `&owner=${encodeURIComponent(owner)}`;
+  const values = { topic, shared: isShared ? "true" : undefined };
+  return `/v1/consumers/${encodeURIComponent(consumer)}${rest}${query(values)}${whose}`;
 };
 
 const numbers = (entries) => {
@@ -103,10 +100,11 @@ async function consumer(console, it, told) {
     class: "card",
     "aria-label": `Consumer ${it.consumer} of ${it.topic}`,
   });
-  const asked = [api.get(pathOf(it, "/counts")), it.shared ? api.get(pathOf(it, "/work")) : null];
+  const hasWork = it.shared && !isOfWebhook(it);
+  const asked = [api.get(pathOf(it, "/counts")), hasWork ? api.get(pathOf(it, "/work")) : null];
   const [counts, work] = await Promise.all(asked);
   const parts = [
-    h("h2", {}, it.consumer, it.shared ? h("small", {}, " shared by workers") : ""),
+    h("h2", {}, it.consumer, hasWork ? h("small", {}, " shared by workers") : ""),
     terms([
       ["Reads", it.topic],
       ["Owner", it.owner],
@@ -114,7 +112,9 @@ async function consumer(console, it, told) {
       ["Changed", ago(it.updated)],
     ]),
     numbers([
-      ["Unfinished", least(counts.unfinished, counts.more_than)],
+      it.checkpoint
+        ? ["Lag", least(counts.unfinished, counts.more_than), counts.unfinished]
+        : ["Not read", least(counts.unfinished, counts.more_than)],
       ["Lost", least(counts.lost, counts.lost_more_than), counts.lost],
       ...(work
         ? [
@@ -123,10 +123,12 @@ async function consumer(console, it, told) {
             ["Waiting", count(work.waiting)],
             ["Dead letters", count(work.dead), work.dead],
           ]
-        : [
-            ["Unread", least(counts.unread, counts.more_than)],
-            ["Archived", count(counts.archived)],
-          ]),
+        : isOfWebhook(it)
+          ? []
+          : [
+              ["Unread", least(counts.unread, counts.more_than)],
+              ["Archived", count(counts.archived)],
+            ]),
     ]),
   ];
   if (work) {
@@ -139,7 +141,7 @@ async function consumer(console, it, told) {
       h(
         "p",
         { class: "quiet" },
-        `A lease lasts ${span(lease_ms)}; ${max_tries ? `${max_tries} tries` : "tries without end"}.`,
+        `A lease lasts ${span(lease_ms)}; ${max_tries ? (max_tries === 1 ? "1 try" : `${count(max_tries)} tries`) : "tries without end"}.`,
       ),
       leases.length
         ? table(`Leases of ${it.consumer}`, [["Worker"], ["Leases", 1]], leases)
@@ -149,6 +151,8 @@ async function consumer(console, it, told) {
     if (max_tries) {
       parts.push(h("p", {}, "Dead letters go to ", topicLink(letters, "consumers"), "."));
     }
+  } else if (isOfWebhook(it)) {
+    parts.push(h("p", {}, "This is the queue of a webhook: ", h("a", { href: "#/webhooks" }, "Webhooks")));
   } else {
     parts.push(mover(console, it, told));
   }
@@ -160,34 +164,32 @@ export function show(console, topic, signal) {
   const note = h("p", { class: "note", role: "status" });
   const place = h("div", {}, "…");
   const dead = h("div", {});
+  let limit = PAGE;
+  const more = button("Show more", () => {
+    limit = Math.min(limit + PAGE, MAX_CONSUMERS);
+    return load();
+  });
+  more.hidden = true;
   const load = async (told) => {
     try {
-      const { consumers } = await console.api.get(`/v1/consumers?limit=${MAX_CONSUMERS}`);
-      const own = consumers.filter((it) => fits(it.topic, topic));
+      const asked = `/v1/overview/consumers${query({ topic, limit })}`;
+      const { consumers, matching } = await console.api.get(asked);
       const shown = await Promise.all(
-        own.map((it) =>
-          consumer(console, it, load).catch((problem) => [
-            h("h2", {}, it.consumer),
-            refusal(problem),
-          ]),
+        consumers.map((it) =>
+          consumer(console, it, load).catch((problem) =>
+            h("section", { class: "card" }, h("h2", {}, it.consumer), refusal(problem)),
+          ),
         ),
       );
-      const none = h(
-        "p",
-        {},
-        "No consumer reads this topic. The first checkpoint or mark makes one.",
+      const none = "No consumer reads this topic. The first checkpoint or mark makes one.";
+      const many = `${count(matching)} consumers read this topic; those that are behind most come first.`;
+      refill(
+        place,
+        h("p", { class: "quiet" }, matching ? many : none),
+        shown.length ? h("div", { class: "cards large" }, shown) : "",
       );
-      place.replaceChildren(
-        ...(shown.length ? [h("div", { class: "cards large" }, shown.flat())] : [none]),
-      );
+      more.hidden = matching <= consumers.length || limit === MAX_CONSUMERS;
       told && say(note, told, "good");
-      if (consumers.length === MAX_CONSUMERS) {
-        say(
-          note,
-          `Only the first ${count(MAX_CONSUMERS)} consumers of the broker were looked at.`,
-          "warning",
-        );
-      }
     } catch (problem) {
       place.replaceChildren(refusal(problem));
     }
@@ -206,5 +208,7 @@ export function show(console, topic, signal) {
   );
   // Whoever is about to move a checkpoint is not interrupted.
   repeat(5000, signal, () => (place.querySelector("details[open]") ? undefined : load()));
-  return [note, place, dead, button("Look again", () => load())];
+  const tools = h("div", { class: "tools" }, more, button("Look again", () => load()));
+  // Whoever comes from a problem of the overview looks for the dead letters.
+  return [dead, note, place, tools];
 }

@@ -82,6 +82,15 @@ export function say(note, text, kind = "") {
   note.replaceChildren(...(text ? [h("strong", {}, WORDS[kind] ?? ""), text] : []));
 }
 
+/** Fills a place anew. What has the focus in it and is there again, keeps the focus. */
+export function refill(place, ...children) {
+  const focused = place.contains(document.activeElement) ? document.activeElement : null;
+  const name = focused && ["id", "href", "aria-label"].find((it) => focused.getAttribute(it));
+  const mark = name && `[${name}="${CSS.escape(focused.getAttribute(name))}"]`;
+  place.replaceChildren(...children);
+  mark && place.querySelector(mark)?.focus({ preventScroll: true });
+}
+
 /** A note that says why something cannot be shown. */
 export function refusal(problem) {
   const note = h("p", { role: "alert" });
@@ -153,8 +162,12 @@ export function rate(value) {
   return `${value === 0 ? "0" : value < 0.1 ? "< 0.1" : value < 10 ? value.toFixed(1) : short(value)}/s`;
 }
 
-/** A length of time, in its two largest units. */
-export function span(ms) {
+/** What the lag of a topic is. */
+export const LAG =
+  "Lag: the events that the slowest reader of the topic has not read, be it connected or a consumer with a checkpoint.";
+
+/** A length of time, in its largest units. */
+export function span(ms, most = 2) {
   const units = [
     ["d", 864e5],
     ["h", 36e5],
@@ -166,13 +179,16 @@ export function span(ms) {
     return `${Math.max(0, Math.round(ms))} ms`;
   }
   const [name, unit] = units[at];
-  const rest = units[at + 1] ? Math.floor((ms % unit) / units[at + 1][1]) : 0;
+  const rest = units[at + 1] && most > 1 ? Math.floor((ms % unit) / units[at + 1][1]) : 0;
   return `${Math.floor(ms / unit)} ${name}${rest ? ` ${rest} ${units[at + 1][0]}` : ""}`;
 }
 
 /** How long ago a time was, in its largest unit. */
-export const ago = (time) =>
-  time ? `${/^\S+ \S+/.exec(span(Math.max(0, Date.now() - Date.parse(time))))[0]} ago` : "–";
+export function ago(time) {
+  const at = time ? Date.parse(time) : 0; // A topic without an event has the time 0.
+  const past = Math.max(0, Date.now() - at);
+  return at === 0 ? "–" : past < 1000 ? "now" : `${span(past, 1)} ago`;
+}
 
 /** A time to the millisecond, as the reader's clock has it. */
 export function clock(time) {

@@ -269,9 +269,8 @@ export function show(console, topic, signal, [sequence]) {
     .open(Number(sequence) || undefined)
     .catch((problem) => events.list.replaceChildren(refusal(problem)));
   return [
-    h("div", { class: "tools" }, events.pause, events.newest),
+    h("div", { class: "tools" }, events.pause, events.newest, jumps),
     filters,
-    jumps,
     events.note,
     events.newerButton,
     events.list,

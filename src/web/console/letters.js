@@ -4,8 +4,12 @@ import { query, topicPath } from "./api.js";
 import { button, h, say } from "./dom.js";
 import { brief, row } from "./event.js";
 
-/** The consumer whose marks say which dead letters were dealt with, for everybody who operates it. */
+/**
+ * The consumer whose marks say which dead letters were dealt with. It is common to all callers
+ * (`owner=`): the overview counts by it, and whoever operates the broker sees what others did.
+ */
 const OPERATOR = "console";
+const COMMON = "&owner=";
 
 /** The dead letters in a topic that nobody has dealt with. */
 export class Letters {
@@ -22,7 +26,7 @@ export class Letters {
   async load(before) {
     const values = { consumer: OPERATOR, order: "newest", archived: "false", limit: 20, before };
     const { events, next } = await this.console.api.get(
-      topicPath(this.topic, `/events${query(values)}`),
+      topicPath(this.topic, `/events${query(values)}${COMMON}`),
     );
     const dead = events.filter(({ headers }) => headers?.["leftoff-dead-topic"]);
     for (const event of dead) {
@@ -90,7 +94,7 @@ export class Letters {
     const body = { mark: ["archived"], events: [sequence] };
     return this.console.api.send(
       "POST",
-      `/v1/consumers/${OPERATOR}/marks${query({ topic: this.topic })}`,
+      `/v1/consumers/${OPERATOR}/marks${query({ topic: this.topic })}${COMMON}`,
       body,
     );
   }

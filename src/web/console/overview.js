@@ -1,11 +1,13 @@
 // The overview: what is wrong now, the state of the broker, its newest minutes, its busiest topics.
 
 import {
+  LAG,
   ago,
   bytes,
   count,
   h,
   rate,
+  refill,
   refusal,
   repeat,
   short,
@@ -27,7 +29,28 @@ const PLACES = {
   disk_low: ["#/maintenance", "Maintenance"],
   writes_refused: ["#/maintenance", "Maintenance"],
   connections_full: ["#/connections", "Connections"],
+  writes_failed: ["#/maintenance", "Maintenance"],
 };
+
+/** How long something lasts, or how long ago it was. */
+function times({ kind, since, last }, now) {
+  const past = (time) => span(Math.max(0, Date.parse(now) - Date.parse(time)), 1);
+  if (kind === "dead_letters") {
+    return ` The oldest has waited for ${past(since)}.`;
+  }
+  if (!last) {
+    return ` For ${past(since)}.`;
+  }
+  const isOnce = past(since) === past(last);
+  return isOnce ? ` ${past(last)} ago.` : ` First ${past(since)} ago, last ${past(last)} ago.`;
+}
+
+function placeOf({ kind, topic }) {
+  const [href, text] = topic
+    ? [`#/topic/${encodeURIComponent(topic)}/consumers`, topic]
+    : (PLACES[kind] ?? []);
+  return href && [" ", h("a", { href }, text)];
+}
 
 /** Returns the list of what is wrong now. */
 export function wrong({ problems, now }) {
@@ -38,18 +61,16 @@ export function wrong({ problems, now }) {
       h("li", { class: "good" }, h("strong", {}, "✓ "), "Nothing is wrong."),
     );
   }
-  const items = problems.map(({ kind, severity, text, since }) => {
-    const lasts = since ? ` Since ${span(Date.parse(now) - Date.parse(since))}.` : "";
-    const place = PLACES[kind];
-    return h(
+  const items = problems.map((problem) =>
+    h(
       "li",
-      { class: severity },
-      h("strong", {}, SIGNS[severity] ?? ""),
-      text,
-      h("span", { class: "quiet" }, lasts),
-      place && [" ", h("a", { href: place[0] }, place[1])],
-    );
-  });
+      { class: problem.severity },
+      h("strong", {}, SIGNS[problem.severity] ?? ""),
+      problem.text,
+      h("span", { class: "quiet" }, times(problem, now)),
+      placeOf(problem),
+    ),
+  );
   return h("ul", { class: "plain wrong" }, items);
 }
 
@@ -84,8 +105,8 @@ function cards({ topics, last_position, log, memory, connections, role, started,
         protocols.map(([name, many]) => `${name} ${short(many)}`).join(", ") ||
           `of ${short(connections.max)}`,
       ),
-    card("Topics", count(topics), `${count(last_position)} positions`),
-    card("Role", role, `running for ${running}; epoch ${epoch}`),
+    card("Topics", count(topics), `${count(last_position)} events were ever stored`),
+    card("Running for", running, `${role === "single" ? "" : `${role}; `}epoch ${epoch}`),
   );
 }
 
@@ -117,7 +138,7 @@ function busiest(topics) {
     ["Lag", 1],
     ["Newest", 1],
   ];
-  return table("Busiest topics", columns, rows);
+  return h("div", {}, table("Busiest topics", columns, rows), h("p", { class: "quiet" }, LAG));
 }
 
 /** Shows the overview; `console.watch` tells it each newer one. */
@@ -126,7 +147,7 @@ export function show(console, parts, signal) {
   const state = h("section", { "aria-label": "State" });
   const busy = h("div", {});
   console.watch(signal, (overview) => {
-    wrongs.replaceChildren(wrong(overview));
+    refill(wrongs, wrong(overview));
     state.replaceChildren(cards(overview), overview.history ? plots(overview.history) : "");
   });
   repeat(5000, signal, async () => {
@@ -144,9 +165,7 @@ export function show(console, parts, signal) {
     } catch (problem) {
       shown = refusal(problem);
     }
-    if (!busy.contains(document.activeElement)) {
-      busy.replaceChildren(h("h2", {}, "Busiest topics"), shown);
-    }
+    refill(busy, h("h2", {}, "Busiest topics"), shown);
   });
   return [wrongs, state, busy];
 }

@@ -1,6 +1,7 @@
 // Who is present in a topic, live.
 
-import { h } from "./dom.js";
+import { topicPath } from "./api.js";
+import { h, say } from "./dom.js";
 import { presence } from "../web/presence.js";
 
 export function show(console, topic, signal) {
@@ -10,7 +11,7 @@ export function show(console, topic, signal) {
   const draw = () => {
     const { members } = followed;
     told.textContent = members.length
-      ? `${members.length} are present:`
+      ? `${members.length} ${members.length === 1 ? "is" : "are"} present:`
       : "Nobody is present: no reader has named a member.";
     list.replaceChildren(
       ...members.map(({ id, info }) => {
@@ -25,6 +26,10 @@ export function show(console, topic, signal) {
     );
   };
   followed.addEventListener("change", draw);
+  followed.addEventListener("refused", ({ detail }) => say(told, detail.message, "error"));
+  // Whoever may not follow the topic is not told of anything there.
+  const looked = console.api.get(topicPath(topic, "/presence"));
+  looked.catch((problem) => problem.status === 403 && say(told, problem.message, "error"));
   signal.addEventListener("abort", () => followed.close());
   return [told, list];
 }

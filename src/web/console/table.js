@@ -14,6 +14,7 @@ export class Rows {
   #elements = new Map();
   #length = 0;
   #version = 0;
+  #scrollTop = 0;
 
   /**
    * `ask(offset, limit)` returns `{ rows, length }`; `render(row)` returns the cells of a row, or of
@@ -35,7 +36,7 @@ export class Rows {
       h("div", { role: "rowgroup" }, head),
       this.body,
     );
-    this.body.addEventListener("scroll", () => this.#draw(), { passive: true });
+    this.body.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     const resized = new ResizeObserver(() => this.#draw());
     resized.observe(this.body);
     const timer = setInterval(() => document.hidden || this.#refresh(), REFRESH_MS);
@@ -101,6 +102,18 @@ export class Rows {
       version === this.#version && this.failed(problem);
     } finally {
       version === this.#version && this.#asked.delete(chunk);
+    }
+  }
+
+  /** Draws, and asks for rows that come soon if the reader goes on. */
+  #scrolled() {
+    this.#draw();
+    const isDown = this.body.scrollTop >= this.#scrollTop;
+    this.#scrollTop = this.body.scrollTop;
+    const { first, last } = this.#range();
+    const next = Math.floor((isDown ? last + CHUNK / 2 : first - CHUNK / 2) / CHUNK);
+    if (next >= 0 && next * CHUNK < this.#length && !this.#chunks.has(next)) {
+      this.#load(next);
     }
   }
 

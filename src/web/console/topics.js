@@ -2,6 +2,7 @@
 
 import { query, topicPath } from "./api.js";
 import {
+  LAG,
   ago,
   bytes,
   choice,
@@ -103,5 +104,11 @@ export function show(console, parts, signal) {
       h("button", {}, "Make it"),
     ),
   );
-  return [h("div", { class: "tools" }, search, sort, told), note, rows.element, fresh];
+  return [
+    h("div", { class: "tools" }, search, sort, told),
+    note,
+    rows.element,
+    h("p", { class: "quiet" }, LAG),
+    fresh,
+  ];
 }

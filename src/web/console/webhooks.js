@@ -5,6 +5,7 @@ import {
   button,
   count,
   h,
+  refill,
   refusal,
   repeat,
   say,
@@ -22,6 +23,11 @@ const REASONS = {
   gone: "the receiver is gone (410)",
 };
 
+const DONE = {
+  pause: "is paused: its events wait",
+  resume: "goes on, and what failed is sent now",
+};
+
 function stateOf({ paused, state }) {
   const told = h("p", { role: "status" });
   if (paused) {
@@ -35,7 +41,9 @@ function stateOf({ paused, state }) {
     const next = state.next_try
       ? ` The next try is in ${span(Math.max(0, Date.parse(state.next_try) - Date.now()))}.`
       : "";
-    say(told, `${count(state.failures_in_a_row)} failures in a row.${next}`, "error");
+    const failed = state.failures_in_a_row;
+    const many = failed === 1 ? "1 failure." : `${count(failed)} failures in a row.`;
+    say(told, many + next, "error");
     told.firstChild.textContent = "✕ Fails: ";
   } else {
     say(told, "It gets on.", "good");
@@ -119,7 +127,7 @@ export function show(console, parts, signal) {
       const told = `${name} answered the test: ${answer.status ?? ""} ${answer.answer ?? ""}`;
       verb === "test"
         ? say(note, told, isTaken ? "good" : "warning")
-        : say(note, `${name}: done.`, "good");
+        : say(note, `${name} ${DONE[verb]}.`, "good");
     } catch (problem) {
       say(note, problem.message, "error");
     }
@@ -128,10 +136,10 @@ export function show(console, parts, signal) {
   const load = async () => {
     try {
       const { webhooks } = await console.api.get("/v1/webhooks");
-      const focused = document.activeElement?.id;
       const open = new Set([...place.querySelectorAll("details[open]")].map(({ id }) => id));
       const none = h("p", {}, "There is no webhook. PUT /v1/webhooks/{name} makes one.");
-      place.replaceChildren(
+      refill(
+        place,
         webhooks.length
           ? h(
               "div",
@@ -141,7 +149,6 @@ export function show(console, parts, signal) {
           : none,
       );
       place.querySelectorAll("details").forEach((it) => (it.open = open.has(it.id)));
-      focused && document.getElementById(focused)?.focus();
     } catch (problem) {
       place.replaceChildren(refusal(problem));
     }

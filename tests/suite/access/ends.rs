@@ -333,6 +333,42 @@ async fn a_revocation_ends_the_streams_of_a_static_key() {
     server.stop().await;
 }
 
+/// Goal: a credential is explained as the broker takes or refuses it: also whether it is revoked,
+/// or over.
+#[tokio::test]
+async fn a_credential_that_is_revoked_or_over_is_explained_as_refused() {
+    let server = Server::with(config()).await;
+    let explained = async |credential: &str| {
+        let request = admin().to(server.address, "POST", "/v1/access/explain");
+        let answer = send(request, json!({ "credential": credential }).to_string()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let told = answer.json();
+        let lines = told["lines"].as_array().unwrap().iter();
+        let lines: Vec<String> = lines.map(|line| line.as_str().unwrap().to_owned()).collect();
+        (told["refused"] == true, lines)
+    };
+    let key = key_of(OWNER_KEY);
+    let token = own_token("owner", all_of("secret.>"), 3_600);
+    for credential in [&key, &token] {
+        let (is_refused, lines) = explained(credential).await;
+        assert!(!is_refused && lines[0].starts_with("caller: owner"), "{lines:?}");
+    }
+    revoke(server.address, "owner-svc").await;
+    revoke(server.address, "owner").await;
+    for (credential, caller) in [(&key, "owner-svc"), (&token, "owner")] {
+        let (is_refused, lines) = explained(credential).await;
+        let begin = format!("refused: the credential is revoked: those of {caller} up to ");
+        assert!(is_refused && lines[0].starts_with(&begin), "{lines:?}");
+        assert!(lines[0].contains(" are refused, and this one is of 20"), "{lines:?}");
+        assert!(lines[1].starts_with("caller: owner"), "{lines:?}");
+        assert!(!lines.concat().contains(credential), "{lines:?}");
+    }
+    let own = json!({"iss": OWN_ISSUER, "aud": null, "exp": now_s() - 600});
+    let over = own_signed(&with(claims("owner", all_of("secret.>")), own));
+    assert_eq!(explained(&over).await, (true, vec!["refused: the token has expired".to_owned()]));
+    server.stop().await;
+}
+
 /// Goal: the tolerance of the clock is as it is set, on both sides, and a stream lives no longer.
 #[tokio::test]
 async fn a_token_holds_up_to_the_edge_of_the_leeway_and_no_longer() {

@@ -56,6 +56,27 @@ async fn a_receiver_that_asks_for_time_gets_it_up_to_the_bound() {
     }
 }
 
+/// Goal: whoever resumes a webhook whose receiver failed need not wait for the next try.
+#[tokio::test]
+async fn what_failed_is_sent_again_at_once_when_somebody_resumes() {
+    let server = Server::with(settings()).await;
+    let receiver = Receiver::start().await;
+    make(&server, "mended", &receiver, json!({ "max_in_flight": 2 })).await;
+    receiver.reply([Reply::Header(503, "retry-after", "3600".to_owned())]);
+    order(&server, "a", &json!({ "n": 1 })).await;
+    until(server.address, "mended", |it| it["queue"]["delayed"] == 1).await;
+    let ill = shown(server.address, "mended").await;
+    assert_eq!((&ill["state"]["failed"], &ill["queue"]["delayed"]), (&json!(1), &json!(1)));
+    let path = "/v1/webhooks/mended/resume";
+    let resumed = ask(server.address, "POST", path, &Value::Null).await;
+    assert_eq!(resumed.status, 200, "{resumed:?}");
+    assert_eq!(resumed.json()["state"]["failures_in_a_row"], 0);
+    let well = until(server.address, "mended", |it| it["state"]["delivered"] == 1).await;
+    assert_eq!(well["queue"]["delayed"], 0, "{well}");
+    assert_eq!(receiver.received().len(), 2);
+    server.stop().await;
+}
+
 /// Goal: a receiver that never answers is given up after the time of a request, one that is slow
 /// within it keeps its event to itself although the lease is shorter, and one whose answer has no
 /// end, or never comes, counts by its status.

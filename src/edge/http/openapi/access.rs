@@ -139,9 +139,14 @@ fn explain_request() -> Object {
 
 fn explanation() -> Object {
     object(
-        "What a credential permits. Revocations are not looked at.",
+        "What a credential permits now.",
         [
-            field("refused", boolean(), "Whether the caller is refused as a whole."),
+            field(
+                "refused",
+                boolean(),
+                "Whether the caller is refused as a whole: the credential is wrong, over, or \
+                 revoked.",
+            ),
             texts("lines", "Lines for people: who the caller is, and what permits what."),
         ],
     )

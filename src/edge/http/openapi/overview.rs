@@ -1,8 +1,11 @@
 //! The operations for those who operate the broker: the overview, and the table of all topics.
 
-use utoipa::openapi::path::{HttpMethod, OperationBuilder};
+use serde_json::json as value;
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
+};
 use utoipa::openapi::schema::{SchemaType, Type};
-use utoipa::openapi::{ArrayBuilder, Object, ObjectBuilder};
+use utoipa::openapi::{ArrayBuilder, Object, ObjectBuilder, Required};
 
 use super::operations::{Operations, json, operation, refusals};
 use super::parameters::{number, number_within, one_of, query, text, text_up_to};
@@ -15,7 +18,8 @@ pub(super) fn all() -> Vec<(&'static str, Operations)> {
     let get = HttpMethod::Get;
     vec![
         ("/v1/overview", vec![(get.clone(), overview())]),
-        ("/v1/overview/topics", vec![(get, all_topics())]),
+        ("/v1/overview/topics", vec![(get.clone(), all_topics())]),
+        ("/v1/overview/consumers", vec![(get, readers())]),
     ]
 }
 
@@ -28,6 +32,7 @@ pub(super) fn shapes() -> Vec<(&'static str, Object)> {
         ("Trouble", trouble()),
         ("TopicRow", topic_row()),
         ("TopicRows", topic_rows()),
+        ("TopicReaders", topic_readers()),
     ]
 }
 
@@ -44,12 +49,36 @@ fn all_topics() -> OperationBuilder {
         query("sort", one_of(&names), "The order: by name, or the largest value first."),
         query("prefix", text_up_to(255), "Only names that begin with this text."),
         query("contains", text_up_to(255), "Only names with this text somewhere in them."),
-        query("offset", number(0), "The number of topics to pass over."),
-        query("limit", number_within(0, MAX_ROWS as u64), "The most topics; 50 without it."),
+        offset(),
+        limit(),
     ];
     let summary = "Lists topics with rates, sizes and readers, as of at most a second ago";
     let operation = operation("listTopicRows", "look", summary, all)
         .response("200", json("A part of the table of topics.", "TopicRows"));
+    refusals(operation, &[])
+}
+
+fn offset() -> Parameter {
+    query("offset", number(0), "The number of rows to pass over.")
+}
+
+fn limit() -> Parameter {
+    query("limit", number_within(0, MAX_ROWS as u64), "The most rows; 50 without it.")
+}
+
+fn readers() -> OperationBuilder {
+    let name = text_up_to(255).min_length(Some(1)).examples([value!("orders.new")]);
+    let topic = ParameterBuilder::new()
+        .name("topic")
+        .parameter_in(ParameterIn::Query)
+        .required(Required::True)
+        .description(Some("The name of one topic."))
+        .schema(Some(name.build()))
+        .build();
+    let summary = "Lists the consumers of a topic, whosever they are, the slowest one first";
+    let told = "Consumers that read the topic, alone or with others.";
+    let operation = operation("listTopicReaders", "look", summary, vec![topic, offset(), limit()])
+        .response("200", json(told, "TopicReaders"));
     refusals(operation, &[])
 }
 
@@ -138,6 +167,8 @@ fn trouble() -> Object {
             field("text", text(), "A sentence with the value, and one with what to do."),
             field("count", number(0), "How many there are, or how often it happened."),
             time("since", "The time since which it lasts, or was seen first"),
+            optional(time("last", "The time at which it was seen last; absent while it lasts")),
+            optional(field("topic", text(), "The topic to look at first.")),
         ],
     )
 }
@@ -161,8 +192,9 @@ fn topic_row() -> Object {
             field(
                 "lag",
                 number_or_null(Type::Integer),
-                "The events that the slowest live reader of this one topic is behind; null \
-                 without one.",
+                "The events that the slowest reader of this one topic is behind: of the \
+                 connections that follow it, and of the consumers with a checkpoint. Null without \
+                 one.",
             ),
         ],
     )
@@ -175,6 +207,18 @@ fn topic_rows() -> Object {
             list("topics", "TopicRow"),
             field("matching", number(0), "How many topics are found."),
             field("total", number(0), "How many topics there are."),
+        ],
+    )
+}
+
+fn topic_readers() -> Object {
+    object(
+        "Consumers of a topic. Each is told as in the list of consumers, and with its `lag`: the \
+         events that it has not finished. The lag is null for a consumer of a pattern, and without \
+         a checkpoint.",
+        [
+            list("consumers", "Consumer"),
+            field("matching", number(0), "How many consumers read the topic."),
         ],
     )
 }

@@ -15,6 +15,9 @@ use super::shapes::{Property, closed, field, filter, list, object, optional, tim
 pub(super) const TAG: (&str, &str) =
     ("webhooks", "Have events sent to URLs, in signed requests. For administrators.");
 
+/// What resuming does.
+const RESUMES: &str = "Ends a pause, also that after a failure: what failed is sent again at once";
+
 /// Returns the paths, with their operations.
 pub(super) fn all() -> Vec<(&'static str, Operations)> {
     use HttpMethod::{Delete, Get, Patch, Post, Put};
@@ -28,10 +31,7 @@ pub(super) fn all() -> Vec<(&'static str, Operations)> {
             "/v1/webhooks/{webhook}/pause",
             vec![(Post, act("pauseWebhook", "Pauses a webhook: no request begins any more"))],
         ),
-        (
-            "/v1/webhooks/{webhook}/resume",
-            vec![(Post, act("resumeWebhook", "Ends a pause, also that after a failure"))],
-        ),
+        ("/v1/webhooks/{webhook}/resume", vec![(Post, act("resumeWebhook", RESUMES))]),
         ("/v1/webhooks/{webhook}/rotate", vec![(Post, rotate())]),
         ("/v1/webhooks/{webhook}/test", vec![(Post, test())]),
     ]
