@@ -63,6 +63,8 @@ export class Inbox extends EventTarget {
   #isStale = false;
   #wasUp = true;
   #wake;
+  /** The ends of the snoozes that were told, of entries that may not be loaded. */
+  #ends = [];
   #isClosed = false;
   #isLoaded = false;
   view = "inbox";
@@ -350,6 +352,8 @@ export class Inbox extends EventTarget {
 
   #marked(told) {
     this.#revision = told.revision;
+    const ends = told.whole ? Object.values(told.marks.snoozed).flatMap(Object.values) : [told.snooze_until];
+    this.#ends.push(...ends.map((end) => Date.parse(end ?? "")));
     if (told.whole) {
       this.#changes.takeWhole(told);
       for (const entry of this.#entries.values()) {
@@ -377,12 +381,14 @@ export class Inbox extends EventTarget {
     }
   }
 
-  /** Looks again when the next snooze of a loaded entry is over. */
+  /** Looks again when the next snooze is over. */
   #wakeUp() {
     this.#io.clearTimeout(this.#wake);
     const now = this.#io.now();
     const all = [...this.#entries.values()].map(({ shown }) => shown.marks);
-    const ends = all.filter((of) => marks.isSnoozed(of, now)).map((of) => Date.parse(of.snoozed_until));
+    const loaded = all.map((of) => Date.parse(of.snoozed_until ?? ""));
+    this.#ends = this.#ends.filter((end) => end > now);
+    const ends = [...loaded.filter((end) => end > now), ...this.#ends];
     if (ends.length > 0 && !this.#isClosed) {
       const wait = Math.min(Math.min(...ends) - now + 1, 2 ** 31 - 1);
       this.#wake = this.#io.setTimeout(() => {
