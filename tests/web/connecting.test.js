@@ -593,19 +593,70 @@ test("a token that does not come is asked for again, and no transport is left fo
   assert.equal(clock.timersOf(page), 0);
 });
 
-test("a broker says when to come back, by a code, and by the first message of a stream", async () => {
-  for (const transport of ["websocket", "sse"]) {
-    const { clock, broker, leftoff, page } = world({ transports: [transport] });
-    follow(leftoff, "orders");
-    await clock.advance(11_000);
-    broker.requests.length = 0;
-    broker.open("websocket").forEach((it) => it.end(4111, "ended; retry_ms=2000"));
-    broker.open("stream").forEach((it) => it.end());
-    await clock.advance(900);
-    page.tell("visibilitychange");
-    assert.deepEqual(broker.requests, []);
-    await clock.advance(3_000);
-    assert.equal(leftoff.connection.state, "connected");
-    leftoff.close();
+test("a broker says with its code when to come back", async () => {
+  const { clock, broker, leftoff, page } = world({ transports: ["websocket"] });
+  follow(leftoff, "orders");
+  await clock.advance(11_000);
+  broker.open()[0].end(4111, "an administrator ended the connection; retry_ms=2000");
+  await clock.advance(900);
+  page.tell("visibilitychange");
+  assert.equal(broker.requests.length, 1);
+  await clock.advance(3_000);
+  assert.equal(leftoff.connection.state, "connected");
+  leftoff.close();
+});
+
+test("a token of a short life is renewed before its end, too", async () => {
+  const { clock, broker, leftoff, states } = world({
+    token: async () => (broker.token = jwt(Math.floor(clock.now / 1_000) + 15)),
+  });
+  follow(leftoff, "orders");
+  for (let turn = 0; turn < 10; turn++) {
+    const { token } = broker;
+    await clock.advance(13_500);
+    assert.notEqual(broker.token, token);
   }
+  assert.deepEqual(states, ["connecting", "connected"]);
+  assert.equal(broker.open().length, 1);
+  leftoff.close();
+});
+
+test("a place that is a word is the same one for both lines when a line follows another one", async () => {
+  const { clock, broker, leftoff } = world({ faults: { refusesUpgrade: true } });
+  follow(leftoff, "others");
+  await clock.advance(59_000);
+  broker.faults.refusesUpgrade = false;
+  while (!broker.open("websocket")[0]) {
+    await clock.advance(1);
+  }
+  for (let data = 0; data < 200; data++) {
+    if (data === 50) {
+      var { events } = follow(leftoff, "orders");
+    }
+    broker.publish("orders", { data });
+    await clock.advance(1);
+  }
+  await clock.advance(5_000);
+  const [first] = events();
+  assert.ok(first >= 50);
+  assert.deepEqual(
+    events(),
+    Array.from({ length: 200 - first }, (_, at) => first + at),
+  );
+  leftoff.close();
+});
+
+test("a stream that breaks off is opened again when the broker has said", async () => {
+  const { clock, broker, leftoff, page } = world({ transports: ["sse"] });
+  const { events } = follow(leftoff, "orders");
+  await clock.advance(11_000);
+  broker.open()[0].end();
+  await clock.advance(900);
+  page.tell("visibilitychange");
+  assert.deepEqual(broker.requests, ["POST /v1/follow"]);
+  broker.publish("orders", { data: 1 });
+  await clock.advance(3_000);
+  assert.equal(leftoff.connection.state, "connected");
+  assert.deepEqual(events(), [1]);
+  leftoff.close();
 });

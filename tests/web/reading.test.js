@@ -330,3 +330,52 @@ test("a refusal for a while is asked again", async () => {
   assert.deepEqual(events(), [1]);
   leftoff.close();
 });
+
+test("an ephemeral event has no place in the state of a topic", async () => {
+  const { clock, broker, leftoff } = world();
+  broker.publish("prices", { key: "a", data: 1 });
+  const prices = leftoff.state("prices");
+  await clock.advance(10);
+  broker.accept({ topic: "prices", event: { key: "b", data: 2 }, ephemeral: true });
+  await clock.advance(10);
+  assert.deepEqual([...prices.map.keys()], ["a"]);
+  leftoff.close();
+});
+
+test("a state that is loading ends with the client", async () => {
+  const { clock, broker, leftoff, page } = world({ faults: { isAway: true } });
+  leftoff.state("prices");
+  await clock.advance(5_000);
+  leftoff.close();
+  const { length } = broker.requests;
+  assert.equal(clock.timersOf(page), 0);
+  await clock.advance(60_000);
+  assert.equal(broker.requests.length, length);
+});
+
+test("the cursor that is kept does not go back", async () => {
+  const kept = [];
+  const storage = { get() {}, set: (_, cursor) => void kept.push(cursor) };
+  const { clock, broker, leftoff } = world({ storage });
+  follow(leftoff, "orders");
+  await clock.advance(10);
+  broker.publish("orders", { data: 1 }, { data: 2 });
+  await clock.advance(10);
+  const [connection] = broker.open();
+  const [subscription] = connection.readers.keys();
+  connection.tell({ type: "caught_up", cursor: "1-9f3c2a1b", subscription }); // It was late.
+  await clock.advance(10);
+  assert.equal(kept.at(-1), "2-9f3c2a1b");
+  leftoff.close();
+});
+
+test("an end that no handler is there for is reported", async () => {
+  const { clock, leftoff, page } = world();
+  leftoff.subscribe("forbidden", {}, { event() {} });
+  await clock.advance(10);
+  assert.deepEqual(
+    page.errors.map(({ status }) => status),
+    [403],
+  );
+  leftoff.close();
+});

@@ -15,8 +15,6 @@ const GOOD_MS = 10_000;
 const PROBE_MS = 60_000;
 /** The time for which two lines bring messages, when one follows the other. */
 const OVERLAP_MS = 1_000;
-/** The pause of a broker that has no room. */
-const NO_ROOM_MS = 2_000;
 /** A transport that failed so often, one time after the other, is left. */
 const STRIKES = 3;
 /** Subscriptions that change within this time change the stream once. */
@@ -161,7 +159,8 @@ export function connection(io, http, names, on) {
       opened.version = version;
       return transports[names[at]](io, http, () => [...asks.values()], told);
     });
-    return Object.assign(opened, { level: at });
+    opened.level = at;
+    return opened;
   };
 
   const up = (it) => {
@@ -183,9 +182,9 @@ export function connection(io, http, names, on) {
       hasRenewed = false;
       good = it.level;
     });
-    probeLater();
+    (level && timers.probe) || probeLater();
     // A line with another token is there before the permission of this one is over.
-    const life = Math.max((http.claims.exp * 1000 - io.now()) * 0.8, PROBE_MS);
+    const life = Math.max((http.claims.exp * 1000 - io.now()) * 0.8, GOOD_MS);
     const renew = () => {
       after("token", OPEN_MS * (1 + 2 * io.random()), renew); // Until a line has another token.
       beside || probe(level);
@@ -195,12 +194,12 @@ export function connection(io, http, names, on) {
     tell(names[level] === "poll" ? "polling" : "connected");
   };
 
-  const probeLater = () => after("probe", level ? PROBE_MS : undefined, () => probe(0));
+  const probeLater = () =>
+    after("probe", level ? PROBE_MS : undefined, () => probeLater(probe(0)));
 
   /** Opens a line of this level beside the present one; failing that, of the next levels. */
   const probe = (at) => {
     leaveBeside();
-    probeLater();
     beside = line?.isUp ? open(at) : undefined;
   };
 
@@ -227,7 +226,7 @@ export function connection(io, http, names, on) {
     if (it === beside) {
       leaveBeside();
       // Without a successor, a line that cannot be told of subscriptions does not carry all.
-      const isWhole = Boolean(line.transport.subscribe) || line.version === version;
+      const isWhole = line.version === version || !!line.transport.subscribe;
       if (it.level + isWhole < level) {
         return probe(it.level + 1);
       }
@@ -253,8 +252,8 @@ export function connection(io, http, names, on) {
     } else if ((status === 400 && dropWrong(problem)) || strike(it, status, code)) {
       return connect();
     }
-    const hintMs = retryAfterMs ?? (code === 1013 ? NO_ROOM_MS : 0);
-    const leastMs = problem?.retryAfterMs ?? hintMs * (0.5 + io.random());
+    // Without a word, a broker that has no room wants two seconds.
+    const leastMs = +(problem?.retryAfterMs ?? retryAfterMs ?? 2_000 * (code === 1013));
     const pause = pauses.next(leastMs);
     notBefore = io.now() + leastMs;
     after("pause", pause, connect);
@@ -264,8 +263,8 @@ export function connection(io, http, names, on) {
   /** Ends the subscriptions that may be wrong, since none of them has begun. */
   const dropWrong = ({ details: error }) => {
     const wrong = [...asks.values()].filter(({ from }) => !isCursor(from));
-    wrong.forEach(({ subscription }) => take(line, { type: "ended", subscription, error }));
-    return wrong[0];
+    const end = ({ subscription }) => take(line, { type: "ended", subscription, error });
+    return wrong.map(end).length;
   };
 
   /** Counts a failure of a transport. Returns whether the next one is to be tried at once. */
@@ -292,6 +291,9 @@ export function connection(io, http, names, on) {
 
   const self = {
     subscribe(ask) {
+      self.forget(ask.subscription.split(".")[0] + "."); // What was asked for it before.
+      // Two lines would begin "latest" at two places.
+      beside?.isUp ? lead(beside) : leaveBeside();
       asks.set(ask.subscription, { ...ask });
       tellLines("subscribe", ask);
     },
@@ -301,9 +303,9 @@ export function connection(io, http, names, on) {
       tellLines("unsubscribe", subscription);
     },
 
-    /** Ends the subscriptions of a tab. */
-    forget(tab) {
-      asks.forEach((ask, name) => name.startsWith(tab) && self.unsubscribe(name));
+    /** Ends the subscriptions whose names begin so, such as those of a tab. */
+    forget(start) {
+      asks.forEach((ask, name) => name.startsWith(start) && self.unsubscribe(name));
     },
 
     async publish(message) {
@@ -323,7 +325,7 @@ export function connection(io, http, names, on) {
       return http.send("POST", `v1/topics/${encodeURIComponent(topic)}/events?${query}`, data);
     },
 
-    /** Looks at the line, or comes back, unless the broker forbids it and nobody forces it. */
+    /** Looks at the line, or comes back unless the broker forbids it. */
     wake(isForced, isOtherNetwork) {
       if (line) {
         line.check(isOtherNetwork);

@@ -12,9 +12,9 @@ export interface ConnectOptions {
   url?: string | URL;
   /**
    * Returns a token or a key for `Authorization: Bearer`. It is asked for before each connect, once
-   * after a 401, and when a fifth of a token's life is left, but at most once a minute. If that last
-   * one fails, it is asked again every 10 to 30 seconds, and the connection stays for as long as the
-   * broker lets it. Without it the browser's cookie counts.
+   * after a 401, and when a fifth of a token's life is left. If that last one fails, it is asked again
+   * every 10 to 30 seconds, and the connection stays for as long as the broker lets it. A token that
+   * lives for less than 13 s is not renewed before its end. Without it the browser's cookie counts.
    */
   token?: () => string | undefined | Promise<string | undefined>;
   /** The transports, the best one first. Default: all of them, in the order of the type. */
@@ -50,7 +50,10 @@ export interface OutboxOptions {
   max?: number;
   /** The most characters of JSON that wait. Default: 1 MiB. */
   maxBytes?: number;
-  /** Whether what waits is kept in `localStorage`, and goes out after a reload. Default: false. */
+  /**
+   * Whether what waits is kept in `localStorage`, and goes out after a reload, with the credential of
+   * the page that sends it. Default: false.
+   */
   keep?: boolean;
   /** Told the refusals of what was published before a reload. Default: they are reported. */
   refused?: (problem: Problem, message: object) => void;
@@ -137,8 +140,8 @@ export interface ConnectionState {
 
 export interface SubscribeOptions {
   /**
-   * Where to begin: `earliest`, `latest` (the default), `last:100`, `time:2026-01-31T00:00:00Z`, or a
-   * cursor. A kept cursor goes before it.
+   * Where to begin: `earliest`, `latest` (the default), `last:100` (of one topic),
+   * `time:2026-01-31T00:00:00Z`, or a cursor. A kept cursor goes before it.
    */
   from?: string;
   /** Picks events. An event must have one of each list, and all of the headers. */
@@ -158,7 +161,7 @@ export interface SubscribeOptions {
   /** The `revision` of the newest `marked` that the page has. */
   marksAfter?: string;
   /** Who is present in the topics, for as long as the subscription lasts; with polls, nobody is. */
-  member?: { id?: string; info?: unknown };
+  member?: { id?: string; info?: object };
   /** Refuse the subscription if a part of it is not permitted. */
   strict?: boolean;
   /** The name of the kept cursor. Default: made of topics, filter and consumer. */
@@ -182,7 +185,10 @@ export interface Handlers<Data = unknown> {
   counts?(counts: Message<Data>): unknown;
   /** These topics were named and may not be read; the others are followed. Told after each reconnect. */
   denied?(message: Message<Data>): unknown;
-  /** The broker has ended the subscription for good. A refusal for a while is asked again. */
+  /**
+   * The broker has ended the subscription for good. A refusal for a while is asked again. Without this
+   * handler, the problem is reported.
+   */
   ended?(problem: Problem, message: Message<Data>): unknown;
 }
 

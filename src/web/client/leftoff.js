@@ -4,7 +4,7 @@ import { connection, stateOf } from "./connection.js";
 import { outbox } from "./outbox.js";
 import { keyed, subscription } from "./subscription.js";
 import { tabs } from "./tabs.js";
-import { backoff, Problem, requests } from "./transports.js";
+import { backoff, Problem, requests, transports } from "./transports.js";
 
 export { backoff, Problem };
 
@@ -65,7 +65,7 @@ export function connect(options = {}) {
   const io = environment(options.io);
   const {
     token,
-    transports = ["websocket", "sse", "poll"],
+    transports: names = Object.keys(transports),
     shared = Boolean(io.document),
   } = options;
   // The broker serves this file as `web/leftoff.js`.
@@ -99,7 +99,7 @@ export function connect(options = {}) {
       return opened;
     },
 
-    state: (...asked) => keyed(self, ...asked),
+    state: (...asked) => keyed(self, page.signal, ...asked),
     publish: (...asked) => out.publish(...asked),
     request: http.send,
     retryNow: () => page.signal.aborted || link.wake(true),
@@ -125,7 +125,7 @@ export function connect(options = {}) {
       out?.send();
     },
   };
-  const open = (told) => connection(io, http, transports, told);
+  const open = (told) => connection(io, http, names, told);
   const isShared = shared && io.locks && io.BroadcastChannel;
   const link = isShared ? tabs(io, http, shared, open, on) : open(on);
   out = outbox(self, base, options.outbox, link);

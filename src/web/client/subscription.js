@@ -51,7 +51,7 @@ export function subscription(own, topics, { name, storage, filter, ...options },
     ...(isOne ? { topic: topics } : { topics: [topics].flat() }),
     filter: filter && spelled(filter),
   };
-  /** Its name on the wire, another one each time: what comes under an earlier one is dropped. */
+  /** Its name on the wire. The number after the dot is another one each time. */
   let id;
   let asked = 0;
   let waiting = [];
@@ -88,6 +88,7 @@ export function subscription(own, topics, { name, storage, filter, ...options },
     const { type, event, gap, error } = message;
     const value = type === "ended" ? new Problem(error) : (event ?? gap ?? message);
     const name = type === "ephemeral" && !handlers.ephemeral ? "event" : type;
+    type === "ended" && !handlers.ended && io.report(value);
     return handlers[name === "caught_up" ? "caughtUp" : name]?.(value, message);
   };
 
@@ -106,7 +107,8 @@ export function subscription(own, topics, { name, storage, filter, ...options },
         io.report(error);
       }
       waitingSize -= size;
-      if (cursor !== self.cursor && !self.isClosed && !(type === "subscribed" && self.cursor)) {
+      const isNew = type === "gap" || !isOld(cursor, self.cursor);
+      if (isNew && !self.isClosed && !(type === "subscribed" && self.cursor)) {
         self.cursor = cursor;
         keep();
       }
@@ -125,7 +127,6 @@ export function subscription(own, topics, { name, storage, filter, ...options },
 
     ask() {
       if (isReady && !self.isClosed && !isPaused) {
-        leave();
         id = `${own.name}.${++asked}`;
         link.subscribe({ ...ask, subscription: id });
       }
@@ -152,17 +153,15 @@ export function subscription(own, topics, { name, storage, filter, ...options },
     },
 
     close() {
-      if (!self.isClosed) {
-        self.isClosed = true;
-        io.clearTimeout(timer);
-        leave();
-        waiting = [];
-        hand?.();
-        own.onClose();
-      }
+      self.isClosed = true;
+      io.clearTimeout(timer);
+      leave();
+      waiting = [];
+      hand?.();
+      own.onClose();
     },
 
-    /** Iterates over all messages. One is handled when the next one is asked for. */
+    /** Iterates over all messages. */
     async *[Symbol.asyncIterator]() {
       let offer;
       let deliver;
@@ -189,23 +188,26 @@ export function subscription(own, topics, { name, storage, filter, ...options },
     },
   };
 
-  (async () => kept.get(own.key))()
-    .catch((error) => void io.report(error))
-    .then((cursor) => {
-      self.cursor = cursor ?? undefined;
-      ask.from = cursor ?? ask.from;
-      isReady = true;
-      self.ask();
-    });
+  (async () => {
+    try {
+      self.cursor = (await kept.get(own.key)) ?? undefined;
+    } catch (error) {
+      io.report(error);
+    }
+    ask.from = self.cursor ?? ask.from;
+    isReady = true;
+    self.ask();
+  })();
   return self;
 }
 
 /** Keeps a map of the latest event of each key of a topic. */
-export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
+export function keyed(client, signal, topic, { keyPrefix = "" } = {}, handlers = {}) {
   const { io } = client;
   let settle;
   let following;
   let isClosed;
+  let timer;
 
   const pages = async () => {
     const map = new Map();
@@ -236,6 +238,7 @@ export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
             return handlers.changed?.(key, isDeletion ? undefined : event);
           }
         },
+        ephemeral() {},
         gap: loadAll,
         ended: stop,
       },
@@ -256,7 +259,9 @@ export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
         if (!problem.isTemporary) {
           return stop(problem);
         }
-        await new Promise((done) => io.setTimeout(done, pauses.next(problem.retryAfterMs)));
+        await new Promise((done) => {
+          timer = io.setTimeout(done, pauses.next(problem.retryAfterMs));
+        });
       }
     }
   };
@@ -272,10 +277,13 @@ export function keyed(client, topic, { keyPrefix = "" } = {}, handlers = {}) {
     ready: new Promise((resolve, reject) => (settle = { resolve, reject })),
     close() {
       isClosed = true;
+      signal.removeEventListener("abort", self.close);
+      io.clearTimeout(timer);
       following?.close();
     },
   };
   self.ready.catch(() => {});
+  signal.addEventListener("abort", self.close);
   loadAll();
   return self;
 }

@@ -4,9 +4,9 @@
 import { stateOf } from "./connection.js";
 import { calls, LOST } from "./transports.js";
 
-/** The time between two questions to the leader; longer while nobody looks. */
+/** The time between two questions to the leader. */
 const ASK_MS = 400;
-const HIDDEN_ASK_MS = 5_000;
+const JOIN_AGAIN_MS = 5_000;
 /** A leader that leaves so many questions unanswered is frozen, and loses its place. */
 const MOST_UNANSWERED = 3;
 
@@ -35,9 +35,12 @@ export function tabs(io, http, group, open, on) {
     // Another name each time: a frozen tab may wait for the lock of the former one.
     id = io.newId();
     const problem = await http.renew().catch((problem) => problem);
-    if (!signal.aborted && problem) {
-      timer = io.setTimeout(join, HIDDEN_ASK_MS);
-    } else if (!signal.aborted) {
+    if (signal.aborted) {
+      return;
+    }
+    if (problem) {
+      timer = io.setTimeout(join, JOIN_AGAIN_MS);
+    } else {
       const { iss, sub } = http.claims;
       name = JSON.stringify(["leftoff", http.base, group, iss, sub]);
       // The lock of a tab tells the leader that the tab is there: first of all it is held.
@@ -107,10 +110,7 @@ export function tabs(io, http, group, open, on) {
   const ask = () => {
     io.clearTimeout(timer);
     if (!connection && name) {
-      timer = io.setTimeout(
-        ask,
-        io.document?.visibilityState === "hidden" ? HIDDEN_ASK_MS : ASK_MS,
-      );
+      timer = io.setTimeout(ask, ASK_MS);
       if (unanswered++ < MOST_UNANSWERED) {
         return post("", {});
       }

@@ -121,8 +121,7 @@ export function requests(io, base, askToken) {
       let answer;
       let result;
       try {
-        const url = new URL(path.replace(/^\//, ""), base).href;
-        answer = await io.fetch(url, {
+        answer = await io.fetch(base + path.replace(/^\//, ""), {
           method,
           headers,
           body: JSON.stringify(body),
@@ -134,8 +133,8 @@ export function requests(io, base, askToken) {
       } finally {
         io.clearTimeout(timer);
       }
-      const { ok, status } = answer;
-      if (ok) {
+      const { status } = answer;
+      if (answer.ok) {
         return result;
       }
       if (status === 401 && askToken && !isAgain) {
@@ -168,14 +167,16 @@ function websocket(io, http, asks, on) {
     }
     socket = new io.WebSocket(url.href, "leftoff.v1.json");
     socket.onopen = () => send({ type: "ping" });
-    socket.onclose = ({ code, reason }) => {
-      const [, retryAfterMs] = /retry_ms=(\d+)/.exec(reason) ?? [];
-      on.down({ why: reason || `closed with ${code}`, code, retryAfterMs });
-    };
+    socket.onclose = ({ code, reason }) =>
+      on.down({
+        why: reason || `closed with ${code}`,
+        code,
+        retryAfterMs: /retry_ms=(\d+)/.exec(reason)?.[1],
+      });
     socket.onmessage = ({ data }) => {
-      const message = JSON.parse(data);
+      const message = { ...JSON.parse(data), size: data.length };
       waiting.settle(message.ref, message);
-      on.message(Object.assign(message, { size: data.length }));
+      on.message(message);
     };
   };
   open().catch((problem) => on.down({ problem }));
@@ -201,7 +202,6 @@ function sse(io, http, asks, on) {
   }
   const abort = new AbortController();
 
-  /** When to come back if the stream breaks off. */
   let retryAfterMs;
   const take = (message) => {
     const { type: why, retry_ms } = message;
@@ -226,7 +226,7 @@ function sse(io, http, asks, on) {
       const blocks = (rest + value).split("\n\n");
       rest = blocks.pop();
       for (const block of blocks) {
-        // A message in lines of data, and comments.
+        // Data, and comments.
         const text = block.replace(/^(data:|:.*)/gm, "").trim();
         text && take({ ...JSON.parse(text), size: text.length });
       }
@@ -240,7 +240,7 @@ function sse(io, http, asks, on) {
 function poll(io, http, asks, on) {
   let waitS = 0;
   let longestS = LONGEST_POLL_S;
-  let abort = new AbortController();
+  let abort;
   let timer;
   let isClosed;
 
