@@ -75,6 +75,7 @@ export function edge(page, { clock, random, faults, counts }) {
       await clock.wait(late());
       const answer = await fetch(url, options);
       await clock.wait(late());
+      await page.thawed(); // A page that is frozen or gone hears of nothing.
       await stalled(faults, options.signal);
       if (answer.ok && /publish|events/.test(pathname) && random() < faults.losesAnswers) {
         throw new TypeError("the answer was lost");

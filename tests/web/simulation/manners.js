@@ -3,7 +3,12 @@
 
 /** A line that lasted so long is good; at the latest, where lines follow each other. */
 const GOOD_MS = 10_000;
-const SURELY_GOOD_MS = 45_000;
+const SURELY_GOOD_MS = 60_000;
+/** Without a failure for so long after a pause, counting begins anew. */
+const WELL_MS = 59_000;
+/** What a stream that breaks off is said to have ended with; it may have said when to come back. */
+const STREAM_ENDS = ["cut", "cut off"];
+const STREAM_RETRY_MS = 2_000;
 /** The longest pause by chance, and the first one. */
 const LONGEST_PAUSE_MS = 30_000;
 const FIRST_PAUSE_MS = 500;
@@ -23,6 +28,7 @@ const WINDOW_MS = 10_000;
 export class Manners {
   #notBeforeMs = 0;
   #fails = 0;
+  #untilMs = 0; // The end of the last pause.
   #goodSinceMs;
   #isUnsure = false; // Whether the page may have missed that its line is good.
   #denials = 0;
@@ -97,10 +103,12 @@ export class Manners {
       const least = hints.get(reason) ?? 0;
       const most = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (attempt - 1));
       this.#notBeforeMs = clock.passed + least;
-      if (pauseMs < least - 1 || pauseMs > most + least * LONGER * 2 + 1) {
+      const more = STREAM_ENDS.includes(reason) ? STREAM_RETRY_MS : 2 * least;
+      if (pauseMs < least - 1 || pauseMs > most + more * LONGER + 1) {
         this.complain(`${state} for ${pauseMs} ms after "${reason}", attempt ${attempt}`);
       }
       this.#countFail(attempt);
+      this.#untilMs = clock.passed + pauseMs;
     }
     // A page that sleeps says how many tries there were, and nothing of the health before.
     this.#isUnsure ||= transport === null && nextTryAt === null && this.#goodSinceMs !== undefined;
@@ -112,7 +120,8 @@ export class Manners {
   #countFail(attempt) {
     const goodMs = this.#goodMs();
     const isReset = goodMs > SURELY_GOOD_MS;
-    const isCounted = this.#goodSinceMs === undefined || goodMs < GOOD_MS - 100;
+    const isOld = this.world.clock.passed - this.#untilMs > WELL_MS;
+    const isCounted = !isOld && (this.#goodSinceMs === undefined || goodMs < GOOD_MS - 100);
     const isWrong = (isReset && attempt !== 1) || (isCounted && attempt !== this.#fails + 1);
     if (isWrong && !this.#isUnsure) {
       this.complain(`attempt ${attempt} after ${this.#fails}, and ${goodMs} ms of health`);

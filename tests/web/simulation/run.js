@@ -62,12 +62,7 @@ function makeWorld(seed, say, connect) {
     asked,
     counts: seen(),
     /** The least pauses that the broker has asked for, by the reason that a client tells. */
-    hints: new Map([
-      ["stopping", STOPPING_MS],
-      // A stream says when to come back as it begins: in two seconds, from half of it on.
-      ["cut off", 1_000],
-      ["cut", 1_000],
-    ]),
+    hints: new Map([["stopping", STOPPING_MS]]),
     followed: 0,
     refuses: 0, // The chance that a subscription is refused for a while.
     isShared: random() < 0.6,
