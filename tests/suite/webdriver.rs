@@ -97,14 +97,49 @@ impl Browser {
         Tab(self.driver.command("GET", &format!("{}/window", self.session), json!({})).await)
     }
 
-    /// Opens another tab. The commands still go to the tab that they went to.
+    /// Opens another tab. The commands still go to the tab that they went to. A tab is hidden while
+    /// the commands go to another one of its window.
     pub(crate) async fn new_tab(&self) -> Tab {
-        Tab(self.command("POST", "/window/new", json!({"type": "tab"})).await["handle"].take())
+        self.open("tab").await
+    }
+
+    /// Does the same as [`Self::new_tab`], in a window of its own.
+    pub(crate) async fn new_window(&self) -> Tab {
+        self.open("window").await
+    }
+
+    async fn open(&self, kind: &str) -> Tab {
+        Tab(self.command("POST", "/window/new", json!({"type": kind})).await["handle"].take())
     }
 
     /// Sends the commands that follow to `tab`.
     pub(crate) async fn switch_to(&self, tab: &Tab) {
         self.command("POST", "/window", json!({"handle": tab.0})).await;
+    }
+
+    /// Closes the tab that the commands go to. Another one has to be chosen for those that follow.
+    pub(crate) async fn close_tab(&self) {
+        self.command("DELETE", "/window", json!({})).await;
+    }
+
+    /// Goes to the page before the present one.
+    pub(crate) async fn go_back(&self) {
+        self.command("POST", "/back", json!({})).await;
+    }
+
+    /// Takes the network away from the page, as far as the browser has it in its hands: pages are
+    /// told, and requests fail. WebSockets that are open stay open.
+    pub(crate) async fn take_network(&self, is_away: bool) {
+        let conditions = json!({
+            "offline": is_away, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1,
+        });
+        self.ask_devtools("Network.emulateNetworkConditions", conditions).await;
+    }
+
+    /// Freezes the page, as browsers do with tabs that nobody looks at, or thaws it.
+    pub(crate) async fn freeze(&self, is_frozen: bool) {
+        let state = if is_frozen { "frozen" } else { "active" };
+        self.ask_devtools("Page.setWebLifecycleState", json!({"state": state})).await;
     }
 
     /// Presses a key in the page: a character, or a key by its code in WebDriver.
@@ -119,16 +154,13 @@ impl Browser {
     pub(crate) async fn resize(&self, width: u32, height: u32) {
         let size =
             json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
-        let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": size});
-        self.command("POST", "/goog/cdp/execute", command).await;
+        self.ask_devtools("Emulation.setDeviceMetricsOverride", size).await;
     }
 
     /// Has pages be light or dark, as people prefer.
     pub(crate) async fn prefer_scheme(&self, scheme: &str) {
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
-        let command =
-            json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}});
-        self.command("POST", "/goog/cdp/execute", command).await;
+        self.ask_devtools("Emulation.setEmulatedMedia", json!({"features": features})).await;
     }
 
     /// Stores what is seen of the page as a PNG.
@@ -136,6 +168,12 @@ impl Browser {
         let picture = self.command("GET", "/screenshot", json!({})).await;
         let picture = STANDARD.decode(picture.as_str().unwrap()).unwrap();
         std::fs::write(path, picture).unwrap();
+    }
+
+    /// Sends a command of the protocol of Chromium's developer tools.
+    async fn ask_devtools(&self, command: &str, parameters: Value) {
+        let asked = json!({"cmd": command, "params": parameters});
+        self.command("POST", "/goog/cdp/execute", asked).await;
     }
 
     async fn command(&self, method: &str, path: &str, body: Value) -> Value {

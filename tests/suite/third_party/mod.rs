@@ -8,6 +8,9 @@
 //! clients prints that it is skipped, and why. With `REQUIRE_CLIENTS` set, as in `.ci/run`, such a
 //! test fails.
 //!
+//! The project's own client for browsers is here, too, in pages of a real browser behind nginx. The
+//! program of these pages is `tests/web/page.js`.
+//!
 //! The proxies have the configurations of `data/proxy`, except for addresses and the certificate. A
 //! test without its proxy is skipped, too, or fails with `REQUIRE_PROXIES` set.
 
@@ -18,6 +21,9 @@ mod cuts;
 mod event_streams;
 mod grpc;
 mod own_client;
+mod page;
+mod page_faults;
+mod page_tabs;
 mod proxies;
 mod proxy;
 mod schema;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -133,10 +134,27 @@ impl Proxy {
         self.directory.path().join("certificate.pem").to_str().unwrap().to_owned()
     }
 
+    /// Stops the proxy in the middle of its work, as if its cable had been pulled: connections stay
+    /// open, and carry nothing. The value that is returned lets it go on when it is dropped.
+    pub(super) fn pause(&self) -> Paused {
+        let id = Pid::from_child(&self.child);
+        kill_process(id, Signal::STOP).unwrap();
+        Paused(id)
+    }
+
     /// Returns nginx's answers so far, one in each line: its status, the status of the broker's
     /// answer, the request, and the client.
     pub(super) fn answers(&self) -> String {
         fs::read_to_string(self.directory.path().join("answers")).unwrap()
+    }
+}
+
+/// A proxy that does nothing for as long as this value lives.
+pub(super) struct Paused(Pid);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let _it_may_have_ended = kill_process(self.0, Signal::CONT);
     }
 }
 
