@@ -375,7 +375,7 @@ async fn what_is_wrong_is_mended_in_the_console() {
     shown.open("", ".wrong .warning").await;
     shown.until(".wrong li", "1 dead letter waits for somebody in orders.dead.").await;
     shown.until(".wrong li", "The oldest has waited for").await;
-    shown.click(".wrong a", "orders.dead").await;
+    shown.click(".wrong a", "Look at them").await;
     shown.until(".events summary", "no such address").await;
     shown.click(".events summary", "1").await;
     shown.until(".body button", "Drop").await;

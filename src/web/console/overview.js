@@ -47,7 +47,7 @@ function times({ kind, since, last }, now) {
 
 function placeOf({ kind, topic }) {
   const [href, text] = topic
-    ? [`#/topic/${encodeURIComponent(topic)}/consumers`, topic]
+    ? [`#/topic/${encodeURIComponent(topic)}/consumers`, "Look at them"]
     : (PLACES[kind] ?? []);
   return href && [" ", h("a", { href }, text)];
 }
