@@ -101,7 +101,7 @@ impl Site {
         Self { address, directory, process, acknowledged, enough, publishing }
     }
 
-    /// Starts nginx in front of the broker, or of what stands before the broker at `address`.
+    /// Starts nginx in front of the broker, with [`EMPTY_PAGE`] and more edits of its settings.
     pub(super) async fn nginx(&self, changes: &[(&str, &str)]) -> Option<Proxy> {
         Proxy::nginx_with(self.address, &[&[EMPTY_PAGE], changes].concat()).await
     }
@@ -134,7 +134,7 @@ impl Site {
         }
     }
 
-    /// Notes what a page published that is there no more.
+    /// Notes what was published by a page that will be gone at the end.
     pub(super) fn were_published(&self, receipts: &[(u64, String)]) {
         for (sequence, data) in receipts {
             self.acknowledged.add(*sequence, data, None);

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::page::{EMPTY_PAGE, Page, Site, until};
 use super::proxy::Proxy;
-use crate::common::seed;
+use crate::common::{lasting_address, seed};
 use crate::webdriver::Browser;
 
 /// The times without a broker after each kill: clients try in vain during the first one.
@@ -287,7 +287,7 @@ async fn pages_whose_tokens_end_ask_for_others_and_go_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_of_another_origin_shows_what_was_acknowledged_if_its_origin_is_allowed() {
     let Some(browser) = Browser::start().await else { return };
-    let nobody = crate::common::lasting_address();
+    let nobody = lasting_address();
     let Some(others) = Proxy::nginx_with(nobody, &[EMPTY_PAGE]).await else { return };
     let allowed = format!("http://localhost:{}", others.address.port());
     let site = Site::with(&format!("access.allowed_origins = [{allowed:?}]\n"), None);
