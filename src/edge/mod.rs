@@ -75,7 +75,8 @@ mod config;
 pub(crate) mod consumers;
 pub(crate) mod counters;
 mod cut_topics;
-#[cfg(all(test, feature = "http"))]
+#[cfg(test)]
+#[cfg(feature = "http")]
 mod disk_turns;
 mod effort;
 mod error_form;
