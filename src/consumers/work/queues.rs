@@ -99,6 +99,7 @@ impl WorkQueue {
     /// # Cancel safety
     ///
     /// Dropped before it returns, the delays may or may not be over.
+    #[cfg_attr(not(feature = "webhooks"), allow(dead_code, reason = "webhooks call it"))]
     pub(crate) async fn hasten(&self) -> Result<()> {
         let (hold, consumer) = self.queues.hold(|| (self.describe)())?;
         let (reply, hastened) = oneshot::channel();
