@@ -34,7 +34,8 @@ pub(super) struct Serve {
     /// Address for gRPC and HTTP; port 0 picks a free one [default: 127.0.0.1:4280]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// A separate address for gRPC
+    /// A separate address for gRPC; `--listen` then serves HTTP alone, and client commands need
+    /// this one as `--server`
     #[arg(long, value_name = "ADDRESS")]
     grpc_listen: Option<String>,
     /// Whether callers must prove who they are: `open` or `required` [default: open]

@@ -113,6 +113,9 @@ impl From<Status> for ClientError {
 fn in_words(status: &Status) -> String {
     match std::error::Error::source(status) {
         Some(cause) => format!("the connection to the server broke: {}", root_cause(cause)),
+        None if status.code() == Code::Unimplemented => {
+            format!("{} (is gRPC at another address? see --grpc-listen)", status.message())
+        }
         None => status.message().to_owned(),
     }
 }

@@ -1,6 +1,8 @@
 //! The custom elements in a real browser, in a page whose policy allows no style or script within
 //! it: what they say, how they are used with the keyboard, and that all of them, in all tabs of the
 //! browser, share one connection.
+//!
+//! The file is long, because the tests share the page that they prepare, and what they ask of it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -416,6 +418,56 @@ async fn the_inbox_follows_its_attributes_and_its_place_in_the_page() {
                return item && [item.querySelector('.title').textContent, \
                                item.querySelector('button').textContent];";
     tabs.until(0, own, |it| *it == json!(["Number 1", "Gelesen"])).await;
+    tabs.assert_policy(0).await;
+    drop(tabs.browser);
+    server.stop().await;
+}
+
+/// Goal: all of the open list is inside of the window, wherever the bell stands in a page, also in
+/// small windows and when the window changes.
+#[tokio::test]
+async fn the_list_opens_inside_of_the_window_wherever_its_bell_stands() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start().await;
+    let tabs = Tabs::open(browser, server.address).await;
+    for number in 0..20 {
+        tabs.notify("users.7", &format!("Number {number}")).await;
+    }
+    tabs.run(0, "window.bell = put('leftoff-inbox', 'bell', { topic: 'users.7' })").await;
+    tabs.until(0, "return inbox('bell').titles.length", |it| it == 20).await;
+    // The sides of the list that are outside of the window; the first place is that of the text.
+    let opened = r#"
+        const outside = () => {
+            const list = by("bell", "[part=panel]").getBoundingClientRect();
+            const sides = { left: list.left, top: list.top,
+                            right: innerWidth - list.right, bottom: innerHeight - list.bottom };
+            return Object.keys(sides).filter((side) => sides[side] < 0);
+        };
+        const places = ["", "left: 0; top: 0", "right: 0; top: 0", "left: 40%; top: 45%",
+                        "left: 0; bottom: 0", "right: 0; bottom: 0"];
+        return places.map((place) => {
+            bell.style.cssText = place && `position: fixed; ${place}`;
+            bell.toggle();
+            const { isOpen, titles } = inbox("bell");
+            const seen = [isOpen, titles.length, outside()];
+            bell.toggle();
+            return seen;
+        });
+    "#;
+    for (width, height) in [(1280, 800), (360, 640), (320, 256)] {
+        tabs.browser.resize(width, height).await;
+        tabs.until(0, "return [innerWidth, innerHeight]", |it| *it == json!([width, height])).await;
+        let seen = tabs.run(0, opened).await;
+        assert_eq!(seen, json!(vec![json!([true, 20, []]); 6]), "{width} x {height}");
+    }
+    // The list that is open is moved when the window becomes smaller.
+    tabs.browser.resize(1280, 800).await;
+    tabs.run(0, "bell.style.cssText = 'position: fixed; right: 0; top: 45%'; bell.toggle();").await;
+    tabs.browser.resize(360, 640).await;
+    let seen = "const list = by('bell', '[part=panel]').getBoundingClientRect(); \
+                return innerWidth === 360 && list.left >= 0 && list.right <= 360 \
+                    && list.bottom <= 640;";
+    tabs.until(0, seen, |it| it == true).await;
     tabs.assert_policy(0).await;
     drop(tabs.browser);
     server.stop().await;

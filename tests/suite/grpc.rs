@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
-use crate::common::{Server, get, name, send_h2c, soon, to};
+use crate::common::{Server, get, name, run, send_h2c, soon, text, to};
 use crate::grpc_client::{SERVICES, path_of};
 
 fn event(payload: &str) -> NewEvent {
@@ -613,7 +613,13 @@ async fn grpc_can_have_an_address_of_its_own() {
     assert_ne!(over_http.status, 200, "HTTP is served on gRPC's own address");
     let mut misplaced = crate::common::grpc(server.address).await;
     let status = misplaced.publish(request("a", &["x"])).await.unwrap_err();
-    assert_ne!(status.code(), Code::Ok);
+    assert_eq!(status.code(), Code::Unimplemented);
+    // The commands, which are asked at the address of HTTP, say what to do.
+    let asked = run(&["topics", "--server", &format!("http://{}", server.address)]).await;
+    let said = text(&asked.stderr);
+    assert!(said.contains("(is gRPC at another address? see --grpc-listen)"), "{said}");
+    let asked = run(&["topics", "--server", &format!("http://{}", server.grpc_address)]).await;
+    assert_eq!(asked.status.code(), Some(0), "{}", text(&asked.stderr));
 }
 
 #[tokio::test]

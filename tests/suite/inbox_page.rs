@@ -161,7 +161,7 @@ async fn two_tabs_of_the_inbox_stay_in_step_through_two_kills() {
     tabs.notify("four").await;
     let (four, new) = (&["four", "two", "one"], &["four", "one"]);
     tabs.both_show("the new one", is("1", four, new)).await;
-    tabs.run(0, CLICK, json!(["one", "Snooze for an hour"])).await;
+    tabs.run(0, CLICK, json!(["one", "Snooze 1 h"])).await;
     tabs.both_show("that one was snoozed", is("1", &["four", "two"], &["four"])).await;
 
     process.crash();

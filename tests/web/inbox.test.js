@@ -112,7 +112,9 @@ test("all are marked up to the newest that is shown", async () => {
 
 test("counts that are older than the known ones are dropped", async () => {
   const { held, leftoff } = await opened(1);
-  leftoff.handlers.counts({ position: 5, revision: "@5-e", snoozed: 0, unseen: 3 });
+  const first = { position: 5, revision: "@5-e", snoozed: 0, unseen: 3 };
+  leftoff.handlers.counts({ type: "counts", subscription: "1.1", size: 99, ...first });
+  assert.deepEqual(held.counts, first, "the numbers alone");
   leftoff.handlers.counts({ position: 4, revision: "@5-e", snoozed: 0, unseen: 9 });
   leftoff.handlers.counts({ position: 6, revision: "@4-e", snoozed: 0, unseen: 9 });
   assert.equal(held.counts.unseen, 3);

@@ -38,6 +38,8 @@ export interface Counts {
   total: number;
   unfinished: number;
   lost: number;
+  /** Whether `lost` is a lower bound. */
+  lost_more_than: boolean;
   inbox: number;
   unseen: number;
   unread: number;
@@ -61,12 +63,39 @@ export interface InboxOptions {
   pageSize?: number;
 }
 
-/**
- * The inbox, as far as it was loaded. Events: "change" (show it anew), "arrived" (`detail` is a new
- * event), "refused" (`detail` is the {@link Problem}; what was shown before its time is taken back).
- */
+/** The events of an inbox by their types. */
+export interface InboxEvents {
+  /** Something is to be shown anew. */
+  change: Event;
+  /** There is a new entry: `detail` is its event. */
+  arrived: CustomEvent<StoredEvent>;
+  /** The broker refuses something: `detail` says why. What was shown before its time is taken back. */
+  refused: CustomEvent<Problem>;
+}
+
+/** The inbox, as far as it was loaded. */
 export class Inbox extends EventTarget {
   constructor(leftoff: Leftoff, options: InboxOptions);
+  addEventListener<Type extends keyof InboxEvents>(
+    type: Type,
+    listener: (event: InboxEvents[Type]) => unknown,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  removeEventListener<Type extends keyof InboxEvents>(
+    type: Type,
+    listener: (event: InboxEvents[Type]) => unknown,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
   /** Settles when the first entries are there. Rejects with a {@link Problem} if they are refused. */
   readonly ready: Promise<void>;
   readonly view: View;

@@ -132,7 +132,7 @@ export class Inbox extends EventTarget {
 
   #refused(problem) {
     if (!this.#isClosed) {
-      this.dispatchEvent(Object.assign(new Event("refused"), { detail: problem }));
+      this.dispatchEvent(new CustomEvent("refused", { detail: problem }));
     }
   }
 
@@ -281,7 +281,7 @@ export class Inbox extends EventTarget {
       ephemeral: () => {},
       gap: () => this.#loadSoon(), // What is shown stays, and is loaded again behind it.
       marked: (told) => this.#marked(told),
-      counts: (counts) => this.#counted(counts),
+      counts: ({ type, subscription, size, ...counts }) => this.#counted(counts),
       ended: (problem) => {
         this.#subscription = undefined;
         this.#isLoaded = false;
@@ -306,7 +306,7 @@ export class Inbox extends EventTarget {
       this.#loadSoon(false);
     }
     if (!isKnown && !told.seen && !told.archived) {
-      this.dispatchEvent(Object.assign(new Event("arrived"), { detail: event }));
+      this.dispatchEvent(new CustomEvent("arrived", { detail: event }));
     }
     this.#tell();
   }

@@ -86,7 +86,7 @@ export class Presence extends EventTarget {
   #refused(problem) {
     this.#meanwhile = undefined;
     this.#isLoaded = false;
-    this.dispatchEvent(Object.assign(new Event("refused"), { detail: problem }));
+    this.dispatchEvent(new CustomEvent("refused", { detail: problem }));
   }
 
   /** Ends the presence: the own member leaves. */

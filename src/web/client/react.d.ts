@@ -11,16 +11,20 @@ export interface Hooks {
    * Follows topics while the component is mounted. Null follows none. Without a handler `ended`, what
    * the broker refuses is reported as an error of the page.
    */
-  useSubscription(topics: string | string[] | null, options?: SubscribeOptions, handlers?: Handlers): void;
+  useSubscription<Data = unknown>(
+    topics: string | string[] | null,
+    options?: SubscribeOptions,
+    handlers?: Handlers<Data>,
+  ): void;
   /**
    * Returns the newest events of topics, the oldest first: at most `limit`, at least 1, 100 if it is
    * missing. With other topics or options the list begins anew.
    */
-  useEvents(
+  useEvents<Data = unknown>(
     topics: string | string[] | null,
     options?: SubscribeOptions & { limit?: number },
   ): {
-    events: StoredEvent[];
+    events: StoredEvent<Data>[];
     gaps: Gap[];
     isCaughtUp: boolean;
     /** Why the broker has ended it for good; null otherwise. */

@@ -9,6 +9,11 @@ const BELL =
 /** The largest number in the badge. */
 const MOST_TOLD = 99;
 
+/** The least distance of the list to the edges of the window, in pixels. */
+const EDGE = 8;
+/** The least room in pixels with which the list opens below the bell. With less, it may open above. */
+const LEAST_ROOM = 256;
+
 const HOUR_MS = 3_600_000;
 
 const VIEWS = ["inbox", "unread", "snoozed", "archived"];
@@ -31,7 +36,7 @@ const WORDS = {
   unreadAgain: "Mark as unread",
   archive: "Archive",
   unarchive: "To the inbox",
-  snooze: "Snooze for an hour",
+  snooze: "Snooze 1 h",
   wake: "Wake up",
 };
 
@@ -59,7 +64,8 @@ const CSS = `
   }
   .panel {
     position: absolute; z-index: 1; inset: calc(100% + 0.4rem) 0 auto auto;
-    box-sizing: border-box; width: min(26rem, 92vw); max-height: 70vh; overflow: auto; padding: 0.75rem;
+    box-sizing: border-box; width: min(26rem, 92vw); max-height: 70vh; overflow: auto;
+    scrollbar-width: thin; scrollbar-color: var(--quiet) transparent; padding: 0.75rem;
     border: 1px solid var(--line); border-radius: 0.6rem; background: var(--ground);
   }
   .tools, .views, .actions { display: flex; flex-wrap: wrap; gap: 0.4rem; }
@@ -176,10 +182,12 @@ export class InboxElement extends ClientElement {
     const pageSize = Number(this.getAttribute("page-size")) || undefined;
     const followed = (this.inbox = inbox(leftoff, { topic, consumer, pageSize }));
     const { arrived, refused } = this.words;
+    addEventListener("resize", this.#place);
     followed.addEventListener("change", () => this.#show());
     followed.addEventListener("arrived", ({ detail }) => this.#say(`${arrived} ${this.titleOf(detail)}`));
     followed.addEventListener("refused", ({ detail }) => this.#say(`${refused} ${detail.message}`));
     return () => {
+      removeEventListener("resize", this.#place);
       followed.close();
       this.inbox = undefined;
       this.#say("");
@@ -196,9 +204,28 @@ export class InboxElement extends ClientElement {
     this.#panel.hidden = !this.#panel.hidden;
     this.#bell.setAttribute("aria-expanded", String(!this.#panel.hidden));
     if (!this.#panel.hidden) {
+      this.#place();
       this.#markAll("seen");
     }
   }
+
+  /** Puts the open list inside of the window: the bell may stand in any corner of the page. */
+  #place = () => {
+    if (this.#panel.hidden) {
+      return;
+    }
+    const { style } = this.#panel;
+    const { top, bottom } = this.#bell.getBoundingClientRect();
+    const { clientWidth, clientHeight } = document.documentElement;
+    const below = clientHeight - bottom;
+    const isAbove = below < LEAST_ROOM && top > below;
+    const room = Math.max(isAbove ? top : below, LEAST_ROOM / 4); // The bell may be out of sight.
+    style.inset = isAbove ? "auto 0 calc(100% + 0.4rem) auto" : "";
+    style.maxHeight = `min(70vh, ${room - 2 * EDGE}px)`;
+    // It begins at the right edge of the bell, and is moved from there as far as it has to be.
+    const { left, right } = this.#panel.getBoundingClientRect();
+    style.right = `${-Math.max(EDGE - left, Math.min(0, clientWidth - EDGE - right))}px`;
+  };
 
   #mark(entry, change) {
     this.inbox?.mark(entry, change).catch(() => {}); // The inbox tells a refusal by "refused".
