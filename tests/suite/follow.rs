@@ -365,8 +365,8 @@ async fn a_stop_ends_streams_and_polls_with_the_time_to_come_back() {
     assert_eq!((&last["type"], last["retry_ms"].is_u64()), (&json!("stopping"), true), "{answer}");
 }
 
-/// Goal: a request that is wrong is refused as a whole, with the status of its reason, and opens
-/// nothing; so is one of a page of another origin.
+/// Goal: a request that is wrong is refused as a whole, with the status of its reason and the name
+/// of the subscription that is wrong, and opens nothing; so is one of a page of another origin.
 #[tokio::test]
 async fn a_request_that_is_wrong_is_refused_as_a_whole() {
     let mut config = listing();
@@ -402,6 +402,25 @@ async fn a_request_that_is_wrong_is_refused_as_a_whole() {
         let told = String::from_utf8_lossy(&answer.body).into_owned();
         assert_eq!(answer.status, status, "{path} {accept} {shown}: {told}");
         assert!(told.contains(reason), "{path} {accept} {shown}: {told}");
+    }
+    let bad = json!({"subscription": "bad", "topic": "a b"});
+    let member = json!({"subscription": "m", "topic": "a", "member": {"id": "m"}});
+    for (accept, list, culprit, detail) in [
+        (page, [asked("s"), bad.clone()], "bad", "topic: holds ' '"),
+        (stream, [bad, asked("s")], "bad", "topic: holds ' '"),
+        (page, [asked("s"), member], "m", "member: needs a stream"),
+        (
+            stream,
+            [asked("s"), json!({"subscription": "x", "topic": 5})],
+            "x",
+            "subscriptions: 5 is",
+        ),
+    ] {
+        let answer = send(to(at, "POST", "/v1/follow").header("accept", accept), of(&list)).await;
+        let problem = answer.json();
+        assert_eq!(answer.status, 400, "{problem}");
+        assert_eq!(problem["subscription"], culprit, "{problem}");
+        assert!(problem["detail"].as_str().unwrap().starts_with(detail), "{problem}");
     }
     for accept in [page, stream] {
         let request = to(at, "POST", "/v1/follow").header("origin", "https://other.example");

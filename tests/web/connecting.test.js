@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { connect } from "../../src/web/client/leftoff.js";
 import { problem } from "./fakes/broker.js";
 import { follow, world } from "./fakes/world.js";
 
@@ -17,6 +18,7 @@ test("tries are spread by chance, up to thirty seconds, and begin anew after a g
     ({ detail }) => detail.nextTryAt && pauses.push(detail.nextTryAt - clock.now),
   );
   await clock.advance(300_000);
+  assert.ok(Number.isInteger(leftoff.connection.nextTryAt));
   const most = pauses.map((_, at) => Math.min(30_000, 500 * 2 ** (at + 1)));
   assert.ok(pauses.length > 10);
   assert.ok(
@@ -389,20 +391,79 @@ test("a broker that is away for tickets, too, is not taken for a proxy", async (
   leftoff.close();
 });
 
-test("a subscription that is wrong ends by itself, also where all of them are one request", async () => {
-  const { clock, broker, leftoff } = world({ transports: ["sse"] });
+test("a module that no broker has served must be told where the broker is", () => {
+  assert.throws(() => connect(), { name: "Problem", message: "connect needs a url" });
+});
+
+for (const transport of ["websocket", "sse", "poll"]) {
+  test(`a subscription that is wrong ends by itself, and nothing else is heard of it, over ${transport}`, async () => {
+    const { clock, broker, leftoff, states } = world({ transports: [transport] });
+    broker.publish("orders", { data: 1 });
+    const good = follow(leftoff, "orders", { from: "earliest" });
+    const bad = follow(leftoff, "not a topic", { from: "earliest" });
+    const bare = follow(leftoff, "orders");
+    await clock.advance(2_000);
+    assert.deepEqual(bad.noted, [["ended", 400]]);
+    assert.deepEqual([good.events(), bare.events()], [[1], []]);
+    const well = transport === "poll" ? "polling" : "connected";
+    const count = () => broker.requests.filter((request) => request === "POST /v1/follow").length;
+    const asked = count();
+    const later = follow(leftoff, "not a topic", { from: "latest" });
+    await clock.advance(2_000);
+    assert.deepEqual(later.noted, [["ended", 400]]);
+    assert.equal(count() - asked, transport === "sse" ? 1 : 0, "the good stream goes on");
+    broker.publish("orders", { data: 2 });
+    await clock.advance(12_000);
+    assert.deepEqual([good.events(), bare.events()], [[1, 2], [2]]);
+    assert.deepEqual(states, ["connecting", well]);
+    leftoff.close();
+  });
+}
+
+test("a wrong subscription that is dropped before its refusal harms no other one", async () => {
+  const { clock, broker, leftoff, states } = world({ transports: ["sse"] });
   const good = follow(leftoff, "orders");
   await clock.advance(100);
-  broker.faults.answer = ({ pathname, body }) =>
-    pathname === "/v1/follow" && body.includes("not a topic") ? 400 : undefined;
+  broker.latencyMs = 100;
   const bad = follow(leftoff, "not a topic");
-  await clock.advance(2_000);
+  await clock.advance(50);
+  bad.subscription.close();
+  const next = follow(leftoff, "others");
+  await clock.advance(1_000);
   broker.publish("orders", { data: 1 });
-  await clock.advance(2_000);
-  assert.deepEqual(bad.noted, [["ended", 400]]);
-  assert.deepEqual(good.events(), [1]);
-  assert.equal(leftoff.connection.state, "connected");
+  broker.publish("others", { data: 2 });
+  await clock.advance(1_000);
+  assert.deepEqual([good.events(), next.events(), bad.noted], [[1], [2], []]);
+  assert.deepEqual(states, ["connecting", "connected"]);
   leftoff.close();
+});
+
+test("a stream all of whose subscriptions were refused goes on without them", async () => {
+  const { clock, broker, leftoff, states } = world({ transports: ["sse"] });
+  const refused = follow(leftoff, "forbidden");
+  await clock.advance(1_000);
+  assert.deepEqual(refused.noted, [["ended", 403]]);
+  assert.equal(leftoff.connection.transport, "sse");
+  const next = follow(leftoff, "orders");
+  await clock.advance(1_000);
+  broker.publish("orders", { data: 1 });
+  await clock.advance(1_000);
+  assert.deepEqual(next.events(), [1]);
+  assert.equal(broker.open("stream").length, 1);
+  assert.deepEqual(states, ["connecting", "connected"]);
+  broker.kill();
+  await clock.advance(1_000);
+  assert.equal(leftoff.connection.state, "reconnecting");
+  leftoff.close();
+});
+
+test("a client that is closed as its stream ends asks for nothing more", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["sse"] });
+  leftoff.subscribe("forbidden", {}, { ended: () => leftoff.close() });
+  await clock.advance(1_000);
+  const { length } = broker.requests;
+  await clock.advance(60_000);
+  assert.equal(broker.requests.length, length);
 });
 
 test("polls that nobody answers are given up, and are not taken for polls that were cut", async () => {

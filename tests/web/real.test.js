@@ -102,8 +102,16 @@ test("a state, a filter, ephemeral events, a refusal and a request", { skip }, a
     const refused = leftoff.publish(topic, { data: 4, expectedSequence: 77 });
     await assert.rejects(refused, { name: "Problem", status: 412 });
     await assert.rejects(leftoff.publish("$own", { data: 4 }), { status: 400 });
+    const alive = [];
+    leftoff.subscribe(`${topic}-new`, {}, { event: ({ data }) => alive.push(data) });
     const wrong = new Promise((done) => leftoff.subscribe("a b", {}, { ended: done }));
-    assert.equal((await wrong).status, 400);
+    const { status, message } = await wrong;
+    assert.deepEqual([status, /^topic: holds ' '/.test(message)], [400, true], message);
+    const isAlive = async () => {
+      await leftoff.publish(`${topic}-new`, { data: 5 });
+      return alive.length > 0;
+    };
+    await until(isAlive, "the subscription beside the wrong one");
     assert.equal((await leftoff.request("GET", "/v1/topics")).topics.length > 0, true);
     await assert.rejects(leftoff.request("GET", "v1/nothing"), { status: 404 });
   }

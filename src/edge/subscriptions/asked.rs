@@ -1,9 +1,13 @@
 //! The subscription that a client asks for, as JSON.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::cursor::Cursor;
 use crate::edge::consumers::asking::{Named, ReadAs};
+use crate::edge::json_problem;
 use crate::edge::selection::{TopicSelection, Wanted};
 use crate::edge::selection_forms::{FilterJson, MemberJson};
 use crate::error::{Error, Result};
@@ -20,6 +24,44 @@ pub(in crate::edge) struct Subscribe {
     pub(in crate::edge) wanted: Wanted,
 }
 
+/// A subscription of a list that is refused, and with it the list.
+#[derive(Debug)]
+pub(in crate::edge) struct RefusedSubscription {
+    /// The client's name for it, if it has one.
+    pub(in crate::edge) name: Option<String>,
+    pub(in crate::edge) error: Error,
+}
+
+/// The name of a subscription, whatever else is wrong with it.
+#[derive(Deserialize)]
+struct NameJson<'a> {
+    #[serde(borrow)]
+    subscription: Cow<'a, str>,
+}
+
+impl RefusedSubscription {
+    /// Returns the refusal of the subscription that this JSON asks for.
+    pub(in crate::edge) fn of(json: &RawValue, error: Error) -> Self {
+        let read = serde_json::from_str::<NameJson<'_>>(json.get()).ok();
+        let name = read.and_then(|NameJson { subscription }| {
+            name("subscription", subscription.into_owned()).ok()
+        });
+        Self { name, error }
+    }
+}
+
+/// Reads one subscription of a list.
+///
+/// # Errors
+///
+/// [`Error::Invalid`], [`Error::OverLimit`]; and which one of the list is refused.
+pub(in crate::edge) fn one_of_many(json: &RawValue) -> Result<Subscribe, RefusedSubscription> {
+    let read = serde_json::from_str::<SubscribeJson>(json.get());
+    let read =
+        read.map_err(|error| Error::invalid("subscriptions", json_problem::without_place(&error)));
+    read.and_then(SubscribeJson::subscribe).map_err(|error| RefusedSubscription::of(json, error))
+}
+
 /// A subscription, as JSON.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,7 +69,7 @@ pub(in crate::edge) struct SubscribeJson {
     /// The type of the message; a request that has only subscriptions need not have it.
     r#type: Option<String>,
     subscription: String,
-    topic: Option<TopicName>,
+    topic: Option<String>,
     topics: Option<List<String>>,
     from: Option<String>,
     on_gap: Option<String>,
@@ -56,7 +98,7 @@ impl SubscribeJson {
             return Err(Error::invalid("type", problem));
         }
         let topics = match (self.topic, self.topics) {
-            (Some(topic), None) => TopicSelection::One(topic),
+            (Some(topic), None) => TopicSelection::One(TopicName::new(&topic)?),
             (None, Some(topics)) => TopicSelection::many(&topics.entries("topics")?)?,
             _ => return Err(Error::invalid("topic", "write either topic or topics")),
         };

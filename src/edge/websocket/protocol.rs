@@ -163,7 +163,7 @@ struct PublishJson<'a> {
     _type: String,
     #[serde(rename = "ref", borrow)]
     reference: Option<&'a RawValue>,
-    topic: Option<TopicName>,
+    topic: Option<String>,
     topics: Option<List<String>>,
     expected_sequence: Option<u64>,
     #[serde(default)]
@@ -234,6 +234,7 @@ fn publish(json: PublishJson<'_>, text: &Bytes, limits: &LimitsConfig) -> Result
     let lines = EventLines::of(json.event, json.events, text, max_events)?;
     let reference = json.reference.map(Reference::read).transpose()?;
     let PublishJson { topic, topics, expected_sequence, ephemeral, .. } = json;
+    let topic = topic.map(|topic| TopicName::new(&topic)).transpose()?;
     let topics = topics.map(|topics| topics.entries("topics")).transpose()?;
     let topics = PublishTopics::of(topic, topics, limits)?;
     topics.checked_count(lines.len(), limits)?;
@@ -256,7 +257,7 @@ mod tests {
             ("[]", "a list is not an object", None),
             (r#"{"type":"dance","ref":"r"}"#, "not one of subscribe", Some("r")),
             (r#"{"type":"subscribe","subscription":"s"}"#, "either topic or topics", Some("s")),
-            (r#"{"type":"subscribe","subscription":"s","topic":"a b"}"#, "topic", Some("s")),
+            (r#"{"type":"subscribe","subscription":"s","topic":"a b"}"#, "topic: holds", Some("s")),
             (r#"{"type":"subscribe","topic":"a"}"#, "subscription is missing", None),
             (r#"{"type":"subscribe","subscription":"","topic":"a"}"#, "is empty", Some("")),
             (

@@ -1,24 +1,11 @@
 // The connection: one state machine that picks a transport, comes back after each end, and climbs
 // back to the best transport. All subscriptions go over one line, each from its cursor.
 
-import { isCursor, move } from "./subscription.js";
+import { move } from "./subscription.js";
 import { backoff, LOST, Problem, transports } from "./transports.js";
 
 /** The time for the first message: some proxies open lines that carry nothing. */
 const OPEN_MS = 10_000;
-/** The time for a sign of life when a line is in doubt. */
-const DOUBT_MS = 3_000;
-/** Deadlines move no more often than this. */
-const MOVE_MS = 1_000;
-/** A line that lasted so long is good. */
-const GOOD_MS = 10_000;
-const PROBE_MS = 60_000;
-/** The time for which two lines bring messages, when one follows the other. */
-const OVERLAP_MS = 1_000;
-/** A transport that failed so often, one time after the other, is left. */
-const STRIKES = 3;
-/** Subscriptions that change within this time change the stream once. */
-const CHANGE_MS = 10;
 
 export const stateOf = (state, reason = "", attempt = 0, nextTryAt = null, transport = null) => ({
   state,
@@ -30,6 +17,10 @@ export const stateOf = (state, reason = "", attempt = 0, nextTryAt = null, trans
 
 /** Opens a line: a transport with deadlines. It is up with its first message, and ends once. */
 function openLine(io, http, on, open) {
+  /** The time for a sign of life when a line is in doubt. */
+  const DOUBT_MS = 3_000;
+  /** Deadlines move no more often than this. */
+  const MOVE_MS = 1_000;
   let timer;
   let heardAt = io.now();
   let movedAt = 0;
@@ -97,6 +88,15 @@ function openLine(io, http, on, open) {
 
 /** Connects. `on` is told `message` and, with each change of the state, `status`. */
 export function connection(io, http, names, on) {
+  /** A line that lasted so long is good. */
+  const GOOD_MS = 10_000;
+  const PROBE_MS = 60_000;
+  /** The time for which two lines bring messages, when one follows the other. */
+  const OVERLAP_MS = 1_000;
+  /** A transport that failed so often, one time after the other, is left. */
+  const STRIKES = 3;
+  /** Subscriptions that change within this time change the stream once. */
+  const CHANGE_MS = 10;
   /** The messages that ask for the subscriptions, each from its present cursor. */
   const asks = new Map();
   /** The number of changes of the subscriptions. */
@@ -114,7 +114,7 @@ export function connection(io, http, names, on) {
   let notBefore = 0;
   const timers = {};
 
-  /** Sets the timer of this name; without a time, ends it. */
+  /** Sets the timer of this name; without a time to come, ends it. */
   const after = (name, ms, run) => {
     io.clearTimeout(timers[name]);
     timers[name] = ms >= 0 && io.setTimeout(run, ms);
@@ -122,8 +122,7 @@ export function connection(io, http, names, on) {
 
   const tell = (state, reason, nextTryAt) => {
     const transport = line?.isUp ? names[level] : null;
-    self.status = stateOf(state, reason, pauses.tries, nextTryAt, transport);
-    on.status(self.status);
+    on.status((self.status = stateOf(state, reason, pauses.tries, nextTryAt, transport)));
   };
 
   const tellTrying = (reason, nextTryAt) =>
@@ -148,10 +147,10 @@ export function connection(io, http, names, on) {
     tell(state, reason);
   };
 
-  const connect = () => {
+  const connect = (isWell) => {
     end();
     line = open(level);
-    tellTrying(self.status?.reason);
+    isWell || tellTrying(self.status?.reason);
   };
 
   const open = (at) => {
@@ -190,12 +189,12 @@ export function connection(io, http, names, on) {
       beside || probe(level);
     };
     after("token", Math.min(life, 2e9), renew);
-    it.version === version || reopen();
+    reopen();
     tell(names[level] === "poll" ? "polling" : "connected");
   };
 
   const probeLater = () =>
-    after("probe", level ? PROBE_MS : undefined, () => probeLater(probe(0)));
+    after("probe", level ? PROBE_MS : -1, () => probeLater(probe(0)));
 
   /** Opens a line of this level beside the present one; failing that, of the next levels. */
   const probe = (at) => {
@@ -203,9 +202,12 @@ export function connection(io, http, names, on) {
     beside = line?.isUp ? open(at) : undefined;
   };
 
-  /** Opens a line again that cannot be told of new subscriptions. */
+  /** Whether the line carries all, or can be told of it. */
+  const isWhole = () => line.version === version || !!line.transport.subscribe;
+
+  /** Opens a line again that does not carry all. */
   const reopen = () =>
-    line?.isUp && !line.transport.subscribe && after("change", CHANGE_MS, () => probe(level));
+    line?.isUp && !isWhole() && after("change", CHANGE_MS, () => probe(level));
 
   /** Takes a message. Two lines may bring the same event: the first one counts. */
   const take = (from, message) => {
@@ -223,53 +225,40 @@ export function connection(io, http, names, on) {
   };
 
   const down = (it, why) => {
+    // The broker may name the subscription that is wrong.
+    const error = why.problem?.details;
+    const subscription = error?.subscription;
+    version -= asks.has(subscription);
+    take(it, { type: "ended", subscription, error });
     if (it === beside) {
       leaveBeside();
-      // Without a successor, a line that cannot be told of subscriptions does not carry all.
-      const isWhole = line.version === version || !!line.transport.subscribe;
-      if (it.level + isWhole < level) {
+      if (subscription) {
+        return reopen();
+      }
+      if (it.level + isWhole() < level) {
         return probe(it.level + 1);
       }
-      if (isWhole) {
+      if (isWhole()) {
         return; // Its token may still be good.
       }
     } else if (beside?.isUp) {
       return lead(beside);
     }
     end();
-    failed(it, why);
+    subscription ? connect(it.isUp) : failed(it, why);
   };
 
   const failed = (it, { why, code, retryAfterMs, problem, status = problem?.status }) => {
+    const { level: at, isUp, isGood } = it;
     const reason = problem?.message ?? why;
-    if (status === 401 || status === 403 || code === 4001) {
+    if (/^40(1|3|01)$/.test(status ?? code)) {
       if (problem || hasRenewed || !http.askToken) {
         return stop("denied", reason);
       }
       hasRenewed = true;
     } else if (/^(100[2789]|40..)$/.test(code)) {
       return stop("closed", reason); // The broker forbids to come back.
-    } else if ((status === 400 && dropWrong(problem)) || strike(it, status, code)) {
-      return connect();
-    }
-    // Without a word, a broker that has no room wants two seconds.
-    const leastMs = +(problem?.retryAfterMs ?? retryAfterMs ?? 2_000 * (code === 1013));
-    const pause = pauses.next(leastMs);
-    notBefore = io.now() + leastMs;
-    after("pause", pause, connect);
-    tellTrying(reason, io.now() + pause);
-  };
-
-  /** Ends the subscriptions that may be wrong, since none of them has begun. */
-  const dropWrong = ({ details: error }) => {
-    const wrong = [...asks.values()].filter(({ from }) => !isCursor(from));
-    const end = ({ subscription }) => take(line, { type: "ended", subscription, error });
-    return wrong.map(end).length;
-  };
-
-  /** Counts a failure of a transport. Returns whether the next one is to be tried at once. */
-  const strike = ({ level: at, isUp, isGood }, status, code) => {
-    if (!isUp && (status === 0 || status === 429 || status >= 500)) {
+    } else if (!isUp && /^(0|429|5..)$/.test(status)) {
       // The broker is away, and no other transport would reach it.
       level = good ?? 0;
     } else if (!isGood && (code ?? 1006) === 1006) {
@@ -278,9 +267,17 @@ export function connection(io, http, names, on) {
         strikes = 0;
         good = undefined;
         level = (at + 1) % names.length;
-        return level > 0 && !isUp;
+        if (level && !isUp) {
+          return connect();
+        }
       }
     }
+    // Without a word, a broker that has no room wants two seconds.
+    const leastMs = +(problem?.retryAfterMs ?? retryAfterMs ?? 2_000 * (code === 1013));
+    const pause = pauses.next(leastMs);
+    notBefore = io.now() + leastMs;
+    after("pause", pause, connect);
+    tellTrying(reason, Math.ceil(io.now() + pause));
   };
 
   const tellLines = (method, value) => {
@@ -299,8 +296,7 @@ export function connection(io, http, names, on) {
     },
 
     unsubscribe(subscription) {
-      asks.delete(subscription);
-      tellLines("unsubscribe", subscription);
+      asks.delete(subscription) && tellLines("unsubscribe", subscription);
     },
 
     /** Ends the subscriptions whose names begin so, such as those of a tab. */
@@ -309,10 +305,10 @@ export function connection(io, http, names, on) {
     },
 
     async publish(message) {
-      const { isUp, transport } = line ?? {};
-      if (!isUp) {
+      if (!line?.isUp) {
         throw new Problem(LOST);
       }
+      const { transport } = line;
       if (transport.request) {
         return transport.request({ type: "publish", ...message });
       }
@@ -329,7 +325,7 @@ export function connection(io, http, names, on) {
     wake(isForced, isOtherNetwork) {
       if (line) {
         line.check(isOtherNetwork);
-        isOtherNetwork && level > 0 && probe(0);
+        isOtherNetwork && level && probe(0);
       } else if (isForced || io.now() >= notBefore) {
         level = isOtherNetwork ? 0 : level;
         connect();

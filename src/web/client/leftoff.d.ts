@@ -1,13 +1,16 @@
 // The types of the client, and what everything means. README.md has examples.
 
-/** Connects to a broker. The client connects at once, and comes back until it is closed. */
+/**
+ * Connects to a broker. The client connects at once, and comes back until it is closed. Throws a
+ * `Problem` if there is no `url`, and the module is a file, as with npm.
+ */
 export function connect(options?: ConnectOptions): Leftoff;
 
 /** How a client connects, and what it keeps. */
 export interface ConnectOptions {
   /**
    * The address of the broker, such as `https://broker.example/`. Default: the broker that serves
-   * the module. A bundled module must be told.
+   * the module. A module of npm, or in a bundle, must be told.
    */
   url?: string | URL;
   /**
@@ -35,12 +38,15 @@ export interface ConnectOptions {
 
 export type Transport = "websocket" | "sse" | "poll";
 
-/** "local" is `localStorage`, and "indexed" is IndexedDB, which workers have, too. */
+/**
+ * "local" is `localStorage`, and "indexed" is IndexedDB, which workers have, too. Both are of browsers:
+ * in Node and Deno give functions. Without it, each cursor that cannot be kept is reported.
+ */
 export type Storage = "memory" | "local" | "indexed" | Places;
 
 /** Functions that keep cursors. An error of theirs is reported, and nothing else happens. */
 export interface Places {
-  get(name: string): string | null | undefined | Promise<string | null | undefined>;
+  get(name: string): string | null | undefined | void | Promise<string | null | undefined | void>;
   set(name: string, cursor: string): unknown;
 }
 
@@ -132,7 +138,7 @@ export interface ConnectionState {
   reason: string;
   /** The tries since the connection was last good, which it is after ten seconds. */
   attempt: number;
-  /** The time of the next try, as `Date.now()` counts; null if none is planned. */
+  /** The time of the next try, as `Date.now()` counts, in whole milliseconds; null if none is planned. */
   nextTryAt: number | null;
   /** The transport in use; null while there is none. */
   transport: Transport | null;
@@ -187,7 +193,7 @@ export interface Handlers<Data = unknown> {
   denied?(message: Message<Data>): unknown;
   /**
    * The broker has ended the subscription for good. A refusal for a while is asked again. Without this
-   * handler, the problem is reported.
+   * handler, the problem is reported. A loop gets it as its last message, and nothing is thrown.
    */
   ended?(problem: Problem, message: Message<Data>): unknown;
 }
@@ -208,6 +214,8 @@ export interface Message<Data = unknown> {
   cursor?: string;
   event?: StoredEvent<Data>;
   gap?: Gap;
+  /** Of `ended`: the broker's problem details. */
+  error?: Problem["details"];
   [field: string]: unknown;
 }
 
@@ -267,6 +275,7 @@ export interface Receipt {
   durability: "fsync" | "process" | "memory";
 }
 
+/** Over a WebSocket it has further fields, which are about the message that brought it. */
 export interface EphemeralReceipt {
   ephemeral: true;
   /** The subscribers that got it, if the caller may know. */

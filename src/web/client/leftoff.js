@@ -70,6 +70,9 @@ export function connect(options = {}) {
   } = options;
   // The broker serves this file as `web/leftoff.js`.
   const url = new URL(options.url ?? new URL("..", import.meta.url), io.document?.baseURI);
+  if (!url.host) {
+    throw new Problem({ detail: "connect needs a url" });
+  }
   const base = url.href.replace(/\/*$/, "/");
   const http = requests(io, base, token);
   const places = placesOf(io, options.storage);
@@ -131,14 +134,17 @@ export function connect(options = {}) {
   out = outbox(self, base, options.outbox, link);
 
   // Timers of a page that sleeps tell nothing. The window sees the events of its document, too.
-  const heard = { capture: true, signal: page.signal };
   for (const [types, run] of [
     ["online offline", () => link.wake(false, true)],
     ["visibilitychange", () => link.wake()],
     ["pagehide freeze", () => link.suspend()],
     ["pageshow resume", () => link.wake(true)],
   ]) {
-    types.split(" ").forEach((type) => io.window?.addEventListener?.(type, run, heard));
+    types
+      .split(" ")
+      .forEach((type) =>
+        io.window?.addEventListener?.(type, run, { capture: true, signal: page.signal }),
+      );
   }
   return self;
 }

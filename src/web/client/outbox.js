@@ -4,11 +4,11 @@
 import { spelled } from "./subscription.js";
 import { backoff, instead, Problem } from "./transports.js";
 
-/** The most publishes to one topic that go out as one message. */
-const MAX_BATCH = 100;
 const CLOSED = { detail: "the client is closed" };
 
 export function outbox(client, base, options = {}, link) {
+  /** The most publishes to one topic that go out as one message. */
+  const MAX_BATCH = 100;
   const { io } = client;
   const { max = 1_000, maxBytes = 1 << 20, keep, refused = io.report } = options;
   /** The beginning of the keys of what is kept over reloads. */
@@ -33,14 +33,14 @@ export function outbox(client, base, options = {}, link) {
   const add = (message, key, isMany, unknown = 0) =>
     new Promise((resolve, reject) => {
       const text = JSON.stringify(message);
-      if (isClosed || queue.length >= max || bytes + text.length > maxBytes) {
+      const size = text.length;
+      if (isClosed || queue.length >= max || bytes + size > maxBytes) {
         const detail = `the outbox is full: ${queue.length} events`;
         throw new Problem(isClosed ? CLOSED : { detail });
       }
       const { topics, expected_sequence: expected } = message;
       // Those of one group go out together.
       const group = expected === undefined && !topics[1] ? topics[0] : key;
-      const size = text.length;
       queue.push({ message, key, group, isMany, unknown, size, resolve, reject });
       bytes += size;
       store((storage) => storage.setItem(key, text));

@@ -2,14 +2,7 @@
 
 import { backoff, instead, Problem } from "./transports.js";
 
-/** What may wait for handlers. Beyond it the broker keeps the rest until it is asked again. */
-const MAX_WAITING = 1_000;
-const MAX_WAITING_SIZE = 1 << 20;
-
 const CURSOR = /^(@?)(\d+)(?:~\d+)?-(.+)$/;
-
-/** Whether a place is a cursor, and not a word such as "latest". */
-export const isCursor = (from) => CURSOR.test(from);
 
 /** Whether a cursor is not after another one. Two epochs or kinds cannot be compared. */
 function isOld(cursor, other) {
@@ -25,7 +18,7 @@ export function move(ask, { type, cursor, revision }, isTwofold) {
     return false;
   }
   // The place of a word such as "latest" is known from here on.
-  if (cursor && (type === "subscribed" ? !isCursor(ask.from) : !isKnown || type === "gap")) {
+  if (cursor && (type === "subscribed" ? !CURSOR.test(ask.from) : !isKnown || type === "gap")) {
     ask.from = cursor;
   }
   if (type === "marked") {
@@ -42,6 +35,9 @@ export function spelled(fields) {
 
 /** Follows topics. `own` is what the client lends. */
 export function subscription(own, topics, { name, storage, filter, ...options }, handlers) {
+  /** What may wait for handlers. Beyond it the broker keeps the rest until it is asked again. */
+  const MAX_WAITING = 1_000;
+  const MAX_WAITING_SIZE = 1 << 20;
   const { io, link, kept } = own;
   const pauses = backoff(io);
   const isOne = typeof topics === "string" && !/[*>]/.test(topics);
@@ -122,7 +118,6 @@ export function subscription(own, topics, { name, storage, filter, ...options },
   };
 
   const self = {
-    cursor: undefined,
     isClosed: false,
 
     ask() {
@@ -163,19 +158,19 @@ export function subscription(own, topics, { name, storage, filter, ...options },
 
     /** Iterates over all messages. */
     async *[Symbol.asyncIterator]() {
-      let offer;
+      let offered;
       let deliver;
       hand = (message) =>
         new Promise((done) => {
-          offer = message && { message, done };
+          offered = message && [message, done];
           deliver?.();
         });
       handle();
       try {
         while (!self.isClosed) {
-          const { message, done } = offer ?? {};
-          offer = undefined;
-          if (message) {
+          if (offered) {
+            const [message, done] = offered;
+            offered = undefined;
             yield message;
             done();
           } else {
@@ -232,10 +227,10 @@ export function keyed(client, signal, topic, { keyPrefix = "" } = {}, handlers =
       {
         event(event) {
           const { key } = event;
-          const isDeletion = event.data === "" && !/json/.test(event.content_type);
+          const value = event.data === "" && !/json/.test(event.content_type) ? undefined : event;
           if (key) {
-            isDeletion ? map.delete(key) : map.set(key, event);
-            return handlers.changed?.(key, isDeletion ? undefined : event);
+            value ? map.set(key, value) : map.delete(key);
+            return handlers.changed?.(key, value);
           }
         },
         ephemeral() {},

@@ -4,14 +4,13 @@
 import { stateOf } from "./connection.js";
 import { calls, LOST } from "./transports.js";
 
-/** The time between two questions to the leader. */
-const ASK_MS = 400;
-const JOIN_AGAIN_MS = 5_000;
-/** A leader that leaves so many questions unanswered is frozen, and loses its place. */
-const MOST_UNANSWERED = 3;
-
 /** Joins the tabs. `on` is told what a connection tells, and `reset` by another leader. */
 export function tabs(io, http, group, open, on) {
+  /** The time between two questions to the leader. */
+  const ASK_MS = 400;
+  const JOIN_AGAIN_MS = 5_000;
+  /** A leader that leaves so many questions unanswered is frozen, and loses its place. */
+  const MOST_UNANSWERED = 3;
   let id;
   let name;
   /** Who leads, and the number of the lead: one with a lower number has been replaced. */

@@ -20,8 +20,12 @@ export class Problem extends Error {
       retry_after_ms: retryAfterMs = 0,
     } = details;
     super(detail);
-    Object.assign(this, { name: "Problem", status, details });
-    this.retryAfterMs = Math.min(retryAfterMs, LONGEST_RETRY_MS);
+    Object.assign(this, {
+      name: "Problem",
+      status,
+      details,
+      retryAfterMs: Math.min(retryAfterMs, LONGEST_RETRY_MS),
+    });
   }
 
   /** Whether the same request may succeed later. */
@@ -141,8 +145,11 @@ export function requests(io, base, askToken) {
         await http.renew();
         return http.send(method, path, body, { ...options, isAgain: true });
       }
-      const retryMs = 1000 * answer.headers.get("Retry-After") || 0;
-      throw new Problem({ retry_after_ms: retryMs, ...result, status });
+      throw new Problem({
+        retry_after_ms: 1000 * answer.headers.get("Retry-After") || 0,
+        ...result,
+        status,
+      });
     },
   };
   return http;
@@ -201,12 +208,13 @@ function sse(io, http, asks, on) {
     return poll(io, http, asks, on); // There is nothing to stream.
   }
   const abort = new AbortController();
+  const self = { close: () => abort.abort() };
 
   let retryAfterMs;
   const take = (message) => {
     const { type: why, retry_ms } = message;
     retryAfterMs ??= retry_ms;
-    if (why === "stopping" || why === "expired") {
+    if (/^(stopping|expired)$/.test(why)) {
       on.down({ why, retryAfterMs: retry_ms, status: { expired: 401 }[why] });
     } else {
       on.message(message);
@@ -220,7 +228,10 @@ function sse(io, http, asks, on) {
     for (let rest = ""; ;) {
       const { done, value } = await reader.read();
       if (done) {
-        return on.down({ why: "cut off", retryAfterMs });
+        // A stream ends when all that it carried has ended.
+        return abort.signal.aborted || asks().some((ask) => subscriptions.includes(ask))
+          ? on.down({ why: "cut off", retryAfterMs })
+          : Object.assign(self, poll(io, http, asks, on));
       }
       on.heard();
       const blocks = (rest + value).split("\n\n");
@@ -233,7 +244,7 @@ function sse(io, http, asks, on) {
     }
   };
   run().catch((problem) => on.down({ problem, retryAfterMs }));
-  return { close: () => abort.abort() };
+  return self;
 }
 
 /** One request after the other. Where a proxy cuts long ones, they become shorter. */

@@ -273,6 +273,10 @@ export class Broker {
         error: problem(403, "not permitted"),
       });
     }
+    if (fields.topic?.includes(" ")) {
+      const { subscription } = fields;
+      return send({ type: "error", subscription, error: problem(400, "topic: holds ' '") });
+    }
     const reader = new Reader(this, fields, send);
     connection.readers.set(fields.subscription, reader);
     reader.begin();

@@ -68,6 +68,11 @@ function serve(broker, page, request) {
     return state(broker, decodeURIComponent(topic), searchParams);
   }
   if (pathname === "/v1/follow") {
+    const wrong = asked.subscriptions.find(({ topic }) => topic?.includes(" "));
+    if (wrong) {
+      const { subscription } = wrong;
+      return answer(problem(400, "topic: holds ' '", { field: "topic", subscription }), 400);
+    }
     return headers.Accept === "text/event-stream"
       ? stream(broker, page, request)
       : poll(broker, page, request);
@@ -150,6 +155,7 @@ function stream(broker, page, { asked, signal }) {
       broker.connections.add(connection);
       send({ type: "hello", heartbeat_ms: broker.heartbeatMs, retry_ms: 2000 });
       asked.subscriptions.forEach((fields) => broker.subscribe(connection, fields, send));
+      connection.readers.size || connection.finish(); // All of them were refused.
     },
   });
   return new Response(body, { headers: { "Content-Type": "text/event-stream" } });

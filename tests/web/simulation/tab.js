@@ -131,9 +131,8 @@ function follow(world, tab, it) {
     it.handledAtMs = clock.passed;
     end();
   };
-  // A proxy's 400 ends what has no cursor yet, and the application asks again.
   const ended = ({ status }) => {
-    status === 400 || tab.told(`the subscription has ended with ${status}`);
+    tab.told(`the subscription has ended with ${status}`);
     tab.page.io.setTimeout(() => {
       const cursor = keeps ? it.kept : it.subscription.cursor;
       it.model.again(cursor);

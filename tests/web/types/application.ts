@@ -12,6 +12,9 @@ interface Order {
 
 const leftoff = connect({ url: "https://broker.example", token: async () => "token", storage: "indexed" });
 leftoff.onstate = ({ state, nextTryAt }) => console.log(state === "polling", (nextTryAt ?? 0) - Date.now());
+for await (const { type, error } of leftoff.subscribe("a", { storage: { get() {}, set() {} } })) {
+  console.log(type === "ended" && error?.detail?.length);
+}
 const orders = leftoff.subscribe<Order>("orders.new", { from: "last:100", filter: { keyPrefixes: ["eu."] } }, {
   event: ({ data, sequence }) => console.log((data?.total ?? 0) + sequence),
   gap: ({ lost, reason }) => console.log(lost, reason),

@@ -31,11 +31,11 @@ use crate::edge::budget::Held;
 use crate::edge::clients::{Peer, share};
 use crate::edge::json::Carrier;
 use crate::edge::permit::Permit;
-use crate::edge::subscriptions::asked::Subscribe;
+use crate::edge::subscriptions::asked::{RefusedSubscription, Subscribe};
 use crate::edge::subscriptions::set::{Subscriptions, TurnOutcome};
 use crate::edge::subscriptions::subscription::NamedFollowing;
 use crate::edge::subscriptions::told::{ToClient, ToldAbout};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::polls;
 
 /// Bytes up to which one subscription delivers before the next one has its turn.
@@ -86,11 +86,12 @@ pub(super) async fn answer(
     mut asked: Vec<Subscribe>,
     wait: Duration,
     caller: (&Edge, Option<&Peer>, &Permit),
-) -> Result<Response> {
+) -> Result<Response, RefusedSubscription> {
     let (edge, peer, _) = caller;
-    if asked.iter().any(|asked| asked.wanted.member.is_some()) {
+    if let Some(asked) = asked.iter().find(|asked| asked.wanted.member.is_some()) {
         let problem = "needs a stream: a member is present while a stream is open";
-        return Err(Error::invalid("member", problem));
+        let (name, error) = (asked.subscription.clone(), Error::invalid("member", problem));
+        return Err(RefusedSubscription { name: Some(name), error });
     }
     let (share, end) = (share(peer), CancellationToken::new());
     let mut poll = LongPoll {

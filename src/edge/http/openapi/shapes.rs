@@ -105,7 +105,8 @@ pub(super) fn components(limits: &Limits<'_>) -> Components {
 fn problem() -> Object {
     object(
         "The reason for which a request was refused, by RFC 9457. Other members have the numbers \
-         of a limit, of a gap or of a rate; `line` and `stored_events` are for NDJSON.",
+         of a limit, of a gap or of a rate; `line` and `stored_events` are for NDJSON, \
+         `subscription` is the one of many that is wrong.",
         [
             field("type", text(), "The kind, like `urn:leftoff:problem:over-limit`."),
             field("title", text(), "The status in words."),
