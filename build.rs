@@ -15,8 +15,8 @@ const FOLDERS: [(&str, &str, &[&str]); 2] = [
 const CLIENT: &str = FOLDERS[0].0;
 /// The core of the client, and its parts, each after those that it uses.
 const CORE: &str = "leftoff.js";
-const PARTS: [&str; 5] =
-    ["transports.js", "subscription.js", "outbox.js", "connection.js", "tabs.js"];
+const PARTS: [&str; 6] =
+    ["limits.js", "transports.js", "subscription.js", "outbox.js", "connection.js", "tabs.js"];
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 

@@ -351,8 +351,8 @@ async fn the_files_of_the_page_have_a_tag_and_a_policy_and_nothing_inline() {
 /// origin; nothing else of its folder is, and no folder is listed. The core is one module.
 #[tokio::test]
 async fn the_modules_of_the_client_are_served_to_pages_of_any_origin() {
-    const PARTS: [&str; 5] =
-        ["transports.js", "subscription.js", "outbox.js", "connection.js", "tabs.js"];
+    const PARTS: [&str; 6] =
+        ["limits.js", "transports.js", "subscription.js", "outbox.js", "connection.js", "tabs.js"];
     fn find(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
         let Ok(entries) = std::fs::read_dir(folder) else { return };
         for path in entries.map(|entry| entry.unwrap().path()) {

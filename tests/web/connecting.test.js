@@ -721,3 +721,139 @@ test("a stream that breaks off is opened again when the broker has said", async 
   assert.deepEqual(events(), [1]);
   leftoff.close();
 });
+
+/** Answers each poll with one event, whose data is this text of JSON. */
+const answering = (data) => ({ pathname, body }) => {
+  if (pathname !== "/v1/follow") {
+    return null;
+  }
+  const [{ subscription, from }] = JSON.parse(body).subscriptions;
+  const place = { subscription, cursor: "1-e" };
+  const told = JSON.stringify({ type: "event", ...place, event: { sequence: 1, data: "data" } });
+  const messages = from === "1-e" ? "" : told.replace('"data"}', `${data}}`);
+  return new Response(`{"messages":[${messages}]}`);
+};
+
+test("an event whose data is nested very deep comes over polls, too", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["poll"] });
+  const depth = 20_000;
+  broker.faults.answer = answering("[".repeat(depth) + "]".repeat(depth));
+  const { noted } = follow(leftoff, "orders", { from: "earliest" });
+  await clock.advance(10_000);
+  assert.equal(noted.length, 1);
+  assert.equal(leftoff.connection.state, "polling");
+  leftoff.close();
+});
+
+test("an answer that is none of a broker's ends no poll for good, and is not taken for one", async () => {
+  for (const text of ["{}", "1", "<html>log in</html>", '{"messages":[1]}']) {
+    for (const isFollowing of [true, false]) {
+      const { clock, broker, leftoff, states } = world({ transports: ["sse", "poll"] });
+      broker.faults.answer = () => new Response(text);
+      const { events } = isFollowing ? follow(leftoff, "orders") : { events: () => [1] };
+      await clock.advance(60_000);
+      assert.ok(!states.includes("connected"), `${text}: ${states}`);
+      assert.ok(isFollowing || !states.includes("polling"), `${text}: ${states}`);
+      broker.faults.answer = null;
+      await clock.advance(60_000);
+      broker.publish("orders", { data: 1 });
+      await clock.advance(100);
+      assert.match(leftoff.connection.state, /connected|polling/);
+      assert.deepEqual(events(), [1]);
+      leftoff.close();
+    }
+  }
+});
+
+for (const transport of ["websocket", "sse", "poll"]) {
+  test(`a credential that is refused is told, also to who follows nothing, over ${transport}`, async () => {
+    const { clock, broker, leftoff } = world({ transports: [transport], token: () => "wrong" });
+    broker.token = "right";
+    await clock.advance(1_000);
+    assert.equal(leftoff.connection.state, "denied");
+    leftoff.close();
+  });
+}
+
+test("what comes over a WebSocket and is no message ends it, and does not make it good", async () => {
+  for (const data of ["hello", "1", "null", "{}", new Blob(["x"])]) {
+    const { clock, broker, leftoff, states } = world({
+      transports: ["websocket"],
+      faults: { silencesUpgrade: true },
+    });
+    await clock.advance(100);
+    broker.open()[0].onmessage({ data });
+    assert.deepEqual(states, ["connecting"]);
+    broker.faults.silencesUpgrade = false;
+    await clock.advance(10_000);
+    assert.equal(leftoff.connection.state, "connected");
+    broker.open()[0].onmessage({ data });
+    assert.equal(leftoff.connection.state, "reconnecting");
+    await clock.advance(10_000);
+    assert.equal(leftoff.connection.state, "connected");
+    leftoff.close();
+  }
+});
+
+test("an end without a reason is asked about again, and nothing is lost", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["websocket"] });
+  const { events, noted } = follow(leftoff, "orders");
+  await clock.advance(100);
+  const [connection] = broker.open();
+  const [subscription] = connection.readers.keys();
+  connection.readers.clear();
+  connection.tell({ type: "ended", subscription });
+  broker.publish("orders", { data: 1 });
+  await clock.advance(2_000);
+  assert.deepEqual(events(), [1]);
+  assert.ok(noted.every(([kind]) => kind !== "ended"));
+  leftoff.close();
+});
+
+for (const [how, told, end] of [
+  ["a close", ["websocket"], (it) => it.end(4100, "retry_ms=99999999999")],
+  ["a stream", ["sse"], (it) => it.tell({ type: "stopping", retry_ms: 99_999_999_999 })],
+]) {
+  test(`a pause that ${how} asks for has a bound`, async () => {
+    const { clock, broker, leftoff } = world({ transports: told });
+    follow(leftoff, "orders");
+    await clock.advance(100);
+    end(broker.open()[0]);
+    await clock.advance(10);
+    const pause = leftoff.connection.nextTryAt - clock.now;
+    assert.ok(pause > 299_000 && pause < 301_000, `${pause} ms`);
+    leftoff.close();
+  });
+}
+
+test("a heartbeat of years is not believed: silence ends the connection all the same", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["websocket"] });
+  broker.heartbeatMs = 1e12;
+  await clock.advance(1_000);
+  assert.equal(leftoff.connection.state, "connected");
+  broker.open()[0].isStalled = true;
+  broker.faults.isAway = true;
+  await clock.advance(500_000);
+  assert.equal(leftoff.connection.state, "reconnecting");
+  leftoff.close();
+});
+
+test("Retry-After may be a date", async () => {
+  const { clock, broker, leftoff } = world({ transports: ["sse"] });
+  const headers = () => ({ "Retry-After": new Date(clock.now + 60_000).toUTCString() });
+  broker.faults.answer = () => new Response("{}", { status: 503, headers: headers() });
+  follow(leftoff, "orders");
+  await clock.advance(100);
+  const pause = leftoff.connection.nextTryAt - clock.now;
+  assert.ok(pause > 58_000 && pause < 61_000, `${pause} ms`);
+  leftoff.close();
+});
+
+test("a token whose claims are null is a token without claims", async () => {
+  const token = () => `x.${btoa("null")}.y`;
+  const { clock, leftoff, page } = world({ transports: ["websocket"], token });
+  await clock.advance(1_000);
+  assert.equal(leftoff.connection.state, "connected");
+  assert.deepEqual(page.errors, []);
+  leftoff.close();
+});

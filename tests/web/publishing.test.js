@@ -372,3 +372,57 @@ test("an entry of a kept outbox that is damaged does not keep back the others", 
   assert.equal(next.page.errors.length, 1, "the damaged one is reported");
   next.leftoff.close();
 });
+
+/** Publishes by two tabs that are killed while the broker is away, and opens a third one. */
+async function afterReload(counts, outbox) {
+  const clock = new Clock();
+  const broker = new Broker(clock);
+  const browser = new Browser(clock, broker);
+  broker.faults.isAway = true;
+  const kept = { shared: false, outbox: { keep: true, ...outbox } };
+  const tabs = counts.map(() => client(browser, kept));
+  await clock.advance(10);
+  tabs.forEach(({ leftoff }, tab) => {
+    for (let number = 0; number < counts[tab]; number++) {
+      leftoff.publish("orders", { data: `${tab}-${number}` }).catch(() => {});
+    }
+  });
+  await clock.advance(100);
+  tabs.forEach(({ page }) => browser.kill(page));
+  broker.restart();
+  const refused = [];
+  const note = (problem, message) => refused.push(message.event.data);
+  const next = client(browser, { shared: false, outbox: { ...kept.outbox, refused: note } });
+  return { clock, broker, browser, refused, ...next };
+}
+
+test("an outbox that is kept keeps what two tabs publish in the same millisecond", async () => {
+  const { clock, broker, leftoff } = await afterReload([3, 3]);
+  await clock.advance(1_000);
+  assert.deepEqual(stored(broker).sort(), ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]);
+  leftoff.close();
+});
+
+test("what was kept goes out, also where it is more than one outbox holds, and is not refused", async () => {
+  const { clock, broker, leftoff, refused, page } = await afterReload([4, 4], { max: 5 });
+  const more = outcome(leftoff.publish("orders", { data: "more" }));
+  await clock.advance(1_000);
+  assert.match(more.error.message, /outbox is full/);
+  assert.equal(stored(broker).length, 8);
+  assert.deepEqual(refused, []);
+  assert.deepEqual(Object.keys(page.io.storage()), []);
+  leftoff.close();
+});
+
+test("an entry of a kept outbox that is no publish is reported, and goes", async () => {
+  const { clock, browser, page, leftoff } = world();
+  const storage = page.io.storage();
+  ["{", "null", "{}"].forEach((text, at) =>
+    storage.setItem(`leftoff-outbox http://broker.test/ ${at}`, text),
+  );
+  const next = client(browser, { shared: false, outbox: { keep: true, refused: assert.fail } });
+  await clock.advance(1_000);
+  assert.equal(next.page.errors.length, 3);
+  assert.deepEqual(Object.keys(page.io.storage()), []);
+  [leftoff, next.leftoff].forEach((it) => it.close());
+});

@@ -379,3 +379,15 @@ test("an end that no handler is there for is reported", async () => {
   );
   leftoff.close();
 });
+
+test("an event with a key and no payload deletes the key, whatever its content type", async () => {
+  const { clock, broker, leftoff } = world();
+  broker.publish("prices", { key: "a", data: 1 }, { key: "b", data: 2 });
+  const state = leftoff.state("prices");
+  await clock.advance(100);
+  broker.publish("prices", { key: "a", data_base64: "" }, { key: "b", data_base64: "eA==" });
+  broker.publish("prices", { key: "c", data: "" });
+  await clock.advance(100);
+  assert.deepEqual([...state.map.keys()], ["b", "c"]);
+  leftoff.close();
+});

@@ -201,3 +201,47 @@ test("a tab whose lock comes late is not taken for one that is gone", async () =
   assert.deepEqual(events(), [1]);
   [leftoff, ...all.map((tab) => tab.leftoff)].forEach((it) => it.close());
 });
+
+test("an event that cannot be handed to another tab ends the subscription there, and is not lost in silence", async () => {
+  const { clock, broker, all, publish, isWhole } = await tabs(3);
+  const leader = all.find(({ page }) => page === broker.open()[0].page);
+  const [other, third] = all.filter((tab) => tab !== leader);
+  const channel = leader.page.io.BroadcastChannel.prototype;
+  const { postMessage } = channel;
+  let failures = 0;
+  channel.postMessage = function (data) {
+    if (data.message?.event?.data === 2 && failures++ === 0) {
+      throw new RangeError("Maximum call stack size exceeded");
+    }
+    postMessage.call(this, data);
+  };
+  publish();
+  publish();
+  publish();
+  await clock.advance(100);
+  const cut = [other, third].find(({ subscription }) => subscription.isClosed);
+  const whole = all.filter((tab) => tab !== cut);
+  whole.forEach((tab) => isWhole(tab));
+  assert.deepEqual(cut.events(), [1]);
+  assert.deepEqual(cut.noted.at(-1), ["ended", 413]);
+  assert.equal(cut.subscription.cursor, whole[0].subscription.cursor.replace("3-", "1-"));
+  assert.equal(broker.open()[0].readers.size, 2, "the broker is not asked for it any more");
+  all.forEach(({ leftoff }) => leftoff.close());
+});
+
+test("tabs whose tokens name nobody share only what the application names", async () => {
+  for (const [shared, token, connections] of [
+    [true, () => "opaque", 2],
+    ["ann", () => "opaque", 1],
+    [true, undefined, 1],
+  ]) {
+    const clock = new Clock();
+    const broker = new Broker(clock);
+    const browser = new Browser(clock, broker);
+    const both = [1, 2].map(() => client(browser, { shared, token }));
+    await clock.advance(1_000);
+    assert.equal(broker.open().length, connections);
+    assert.ok(both.every(({ leftoff }) => leftoff.connection.state === "connected"));
+    both.forEach(({ leftoff }) => leftoff.close());
+  }
+});

@@ -1,11 +1,9 @@
 // The connection: one state machine that picks a transport, comes back after each end, and climbs
 // back to the best transport. All subscriptions go over one line, each from its cursor.
 
+import { CHANGE_MS, DOUBT_MS, GOOD_MS, OPEN_MS, OVERLAP_MS, PROBE_MS, STRIKES } from "./limits.js";
 import { move } from "./subscription.js";
-import { backoff, LOST, Problem, transports } from "./transports.js";
-
-/** The time for the first message: some proxies open lines that carry nothing. */
-const OPEN_MS = 10_000;
+import { backoff, bounded, LOST, Problem, transports } from "./transports.js";
 
 export const stateOf = (state, reason = "", attempt = 0, nextTryAt = null, transport = null) => ({
   state,
@@ -17,13 +15,8 @@ export const stateOf = (state, reason = "", attempt = 0, nextTryAt = null, trans
 
 /** Opens a line: a transport with deadlines. It is up with its first message, and ends once. */
 function openLine(io, http, on, open) {
-  /** The time for a sign of life when a line is in doubt. */
-  const DOUBT_MS = 3_000;
-  /** Deadlines move no more often than this. */
-  const MOVE_MS = 1_000;
   let timer;
   let heardAt = io.now();
-  let movedAt = 0;
   let hasAsked;
   let heartbeatMs = 15_000;
 
@@ -31,7 +24,7 @@ function openLine(io, http, on, open) {
     io.clearTimeout(timer);
     timer = io.setTimeout(run, ms);
   };
-  const giveUp = () => line.end({ why: "silent" });
+  const giveUp = () => line.end({ message: "silent" });
   const ask = (ms) => {
     hasAsked = true;
     wait(ms, giveUp);
@@ -40,8 +33,7 @@ function openLine(io, http, on, open) {
   const heard = () => {
     heardAt = io.now();
     // The deadline is set while the network speaks: browsers delay other timers of hidden tabs.
-    if (line.isUp && (hasAsked || Math.abs(heardAt - movedAt) > MOVE_MS)) {
-      movedAt = heardAt;
+    if (line.isUp) {
       hasAsked = false;
       wait(heartbeatMs, () => ask(heartbeatMs / 2));
     }
@@ -51,7 +43,10 @@ function openLine(io, http, on, open) {
     if (isOver) {
       return;
     }
-    heartbeatMs = told.heartbeat_ms ?? heartbeatMs;
+    if (!told.type) {
+      throw new Error("not a broker");
+    }
+    heartbeatMs = bounded(told.heartbeat_ms) || heartbeatMs;
     line.isUp = true;
     heard();
     isUp || on.up(line);
@@ -64,42 +59,29 @@ function openLine(io, http, on, open) {
       const isSilent = Math.abs(io.now() - heardAt) > 1.5 * heartbeatMs;
       line.isUp && !hasAsked && (isDoubtful || isSilent) && ask(DOUBT_MS);
     },
-    /** Ends the line. `end` says why; without it nobody is told. */
-    end(end) {
+    /** Ends the line. The error says why; without it nobody is told. */
+    end(problem) {
       if (!line.isOver) {
         line.isOver = true;
         io.clearTimeout(timer);
         line.transport?.close();
-        end && on.down(line, end);
+        problem && on.down(line, problem);
       }
     },
   };
-  http.renew().then(
-    () => {
-      if (!line.isOver) {
-        wait(OPEN_MS, giveUp);
-        line.transport = open({ message, heard, down: line.end });
-      }
-    },
-    (problem) => line.end({ problem }),
-  );
+  http.renew().then(() => {
+    if (!line.isOver) {
+      wait(OPEN_MS, giveUp);
+      line.transport = open({ message, heard, down: line.end });
+    }
+  }, line.end);
   return line;
 }
 
-/** Connects. `on` is told `message` and, with each change of the state, `status`. */
+/** `on` is told `message` and, with each change of the state, `status`. */
 export function connection(io, http, names, on) {
-  /** A line that lasted so long is good. */
-  const GOOD_MS = 10_000;
-  const PROBE_MS = 60_000;
-  /** The time for which two lines bring messages, when one follows the other. */
-  const OVERLAP_MS = 1_000;
-  /** A transport that failed so often, one time after the other, is left. */
-  const STRIKES = 3;
-  /** Subscriptions that change within this time change the stream once. */
-  const CHANGE_MS = 10;
   /** The messages that ask for the subscriptions, each from its present cursor. */
   const asks = new Map();
-  /** The number of changes of the subscriptions. */
   let version = 0;
   let line;
   let beside;
@@ -135,7 +117,9 @@ export function connection(io, http, names, on) {
   };
 
   const end = () => {
-    Object.keys(timers).forEach((name) => after(name));
+    for (const name in timers) {
+      after(name);
+    }
     leaveBeside();
     line?.end();
     line = undefined;
@@ -224,9 +208,9 @@ export function connection(io, http, names, on) {
     on.message(message);
   };
 
-  const down = (it, why) => {
+  const down = (it, problem) => {
     // The broker may name the subscription that is wrong.
-    const error = why.problem?.details;
+    const error = problem.details;
     const subscription = error?.subscription;
     version -= asks.has(subscription);
     take(it, { type: "ended", subscription, error });
@@ -245,23 +229,22 @@ export function connection(io, http, names, on) {
       return lead(beside);
     }
     end();
-    subscription ? connect(it.isUp) : failed(it, why);
+    subscription ? connect(it.isUp) : failed(it, problem);
   };
 
-  const failed = (it, { why, code, retryAfterMs, problem, status = problem?.status }) => {
+  const failed = (it, { message: reason, status, details, closeCode = 1006, retryAfterMs }) => {
     const { level: at, isUp, isGood } = it;
-    const reason = problem?.message ?? why;
-    if (/^40(1|3|01)$/.test(status ?? code)) {
-      if (problem || hasRenewed || !http.askToken) {
+    if (/^40(1|3|01)$/.test(status ?? closeCode)) {
+      if (details || hasRenewed || !http.askToken) {
         return stop("denied", reason);
       }
       hasRenewed = true;
-    } else if (/^(100[2789]|40..)$/.test(code)) {
+    } else if (/^(100[2789]|40..)$/.test(closeCode)) {
       return stop("closed", reason); // The broker forbids to come back.
     } else if (!isUp && /^(0|429|5..)$/.test(status)) {
       // The broker is away, and no other transport would reach it.
       level = good ?? 0;
-    } else if (!isGood && (code ?? 1006) === 1006) {
+    } else if (!isGood && closeCode === 1006) {
       strikes += isUp || good === at ? 1 : STRIKES;
       if (strikes >= STRIKES) {
         strikes = 0;
@@ -273,7 +256,7 @@ export function connection(io, http, names, on) {
       }
     }
     // Without a word, a broker that has no room wants two seconds.
-    const leastMs = +(problem?.retryAfterMs ?? retryAfterMs ?? 2_000 * (code === 1013));
+    const leastMs = bounded(retryAfterMs ?? 2_000 * (closeCode === 1013));
     const pause = pauses.next(leastMs);
     notBefore = io.now() + leastMs;
     after("pause", pause, connect);
@@ -291,7 +274,7 @@ export function connection(io, http, names, on) {
       self.forget(ask.subscription.split(".")[0] + "."); // What was asked for it before.
       // Two lines would begin "latest" at two places.
       beside?.isUp ? lead(beside) : leaveBeside();
-      asks.set(ask.subscription, { ...ask });
+      asks.set(ask.subscription, ask);
       tellLines("subscribe", ask);
     },
 
@@ -316,8 +299,8 @@ export function connection(io, http, names, on) {
       if (!ephemeral) {
         return http.send("POST", "v1/publish", message);
       }
-      const { type = "", key = "", data } = event;
-      const query = new URLSearchParams({ type, key, ephemeral });
+      const { data, ...fields } = event;
+      const query = new URLSearchParams({ ephemeral, ...fields });
       return http.send("POST", `v1/topics/${encodeURIComponent(topic)}/events?${query}`, data);
     },
 
@@ -332,7 +315,6 @@ export function connection(io, http, names, on) {
       }
     },
 
-    /** Ends the line for as long as the page sleeps. */
     suspend() {
       end();
       tellTrying("the page sleeps");

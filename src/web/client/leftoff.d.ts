@@ -25,8 +25,11 @@ export interface ConnectOptions {
   /**
    * Whether the tabs of an origin share one connection. Default: true in pages, where the browser
    * has Web Locks and BroadcastChannel. Tabs share with tabs of the same `url`, of the same text if
-   * this is one, and of the same person, as far as the token is a JWT and has `iss` and `sub`. With
-   * tokens that do not say so, give the person's id.
+   * this is one, and of the same person: that of `iss` and `sub`, if the token is a JWT. With tokens
+   * that do not say so, such as keys, nothing is shared unless this is a text: give the person's id.
+   *
+   * An event that a browser cannot hand to another tab, since its data is nested thousands of levels
+   * deep, ends the subscription in that tab, with the status 413.
    */
   shared?: boolean | string;
   /** Where cursors are kept, so that a page that is loaded again goes on. Default: "memory". */
@@ -61,7 +64,10 @@ export interface OutboxOptions {
    * the page that sends it. Default: false.
    */
   keep?: boolean;
-  /** Told the refusals of what was published before a reload. Default: they are reported. */
+  /**
+   * Told the refusals of what was published before a reload. Default: they are reported, as is an entry
+   * that cannot be read. All that was kept goes out, also where it is more than `max`.
+   */
   refused?: (problem: Problem, message: object) => void;
 }
 
@@ -96,8 +102,9 @@ export interface Leftoff extends EventTarget {
 
   /**
    * Publishes an event, and resolves when it is stored. While there is no connection, the event waits
-   * in the outbox. Events go out in the order of the calls, and one that is sent twice is stored once,
-   * for as long as the broker remembers its id.
+   * in the outbox: also while the state is `denied`, or `closed` by the broker, until `retryNow` leads
+   * to a connection, or `close` rejects it. Events go out in the order of the calls, and one that is
+   * sent twice is stored once, for as long as the broker remembers its id.
    *
    * Rejects with a `Problem`: the broker's refusal; or status 0 if the outbox is full, or the client
    * was closed meanwhile. Its `mayBeStored` says whether the event may be stored all the same. An
@@ -261,7 +268,10 @@ export interface NewEvent {
   id?: string;
   /** Store the event only if this is the topic's last sequence; 412 otherwise. */
   expectedSequence?: number;
-  /** Deliver the event to who is connected, and store nothing. Without a WebSocket: no headers. */
+  /**
+   * Deliver the event to who is connected, and store nothing. Without a WebSocket it has no headers and
+   * no content type.
+   */
   ephemeral?: boolean;
 }
 

@@ -8,7 +8,7 @@ import { backoff, Problem, requests, transports } from "./transports.js";
 
 export { backoff, Problem };
 
-/** What the client uses of the world around it. Tests give parts of their own. */
+/** What the client uses of the world. Tests give parts of their own. */
 function environment(own) {
   const all = globalThis;
   return {
@@ -133,7 +133,7 @@ export function connect(options = {}) {
   const link = isShared ? tabs(io, http, shared, open, on) : open(on);
   out = outbox(self, base, options.outbox, link);
 
-  // Timers of a page that sleeps tell nothing. The window sees the events of its document, too.
+  // The window sees the events of its document, too.
   for (const [types, run] of [
     ["online offline", () => link.wake(false, true)],
     ["visibilitychange", () => link.wake()],

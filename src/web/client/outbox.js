@@ -1,14 +1,11 @@
 // The outbox: publishes that wait for the broker. They go out in the order in which they came, each
 // under an id of its own, so that one that is sent again is not stored again.
 
+import { MAX_BATCH } from "./limits.js";
 import { spelled } from "./subscription.js";
 import { backoff, instead, Problem } from "./transports.js";
 
-const CLOSED = { detail: "the client is closed" };
-
 export function outbox(client, base, options = {}, link) {
-  /** The most publishes to one topic that go out as one message. */
-  const MAX_BATCH = 100;
   const { io } = client;
   const { max = 1_000, maxBytes = 1 << 20, keep, refused = io.report } = options;
   /** The beginning of the keys of what is kept over reloads. */
@@ -29,14 +26,17 @@ export function outbox(client, base, options = {}, link) {
     }
   };
 
+  const refusal = () => new Problem({ detail: `the outbox is ${isClosed ? "closed" : "full"}` });
+
   /** `unknown` is the number of tries whose outcome is not known. */
   const add = (message, key, isMany, unknown = 0) =>
     new Promise((resolve, reject) => {
       const text = JSON.stringify(message);
       const size = text.length;
-      if (isClosed || queue.length >= max || bytes + size > maxBytes) {
-        const detail = `the outbox is full: ${queue.length} events`;
-        throw new Problem(isClosed ? CLOSED : { detail });
+      const isFull = queue.length >= max || bytes + size > maxBytes;
+      // There is always room for what was kept.
+      if (isClosed || (isFull && !unknown)) {
+        throw refusal();
       }
       const { topics, expected_sequence: expected } = message;
       // Those of one group go out together.
@@ -102,10 +102,9 @@ export function outbox(client, base, options = {}, link) {
       }
       message.event.id ??= io.newId();
       lastKey = Math.max(lastKey + 1, io.now() * 1e3);
-      return add(message, prefix + lastKey, Array.isArray(to));
+      return add(message, prefix + lastKey + message.event.id, Array.isArray(to));
     },
 
-    /** Sends what waits, one message after the other. */
     async send() {
       if (isSending) {
         return;
@@ -133,7 +132,7 @@ export function outbox(client, base, options = {}, link) {
       io.clearTimeout(timer);
       for (const entry of queue.splice(0)) {
         keep && entry.unknown++; // A later page sends it.
-        reject(entry, new Problem(CLOSED));
+        reject(entry, refusal());
       }
     },
   };
@@ -142,9 +141,11 @@ export function outbox(client, base, options = {}, link) {
   store((storage) => {
     const keys = Object.keys(storage).filter((key) => key.startsWith(prefix));
     for (const key of keys.sort()) {
-      store(() => {
-        const message = JSON.parse(storage.getItem(key));
-        add(message, key, false, 1).catch((problem) => refused(problem, message));
+      let message;
+      const load = async () => add((message = JSON.parse(storage.getItem(key))), key, false, 1);
+      load().catch((problem) => {
+        isClosed || store(() => storage.removeItem(key)); // It may be damaged.
+        (problem.details ? refused : io.report)(problem, message);
       });
     }
   });

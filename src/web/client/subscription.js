@@ -1,5 +1,6 @@
 // Subscriptions: their cursors and handlers, one event after the other.
 
+import { MAX_WAITING, MAX_WAITING_SIZE } from "./limits.js";
 import { backoff, instead, Problem } from "./transports.js";
 
 const CURSOR = /^(@?)(\d+)(?:~\d+)?-(.+)$/;
@@ -27,17 +28,17 @@ export function move(ask, { type, cursor, revision }, isTwofold) {
   return true;
 }
 
-/** Spells names as the broker does: `onGap` becomes `on_gap`. */
+/** Spells `onGap` as `on_gap`. */
 export function spelled(fields) {
-  const spell = (name) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-  return Object.fromEntries(Object.entries(fields).map(([name, value]) => [spell(name), value]));
+  const spell = ([name, value]) => [
+    name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+    value,
+  ];
+  return Object.fromEntries(Object.entries(fields).map(spell));
 }
 
-/** Follows topics. `own` is what the client lends. */
+/** Follows topics. */
 export function subscription(own, topics, { name, storage, filter, ...options }, handlers) {
-  /** What may wait for handlers. Beyond it the broker keeps the rest until it is asked again. */
-  const MAX_WAITING = 1_000;
-  const MAX_WAITING_SIZE = 1 << 20;
   const { io, link, kept } = own;
   const pauses = backoff(io);
   const isOne = typeof topics === "string" && !/[*>]/.test(topics);
@@ -156,25 +157,18 @@ export function subscription(own, topics, { name, storage, filter, ...options },
       own.onClose();
     },
 
-    /** Iterates over all messages. */
     async *[Symbol.asyncIterator]() {
-      let offered;
       let deliver;
-      hand = (message) =>
-        new Promise((done) => {
-          offered = message && [message, done];
-          deliver?.();
-        });
-      handle();
+      hand = (message) => new Promise((done) => deliver({ message, done }));
       try {
         while (!self.isClosed) {
-          if (offered) {
-            const [message, done] = offered;
-            offered = undefined;
+          const { message, done } = await new Promise((resolve) => {
+            deliver = resolve;
+            handle();
+          });
+          if (message) {
             yield message;
             done();
-          } else {
-            await new Promise((done) => (deliver = done));
           }
         }
       } finally {
@@ -196,7 +190,7 @@ export function subscription(own, topics, { name, storage, filter, ...options },
   return self;
 }
 
-/** Keeps a map of the latest event of each key of a topic. */
+/** Keeps the state of a topic. */
 export function keyed(client, signal, topic, { keyPrefix = "" } = {}, handlers = {}) {
   const { io } = client;
   let settle;
@@ -226,8 +220,9 @@ export function keyed(client, signal, topic, { keyPrefix = "" } = {}, handlers =
       { from, filter, storage: "memory" },
       {
         event(event) {
-          const { key } = event;
-          const value = event.data === "" && !/json/.test(event.content_type) ? undefined : event;
+          const { key, data, data_base64, content_type } = event;
+          const isDeletion = data_base64 === "" || (data === "" && !/json/.test(content_type));
+          const value = isDeletion ? undefined : event;
           if (key) {
             value ? map.set(key, value) : map.delete(key);
             return handlers.changed?.(key, value);

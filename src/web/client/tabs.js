@@ -2,21 +2,16 @@
 // call it over channels. Each keeps its own cursors, so that another one can lead at any time.
 
 import { stateOf } from "./connection.js";
+import { ASK_MS, JOIN_AGAIN_MS, MOST_UNANSWERED } from "./limits.js";
 import { calls, LOST } from "./transports.js";
 
-/** Joins the tabs. `on` is told what a connection tells, and `reset` by another leader. */
+/** `on` is told what a connection tells, and `reset` by another leader. */
 export function tabs(io, http, group, open, on) {
-  /** The time between two questions to the leader. */
-  const ASK_MS = 400;
-  const JOIN_AGAIN_MS = 5_000;
-  /** A leader that leaves so many questions unanswered is frozen, and loses its place. */
-  const MOST_UNANSWERED = 3;
   let id;
   let name;
   /** Who leads, and the number of the lead: one with a lower number has been replaced. */
   let leader;
   let term = 0;
-  /** The connection, if this tab leads. */
   let connection;
   const channels = new Map();
   const waiting = calls(io);
@@ -40,7 +35,8 @@ export function tabs(io, http, group, open, on) {
     if (problem) {
       timer = io.setTimeout(join, JOIN_AGAIN_MS);
     } else {
-      const { iss, sub } = http.claims;
+      // Who is not named, neither by the token nor by the application, is alone.
+      const { iss, sub = http.askToken && group === true && id } = http.claims;
       name = JSON.stringify(["leftoff", http.base, group, iss, sub]);
       // The lock of a tab tells the leader that the tab is there: first of all it is held.
       hold(id, false, () => {
@@ -51,7 +47,6 @@ export function tabs(io, http, group, open, on) {
     }
   };
 
-  /** Holds a lock until the tab leaves. */
   const hold = (lock, steal, run) => {
     const { signal } = stay;
     const held = () =>
@@ -93,7 +88,15 @@ export function tabs(io, http, group, open, on) {
   const route = (message) => {
     const [tab, subscription] = message.subscription.split("/");
     const told = { ...message, subscription };
-    tab === id ? on.message(told) : post(tab, { message: told });
+    if (tab === id) {
+      return on.message(told);
+    }
+    try {
+      post(tab, { message: told });
+    } catch {
+      const detail = "nested too deep"; // No browser copies such data to another tab.
+      post(tab, { message: { type: "ended", subscription, error: { detail, status: 413 } } });
+    }
   };
 
   const to = (tab) => {
@@ -187,7 +190,6 @@ export function tabs(io, http, group, open, on) {
       ask();
     },
 
-    /** Leaves the group while the page sleeps. */
     suspend(state = "reconnecting", reason = "the page sleeps") {
       stay.abort();
       io.clearTimeout(timer);

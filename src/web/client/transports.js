@@ -1,34 +1,29 @@
 // HTTP, and three transports of the messages in `protocol.md`. A transport tells `on` each
-// `message` with its `size` in characters, `heard` when anything came, and `down`.
+// `message` with its `size` in characters, `heard` when anything came, and `down` with the error.
 
 const REQUEST_MS = 30_000;
-const LONGEST_RETRY_MS = 300_000;
+const LONGEST_MS = 300_000;
 /** What has not failed for so long after a pause is well again. */
 const WELL_MS = 60_000;
 const LONGEST_POLL_S = 25;
+/** More characters than a message can have. */
+const LONGEST_BLOCK = 1e8;
 const ANSWER_MS = 10_000;
 const POLL_PAUSE_MS = 5_000;
 /** A poll that is cut after this time is cut for its length; much later, it failed. */
 const CUT_MS = 3_000;
 
-/** Why the broker refused something; with the status 0, why nothing is known of it. */
+/** A time from the network, in bounds; 0 if it makes no sense. */
+export const bounded = (ms) => Math.max(0, Math.min(ms, LONGEST_MS)) || 0;
+
 export class Problem extends Error {
-  constructor(details) {
-    const {
-      status = 0,
-      detail = `refused with ${status}`,
-      retry_after_ms: retryAfterMs = 0,
-    } = details;
+  constructor(details = {}) {
+    const { status = 0, detail = `refused with ${status}`, retry_after_ms } = details;
     super(detail);
-    Object.assign(this, {
-      name: "Problem",
-      status,
-      details,
-      retryAfterMs: Math.min(retryAfterMs, LONGEST_RETRY_MS),
-    });
+    const retryAfterMs = bounded(retry_after_ms);
+    Object.assign(this, { name: "Problem", status, details, retryAfterMs });
   }
 
-  /** Whether the same request may succeed later. */
   get isTemporary() {
     const { status, details } = this;
     return /^(0|408|429|50[2347])$/.test(status) || /outcome-unknown$/.test(details.type);
@@ -90,8 +85,6 @@ export function requests(io, base, askToken) {
   const http = {
     base,
     askToken,
-    /** The claims of the token, if it is a JWT. */
-    claims: {},
 
     async renew() {
       const ask = async () => ({ token: await askToken?.() });
@@ -99,12 +92,13 @@ export function requests(io, base, askToken) {
         const answer = await ask().catch(({ message: detail }) => ({ error: { detail } }));
         waiting.settle(call, answer);
       }));
-      http.claims = {};
+      let claims;
       try {
-        http.claims = JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
+        claims = JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
       } catch {
         // It is no JWT.
       }
+      http.claims = claims ?? {};
     },
 
     /** Returns what `read` makes of the answer. A 401 is asked again with another token, once. */
@@ -117,10 +111,11 @@ export function requests(io, base, askToken) {
         abort = new AbortController(),
       } = options;
       token ?? (await http.renew());
-      const headers = { Accept: accept, "Content-Type": "application/json" };
-      if (token) {
-        headers.Authorization = `Bearer ${token}`;
-      }
+      const headers = {
+        Accept: accept,
+        "Content-Type": "application/json",
+        ...(token && { Authorization: `Bearer ${token}` }),
+      };
       const timer = io.setTimeout(() => abort.abort(), timeoutMs);
       let answer;
       let result;
@@ -145,8 +140,9 @@ export function requests(io, base, askToken) {
         await http.renew();
         return http.send(method, path, body, { ...options, isAgain: true });
       }
+      const after = answer.headers.get("Retry-After");
       throw new Problem({
-        retry_after_ms: 1000 * answer.headers.get("Retry-After") || 0,
+        retry_after_ms: 1000 * after || Date.parse(after) - io.now(),
         ...result,
         status,
       });
@@ -160,38 +156,44 @@ function websocket(io, http, asks, on) {
   let socket;
   let isClosed;
   const send = (message) => socket?.readyState === 1 && socket.send(JSON.stringify(message));
+  const ping = () => send({ type: "ping" });
 
   const open = async () => {
-    const url = new URL("v1/ws", http.base);
-    url.protocol = url.protocol.replace("http", "ws");
+    let url = `${http.base.replace("http", "ws")}v1/ws`;
     if (http.askToken) {
       const asked = http.send("POST", "v1/tickets", { kind: "once" });
       const { ticket } = await asked.catch(instead(404, {})); // A broker may ask nobody who they are.
-      ticket && url.searchParams.set("ticket", ticket);
+      if (ticket) {
+        url += `?ticket=${ticket}`;
+      }
     }
     if (isClosed) {
       return;
     }
-    socket = new io.WebSocket(url.href, "leftoff.v1.json");
-    socket.onopen = () => send({ type: "ping" });
-    socket.onclose = ({ code, reason }) =>
+    socket = new io.WebSocket(url, "leftoff.v1.json");
+    socket.onopen = ping;
+    socket.onclose = ({ code: closeCode, reason }) =>
       on.down({
-        why: reason || `closed with ${code}`,
-        code,
+        message: reason || `closed with ${closeCode}`,
+        closeCode,
         retryAfterMs: /retry_ms=(\d+)/.exec(reason)?.[1],
       });
     socket.onmessage = ({ data }) => {
-      const message = { ...JSON.parse(data), size: data.length };
-      waiting.settle(message.ref, message);
-      on.message(message);
+      try {
+        const message = { ...JSON.parse(data), size: data.length };
+        waiting.settle(message.ref, message);
+        on.message(message);
+      } catch (error) {
+        on.down(error);
+      }
     };
   };
-  open().catch((problem) => on.down({ problem }));
+  open().catch(on.down);
 
   return {
     subscribe: (ask) => send({ type: "subscribe", ...ask }),
     unsubscribe: (subscription) => send({ type: "unsubscribe", subscription }),
-    ping: () => send({ type: "ping" }),
+    ping,
     request: (message) => waiting.make((ref) => send({ ...message, ref })),
     close() {
       isClosed = true;
@@ -212,10 +214,10 @@ function sse(io, http, asks, on) {
 
   let retryAfterMs;
   const take = (message) => {
-    const { type: why, retry_ms } = message;
+    const { type, retry_ms } = message;
     retryAfterMs ??= retry_ms;
-    if (/^(stopping|expired)$/.test(why)) {
-      on.down({ why, retryAfterMs: retry_ms, status: { expired: 401 }[why] });
+    if (/^(stopping|expired)$/.test(type)) {
+      on.down({ message: type, retryAfterMs: retry_ms, status: { expired: 401 }[type] });
     } else {
       on.message(message);
     }
@@ -226,16 +228,16 @@ function sse(io, http, asks, on) {
     const body = await http.send("POST", "v1/follow", { subscriptions }, options);
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = ""; ;) {
-      const { done, value } = await reader.read();
-      if (done) {
+      const { value } = await reader.read().catch(() => ({}));
+      if (!value) {
         // A stream ends when all that it carried has ended.
         return abort.signal.aborted || asks().some((ask) => subscriptions.includes(ask))
-          ? on.down({ why: "cut off", retryAfterMs })
+          ? on.down({ message: "cut off", retryAfterMs })
           : Object.assign(self, poll(io, http, asks, on));
       }
       on.heard();
       const blocks = (rest + value).split("\n\n");
-      rest = blocks.pop();
+      rest = blocks.pop().slice(0, LONGEST_BLOCK);
       for (const block of blocks) {
         // Data, and comments.
         const text = block.replace(/^(data:|:.*)/gm, "").trim();
@@ -243,7 +245,7 @@ function sse(io, http, asks, on) {
       }
     }
   };
-  run().catch((problem) => on.down({ problem, retryAfterMs }));
+  run().catch(on.down);
   return self;
 }
 
@@ -251,52 +253,47 @@ function sse(io, http, asks, on) {
 function poll(io, http, asks, on) {
   let waitS = 0;
   let longestS = LONGEST_POLL_S;
-  let abort;
   let timer;
-  let isClosed;
+  const abort = new AbortController();
+
+  const read = async (answer) => {
+    const text = await answer.text();
+    const { topics, messages = topics } = JSON.parse(text);
+    return messages.map((message) => ({ ...message, size: text.length / messages.length }));
+  };
 
   const run = async () => {
-    while (!isClosed) {
+    while (!abort.signal.aborted) {
       const since = io.now();
       // Members would come and go with each poll.
       const subscriptions = asks().map(({ member, ...ask }) => ask);
+      // Who follows nothing asks for no topics: that wants the credential, too.
+      const body = subscriptions[0] && { subscriptions };
+      const path = body ? `v1/follow?wait=${waitS}s` : "v1/topics?limit=0";
+      const options = { abort, timeoutMs: 1000 * waitS + ANSWER_MS, read };
       let messages = [];
-      abort = new AbortController();
-      const options = { abort, timeoutMs: 1000 * waitS + ANSWER_MS };
       try {
-        if (subscriptions[0]) {
-          ({ messages } = await http.send(
-            "POST",
-            `v1/follow?wait=${waitS}s`,
-            { subscriptions },
-            options,
-          ));
-        } else {
-          await http.send("GET", "healthz", undefined, { ...options, read() {} });
-        }
+        messages = await http.send(body ? "POST" : "GET", path, body, options);
       } catch (problem) {
         const tookMs = io.now() - since;
         const isLost = tookMs < CUT_MS || tookMs > 1000 * waitS + CUT_MS;
         if (isLost || !/^(0|502|504)$/.test(problem.status)) {
-          return on.down({ problem });
+          throw problem;
         }
         longestS = Math.floor(Math.min(waitS, tookMs / 1000) / 2);
       }
-      on.message({ heartbeat_ms: 1000 * longestS + ANSWER_MS });
-      for (const message of messages) {
-        on.message({ ...message, size: JSON.stringify(message).length });
-      }
+      messages.forEach(on.message);
+      on.message({ type: "poll", heartbeat_ms: 1000 * longestS + ANSWER_MS });
       waitS = longestS;
-      if (!waitS || !subscriptions[0]) {
+      if (!(waitS && body)) {
         await new Promise((done) => (timer = io.setTimeout(done, POLL_PAUSE_MS)));
       }
     }
   };
-  run();
+  run().catch(on.down);
 
   return {
     close() {
-      isClosed = true;
       io.clearTimeout(timer);
       abort.abort();
     },

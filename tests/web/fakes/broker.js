@@ -172,8 +172,9 @@ export class Broker {
   store(topic, event) {
     const id = event.id === undefined ? undefined : `${topic} ${event.id}`;
     const known = this.#ids.get(id);
-    const { data = "" } = event; // No payload is told as an empty text without a type.
-    const content_type = event.data === undefined ? null : "application/json";
+    const isBinary = event.data_base64 !== undefined;
+    const { data = isBinary ? undefined : "" } = event; // No payload is an empty text without a type.
+    const content_type = event.data === undefined && !isBinary ? null : "application/json";
     const stored = known ?? {
       ...event,
       data,

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 /** The folder of the client. */
 export const FOLDER = new URL("../../../src/web/client/", import.meta.url);
 const PARTS = [
+  "limits.js",
   "transports.js",
   "subscription.js",
   "outbox.js",
