@@ -13,7 +13,7 @@ pub enum Action {
     Publish,
     /// Be present in topics as a member, list members, and be told when members come and go.
     Presence,
-    /// Create, change, purge and delete topics.
+    /// Create, change, purge and delete topics, and see their settings and numbers.
     Manage,
 }
 

@@ -29,6 +29,8 @@ const MAX_KEY_ID_BYTES: usize = 256;
 /// Why a token is refused. For people; clients are told less (see [`Self::told`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TokenProblem {
+    /// The text is of no kind of credential. Keys are told apart before.
+    Neither,
     /// The text is no token that can be read.
     Malformed(String),
     /// No issuer of the token may use its algorithm.
@@ -54,6 +56,7 @@ pub(super) enum TokenProblem {
 impl fmt::Display for TokenProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Neither => f.write_str("this is neither a key (`lok_…`) nor a token (a JWT)"),
             Self::Malformed(problem) => write!(f, "the token is malformed: {problem}"),
             Self::Algorithm(name) => {
                 write!(f, "its algorithm {name:?} is not one of those of its issuer")
@@ -122,11 +125,14 @@ impl<'a> ReadToken<'a> {
     ///
     /// # Errors
     ///
-    /// [`TokenProblem::Malformed`].
+    /// [`TokenProblem::Neither`], [`TokenProblem::Malformed`].
     pub(super) fn parse(token: &'a str) -> Result<Self, TokenProblem> {
         let malformed = |problem: &str| TokenProblem::Malformed(problem.to_owned());
         if token.len() > MAX_CREDENTIAL_BYTES {
             return Err(malformed("it is longer than 16 KiB"));
+        }
+        if !token.contains('.') {
+            return Err(TokenProblem::Neither);
         }
         let mut parts = token.split('.');
         let (Some(header), Some(claims), Some(signature), None) =
@@ -451,9 +457,8 @@ mod tests {
         let parts: Vec<&str> = good.split('.').collect();
         let [header, claims, signature] = parts[..] else { panic!("three parts") };
         for bad in [
-            String::new(),
             "..".to_owned(),
-            "a".to_owned(),
+            "a.b".to_owned(),
             format!("{header}.{claims}"),
             format!("{good}.{signature}"),
             format!("{header}.{claims}.{signature}.a.b"),
@@ -466,6 +471,11 @@ mod tests {
             let problem = problem(&[issuer()], &bad).await;
             assert!(matches!(problem, TokenProblem::Malformed(_)), "{bad}: {problem}");
             assert!(!problem.to_string().contains(signature), "{problem}");
+        }
+        for mistyped in ["", "a", "LOK_a", header] {
+            let problem = problem(&[issuer()], mistyped).await;
+            let told = "this is neither a key (`lok_…`) nor a token (a JWT)";
+            assert_eq!((problem.told().as_str(), problem), (told, TokenProblem::Neither));
         }
         let spare = "x".repeat(MAX_CREDENTIAL_BYTES);
         let long = hs256(&claims_with("spare", json!(spare)));

@@ -223,6 +223,32 @@ impl Permit {
         }
     }
 
+    /// Checks that the caller may be told the numbers and the settings of `topic`: it may manage the
+    /// topic, or subscribe to it. The answer is the same for a topic that does not exist.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`].
+    pub(super) async fn check_shown(&self, topic: &TopicName) -> Result<()> {
+        let Some(granted) = &self.0 else { return self.check(Action::Subscribe, topic).await };
+        let grant = granted.current().await?;
+        let of = |action| grant.permission().of(action).verdict(topic);
+        let managed = match topic.check_of_clients() {
+            Ok(()) => of(Action::Manage),
+            Err(_) => Verdict::No,
+        };
+        match (of(Action::Subscribe), managed) {
+            (_, Verdict::Yes) => Ok(()),
+            (Verdict::No, Verdict::Ask) => self.check(Action::Manage, topic).await,
+            (Verdict::Ask, Verdict::Ask) => match self.check(Action::Subscribe, topic).await {
+                Err(Error::Denied { .. }) => self.check(Action::Manage, topic).await,
+                read => read,
+            },
+            (_, Verdict::No) => self.check(Action::Subscribe, topic).await,
+            (Verdict::Yes, Verdict::Ask) => Ok(()),
+        }
+    }
+
     /// Returns whether the caller may do `action` with `topic`. For things that happen beside what
     /// the caller asked for: they are left out, and that is no refusal.
     ///

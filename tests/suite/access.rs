@@ -90,6 +90,8 @@ enum Standing {
 enum Rule {
     /// The permission for the action on the topic.
     Needs(Action),
+    /// The permission to subscribe to the topic, or to manage it.
+    Shows,
     /// The permission to administer.
     Administers,
     /// The permission to subscribe, without which the answer has no topics.
@@ -116,6 +118,10 @@ impl Rule {
             (_, Standing::Nobody) => return Outcome::Unauthenticated,
             (Self::Needs(Action::Manage), Standing::Administrator) => true,
             (Self::Needs(Action::Subscribe | Action::Presence), Standing::Reader) => true,
+            (Self::Shows, standing) => {
+                use Standing::{Administrator, Owner, Reader};
+                [Administrator, Owner, Reader].contains(&standing)
+            }
             (Self::Needs(_), standing) => standing == Standing::Owner,
             (Self::Administers, standing) => standing == Standing::Administrator,
             (Self::Lists | Self::Inside, _) => true,

@@ -42,7 +42,7 @@ const SIZES: [(u32, u32, &str); 3] =
 
 /// The views: a name, the fragment of the address, and what is seen when they are loaded.
 const VIEWS: [(&str, &str, &str); 14] = [
-    ("overview", "", "main table a"),
+    ("overview", "", "main h2"),
     ("topics", "topics", ".row a"),
     ("events", "topic/orders.new/events", ".events > li"),
     ("sought", "topic/orders.new/events/2", ".events > li[aria-current]"),
@@ -265,6 +265,15 @@ async fn what_is_done_in_the_console_is_done_in_the_broker() {
 
     // Publishing by the form, with digits that JavaScript's own numbers do not have.
     shown.turn_to("topic/orders.new/publish", "main textarea").await;
+    let is_ready = "return document.querySelector('main form').checkValidity();";
+    assert_eq!(
+        shown.browser.run(is_ready, json!([])).await,
+        false,
+        "nothing is published by itself"
+    );
+    shown.write("[name=data]", "{id: 1}").await;
+    shown.click("main button", "Publish").await;
+    shown.until("main .error", "✕ The payload is no JSON: ").await;
     shown.write("[name=data]", r#"{"id":12345678901234567890}"#).await;
     shown.write("[name=headers]", "region: eu").await;
     shown.click("main button", "Publish").await;
@@ -294,6 +303,16 @@ async fn what_is_done_in_the_console_is_done_in_the_broker() {
     shown.click(".events summary", "4").await;
     shown.until(".events pre", "12345678901234567890").await;
 
+    // A jump beyond the newest event shows the newest, and follows.
+    shown.turn_to("topic/orders.new/events/99", ".events > li").await;
+    shown.until("main .note", "There is no event 99 yet: the next one is 6.").await;
+    shown.until("main button", "Pause").await;
+
+    // The busiest topics are those that have events now.
+    post(address, "/v1/topics/orders.busy/events", "now").await;
+    shown.turn_to("", "main h2").await;
+    shown.until("main td a", "orders.busy").await;
+
     // A dead letter is put back, and is dealt with.
     shown.turn_to("topic/orders.dead/consumers", ".events > li").await;
     shown.click(".events summary", "1").await;
@@ -320,12 +339,17 @@ async fn what_is_done_in_the_console_is_done_in_the_broker() {
     // A purge wants the name.
     let purge = "return [...document.querySelectorAll('main button')] \
                  .find((it) => it.innerText === 'Purge').disabled;";
+    shown.until("main p", "2 events, ").await;
+    shown.write("[name=before]", "7").await;
+    shown.until("main p", "This drops all 2 events for good.").await;
     shown.write("[name=confirmed]", "orders").await;
     assert_eq!(shown.browser.run(purge, json!([])).await, true);
     shown.write("[name=confirmed]", "orders.new").await;
     assert_eq!(shown.browser.run(purge, json!([])).await, false);
     shown.click("main button", "Purge").await;
     shown.until("main .note", "The events are dropped.").await;
+    shown.until("main p", "There is nothing to drop.").await;
+    shown.until("main p", "0 events, 0 B; the next one is 7").await;
     let topic = get(address, "/v1/topics/orders.new").await.json();
     assert_eq!((&topic["events"], &topic["earliest"]), (&json!(0), &json!(7)), "{topic}");
     drop(shown.browser);
@@ -409,6 +433,24 @@ async fn what_is_wrong_is_mended_in_the_console() {
     }
     shown.until("section[aria-label='Webhook shipping'] .good", "It gets on.").await;
 
+    // One is made, which shows its secret, and deleted, which wants its name.
+    let details = "document.querySelectorAll('main details').forEach((it) => (it.open = true));";
+    shown.browser.run(details, json!([])).await;
+    let fields = [("name", "audit"), ("topic", "orders.paid"), ("url", "https://a.example/")];
+    for (name, text) in fields {
+        shown.write(&format!("[name={name}]"), text).await;
+    }
+    shown.click("main button", "Make it").await;
+    shown.until("main pre", "whsec_").await;
+    shown.until("section[aria-label='Webhook audit'] dd", "https://a.example/").await;
+    shown.click("main button", "Make it").await;
+    shown.until("main .error", "There is a webhook audit.").await;
+    shown.browser.run(details, json!([])).await;
+    shown.write("#delete-audit [name=confirmed]", "audit").await;
+    shown.click("#delete-audit button", "Delete audit").await;
+    shown.until("main .note", "audit is deleted.").await;
+    assert_eq!(get(address, "/v1/webhooks/audit").await.status, 404);
+
     // A connection is ended at the second press, and no other one with it.
     let mut stream = Sse::follow(address, "orders.paid", "").await;
     soon(stream.find(|frame| frame.is_control("leftoff.caught-up"))).await;
@@ -469,6 +511,9 @@ async fn with_access_control_the_console_is_for_administrators() {
     shown.write(field, &token("ann", json!({"subscribe": [">"]}))).await;
     shown.click("main button", "Log in").await;
     shown.until("main .error", "Refused").await;
+    shown.write(field, "mistyped").await;
+    shown.click("main button", "Log in").await;
+    shown.until("main .error", "this is neither a key (`lok_…`) nor a token (a JWT)").await;
     let administrator = token("zoe", json!({"admin": true, "subscribe": [">"]}));
     shown.write(field, &administrator).await;
     shown.click("main button", "Log in").await;
@@ -500,6 +545,15 @@ async fn with_access_control_the_console_is_for_administrators() {
     shown.turn_to("topic/orders/consumers", "main .card").await;
     shown.until("section[aria-label='Consumer phone of orders'] dd", "ann").await;
     shown.until("section[aria-label='Consumer mailers of orders']", "shared by workers").await;
+
+    // Whoever may only administer sees a topic's settings, and none of its events.
+    shown.open("topic/orders/settings", field).await;
+    shown.write(field, &token("joe", json!({"admin": true}))).await;
+    shown.click("main button", "Log in").await;
+    shown.until("main button", "Check").await;
+    shown.until("main p", "2 events, ").await;
+    shown.turn_to("topic/orders/events", "main .error").await;
+    shown.until("main .error", "Refused: joe may not subscribe to").await;
     let kept = "return localStorage.length + sessionStorage.length + document.cookie.length;";
     assert_eq!(shown.browser.run(kept, json!([])).await, 0);
     shown.open("", field).await;

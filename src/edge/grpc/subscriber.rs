@@ -145,7 +145,7 @@ impl SubscriberService for GrpcSubscriber {
     ) -> Result<Response<proto::GetTopicResponse>, Status> {
         let permit = permit(&self.edge, &request, paths::GET_TOPIC).await?;
         let name = TopicName::new(&request.get_ref().topic)?;
-        permit.check(Action::Subscribe, &name).await?;
+        permit.check_shown(&name).await?;
         let topic = self.edge.broker.topic(&name)?;
         Ok(Response::new(proto::GetTopicResponse { topic: Some(messages::topic(&topic)) }))
     }

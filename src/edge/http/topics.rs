@@ -21,7 +21,7 @@ use crate::edge::hooks::ActKind;
 use crate::edge::http::listing;
 use crate::edge::http::page_body;
 use crate::edge::http::query::Query;
-use crate::edge::http::request::{PathResult, permitted, whole};
+use crate::edge::http::request::{PathResult, permitted, topic, whole};
 use crate::edge::http::spare::Purpose;
 use crate::edge::page_token::{StateToken, page_limit};
 use crate::edge::permit::Permit;
@@ -108,7 +108,8 @@ async fn show(
     uri: Uri,
 ) -> Result<Response> {
     Query::parse(uri.query(), Purpose::Page)?.finish("")?;
-    let name = permitted(path, &permit, Action::Subscribe).await?;
+    let name = topic(path)?;
+    permit.check_shown(&name).await?;
     let info = edge.broker.topic(&name)?;
     Ok(axum::Json(forms::topic(&info)).into_response())
 }

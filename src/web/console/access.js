@@ -36,7 +36,7 @@ function explain(console) {
       { class: "stacked" },
       run,
       credentialField(),
-      field("With this topic; without one, with all", { name: "topic", class: "wide" }),
+      field("Topic (empty: all)", { name: "topic", class: "wide" }),
       h("button", {}, "Explain"),
     ),
     note,

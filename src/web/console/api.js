@@ -1,28 +1,50 @@
-// What the console asks the broker for: by the client, with the credential of whoever logged in. The
-// credential stays in the memory of this page.
+// What the console asks the broker for, with the credential of whoever logged in, which stays in the
+// memory of this page.
 
 import { connect, Problem } from "../web/leftoff.js";
 
 /** The broker that serves the page, wherever it is mounted. */
 export const BASE = new URL("..", import.meta.url).href;
 
+/** The time after which an answer does not come any more. */
+const PATIENCE_MS = 30_000;
+
 export class Api {
   #credential;
+  #client;
 
   /** Without a credential the browser's cookie counts, if it has one. */
-  constructor(credential) {
+  constructor(credential, onstate) {
     this.#credential = credential;
-    const token = credential ? () => credential : undefined;
-    // Tabs may have other credentials, so that they share nothing.
-    this.leftoff = connect({ url: BASE, token, shared: false });
+    this.onstate = onstate;
+  }
+
+  /** The client, which connects when it is used first: by whoever is known to the broker. */
+  get leftoff() {
+    if (!this.#client) {
+      const token = this.#credential && (() => this.#credential);
+      // Tabs may have other credentials, so that they share nothing.
+      this.#client = connect({ url: BASE, token, shared: false });
+      this.#client.onstate = this.onstate;
+    }
+    return this.#client;
   }
 
   get hasCredential() {
     return Boolean(this.#credential);
   }
 
-  get = (path) => this.leftoff.request("GET", path);
-  send = (method, path, body) => this.leftoff.request(method, path, body);
+  get = (path) => this.send("GET", path);
+
+  async send(method, path, body) {
+    const answer = await this.fetch(path, {
+      method,
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+      signal: AbortSignal.timeout(PATIENCE_MS),
+    });
+    return answer.status === 204 ? null : answer.json();
+  }
 
   /** Sends a request whose answer is more than JSON. Rejects with a `Problem`. */
   async fetch(path, options = {}) {
@@ -53,7 +75,7 @@ export class Api {
   }
 
   close() {
-    this.leftoff.close();
+    this.#client?.close();
   }
 }
 

@@ -1,10 +1,26 @@
 // The connections: who, from where, what they read, how far behind; ended on request.
 
-import { bytes, button, count, h, refill, refusal, repeat, say, span, table } from "./dom.js";
+import {
+  button,
+  bytes,
+  count,
+  fail,
+  h,
+  many,
+  notice,
+  refill,
+  refusal,
+  repeat,
+  say,
+  span,
+  table,
+} from "./dom.js";
 
 export const title = "Connections";
 
 const PAGE = 200;
+/** The time in which a second press ends a connection. */
+const SURE_MS = 5000;
 
 const COLUMNS = [["Caller"], ["Address"], ["Reads"], ["Lag", 1], ["Sent", 1], ["Age", 1], ["End"]];
 
@@ -21,7 +37,7 @@ function reads({ protocol, topics, cursor }) {
 
 export function show(console, parts, signal) {
   const told = h("p", { class: "quiet", role: "status" }, "…");
-  const note = h("p", { class: "note", role: "status" });
+  const note = notice();
   const place = h("div", {});
   const pages = [undefined];
   /** The connection whose end was asked for once. */
@@ -29,6 +45,10 @@ export function show(console, parts, signal) {
   const end = async (id) => {
     if (asked !== id) {
       asked = id;
+      setTimeout(() => {
+        asked = null;
+        draw();
+      }, SURE_MS);
       return draw();
     }
     asked = null;
@@ -36,7 +56,7 @@ export function show(console, parts, signal) {
       await console.api.send("DELETE", `/v1/connections/${id}`);
       say(note, `Connection ${id} is ended. Its client may come back.`, "good");
     } catch (problem) {
-      say(note, problem.message, "error");
+      fail(note, problem);
     }
     return load();
   };
@@ -54,9 +74,9 @@ export function show(console, parts, signal) {
       "aria-label": `${asked === id ? "Really end" : "End"} connection ${id}`,
     });
     return [
-      caller ?? user ?? h("span", { class: "quiet" }, "unknown"),
+      caller ?? user ?? h("span", { class: "quiet" }, "not logged in"),
       h("span", { class: "mono" }, address),
-      streams.length ? streams.map(reads) : h("span", { class: "quiet" }, "nothing"),
+      streams.length ? streams.map(reads) : h("span", { class: "quiet" }, "idle"),
       streams.length ? h("span", { class: lag ? "late" : "" }, behind) : "–",
       bytes(sent_bytes),
       span(age_ms),
@@ -66,7 +86,7 @@ export function show(console, parts, signal) {
   const draw = () => {
     const { connections } = answer;
     refill(place, table("Connections", COLUMNS, connections.map(line), true));
-    told.textContent = `${count(answer.count)} connections; ${count(connections.length)} are shown.`;
+    told.textContent = `${many(answer.count, "connection")}, those of this page among them; ${count(connections.length)} shown.`;
     next.hidden = connections.length < PAGE;
     first.hidden = pages.length === 1;
   };
@@ -78,7 +98,14 @@ export function show(console, parts, signal) {
       );
       draw();
     } catch (problem) {
-      place.replaceChildren(refusal(problem));
+      // Whoever sees this administers the broker: only the setting forbids it.
+      const off =
+        "The list of connections is off: it shows addresses. To turn it on, start the broker with ";
+      place.replaceChildren(
+        problem.status === 403
+          ? h("p", {}, off, h("code", {}, "--set follow.list_connections=true"), ".")
+          : refusal(problem),
+      );
       told.textContent = "";
     }
   };

@@ -5,9 +5,12 @@ import {
   ago,
   button,
   count,
+  fail,
   field,
   form,
   h,
+  many,
+  notice,
   refill,
   refusal,
   repeat,
@@ -62,11 +65,11 @@ async function ends(console, topic) {
 /** Moves a checkpoint to a cursor, which is seen before. */
 function mover(console, it, told) {
   const cursor = field("Cursor", { name: "cursor", value: it.checkpoint ?? "", required: true });
-  const note = h("p", { class: "note", role: "status" });
+  const note = notice();
   const fill = (at) => () =>
     ends(console, it.topic).then(
       (both) => (cursor.lastChild.value = both[at]),
-      (problem) => say(note, problem.message, "error"),
+      (problem) => fail(note, problem),
     );
   const move = async ({ cursor }) => {
     const body = { cursor: cursor.trim(), force: true, expected: it.checkpoint };
@@ -161,7 +164,7 @@ async function consumer(console, it, told) {
 }
 
 export function show(console, topic, signal) {
-  const note = h("p", { class: "note", role: "status" });
+  const note = notice();
   const place = h("div", {}, "…");
   const dead = h("div", {});
   let limit = PAGE;
@@ -182,10 +185,10 @@ export function show(console, topic, signal) {
         ),
       );
       const none = "No consumer reads this topic. The first checkpoint or mark makes one.";
-      const many = `${count(matching)} consumers read this topic; those that are behind most come first.`;
+      const some = `Read by ${many(matching, "consumer")}; those that are behind most come first.`;
       refill(
         place,
-        h("p", { class: "quiet" }, matching ? many : none),
+        h("p", { class: "quiet" }, matching ? some : none),
         shown.length ? h("div", { class: "cards large" }, shown) : "",
       );
       more.hidden = matching <= consumers.length || limit === MAX_CONSUMERS;

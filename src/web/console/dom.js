@@ -55,7 +55,7 @@ export function button(text, onclick, props = {}) {
 
 /** A form whose `run` gets its values. While `run` goes on, the form cannot be sent again. */
 export function form(props, run, ...children) {
-  const note = h("p", { class: "note", role: "status" });
+  const note = notice();
   const onsubmit = async (submitted) => {
     submitted.preventDefault();
     const sent = submitted.submitter;
@@ -66,7 +66,7 @@ export function form(props, run, ...children) {
       const told = await run(values, sent?.value, note);
       told && say(note, told, "good");
     } catch (problem) {
-      say(note, problem.message, "error");
+      fail(note, problem);
     }
     sent && (sent.disabled = false);
   };
@@ -74,13 +74,34 @@ export function form(props, run, ...children) {
   return h("div", {}, self, note);
 }
 
-const WORDS = { error: "✕ Refused: ", warning: "! ", good: "✓ " };
+/** A form that does something that cannot be taken back, once a name was typed. */
+export function confirmed(wanted, text, run, ...fields) {
+  const name = field(`Type ${wanted} to confirm`, {
+    name: "confirmed",
+    required: true,
+    autocomplete: "off",
+    spellcheck: false,
+  });
+  const press = h("button", { class: "danger", disabled: true }, text);
+  const oninput = () => (press.disabled = name.lastChild.value !== wanted);
+  const checked = async (values) => (values.confirmed === wanted ? run(values) : undefined);
+  return form({ class: "stacked", oninput }, checked, fields, name, press);
+}
+
+const SIGNS = { error: "✕ ", warning: "! ", good: "✓ " };
+
+/** A place for what is said; without words it is not seen. */
+export const notice = () => h("p", { class: "note", role: "status" });
 
 /** Says something in a note; the kind is also told by a sign, and not by colour alone. */
 export function say(note, text, kind = "") {
   note.className = `note ${kind}`;
-  note.replaceChildren(...(text ? [h("strong", {}, WORDS[kind] ?? ""), text] : []));
+  note.replaceChildren(...(text ? [h("strong", {}, SIGNS[kind] ?? ""), text] : []));
 }
+
+/** Says why something failed: it was refused only if the broker has answered. */
+export const fail = (note, { status, message }) =>
+  say(note, (status ? "Refused: " : "") + message, "error");
 
 /** Fills a place anew. What has the focus in it and is there again, keeps the focus. */
 export function refill(place, ...children) {
@@ -94,7 +115,7 @@ export function refill(place, ...children) {
 /** A note that says why something cannot be shown. */
 export function refusal(problem) {
   const note = h("p", { role: "alert" });
-  say(note, problem.message, "error");
+  fail(note, problem);
   return note;
 }
 
@@ -141,6 +162,9 @@ const EXACT = new Intl.NumberFormat("en");
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
 export const count = (value) => (value === null || value === undefined ? "–" : EXACT.format(value));
+
+/** A number of things, as in "1 event" and "2 events". */
+export const many = (value, thing) => `${count(value)} ${thing}${value === 1 ? "" : "s"}`;
 
 export const short = (value) => (value === null || value === undefined ? "–" : SHORT.format(value));
 

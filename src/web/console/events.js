@@ -2,7 +2,7 @@
 // reader, with jumps to a time and to a sequence.
 
 import { query, topicPath } from "./api.js";
-import { button, count, field, form, h, refusal, say } from "./dom.js";
+import { button, count, fail, field, form, h, notice, refusal, say } from "./dom.js";
 import { brief, row } from "./event.js";
 import { filterOf } from "./filter.js";
 
@@ -19,6 +19,7 @@ class Events {
   #rows = [];
   #next = null;
   #newer = null;
+  #isNewest = false;
   #live = null;
   #isPaused = false;
   /** Whether the subscription was ended, because too much came. */
@@ -31,7 +32,7 @@ class Events {
   constructor(console, topic, signal) {
     Object.assign(this, { console, topic, signal });
     this.list = h("ol", { class: "events", "aria-label": `Events of ${topic}, the newest first` });
-    this.note = h("p", { class: "note", role: "status" });
+    this.note = notice();
     this.pause = button("Pause", () => this.#setPaused(!this.#isPaused), {
       "aria-pressed": "false",
     });
@@ -77,14 +78,19 @@ class Events {
       this.#next = page.next;
       this.#newer = sequence ?? null;
       if (sequence) {
-        await this.#loadNewer();
+        const { tail, gap } = await this.#loadNewer();
+        if (gap?.reason === "ahead") {
+          await this.open();
+          say(this.note, `There is no event ${count(sequence)} yet: the next one is ${count(tail)}.`);
+          return;
+        }
       } else {
         this.#follow(page.cursor ?? "earliest");
       }
       this.#show();
       this.list.querySelector("[aria-current]")?.scrollIntoView({ block: "center" });
     } catch (problem) {
-      say(this.note, problem.message, "error");
+      fail(this.note, problem);
     }
   }
 
@@ -99,7 +105,7 @@ class Events {
       this.#rows.every((it, at) => it === list.children[at]);
     same || list.replaceChildren(...this.#rows);
     this.older.hidden = this.#next === null;
-    this.newerButton.hidden = this.#newer === null;
+    this.newerButton.hidden = this.#newer === null || this.#isNewest;
     this.pause.hidden = this.#newer !== null;
     if (!this.#rows.length && !this.note.textContent) {
       say(this.note, this.#searched() || "No event is here. New ones appear by themselves.");
@@ -122,19 +128,22 @@ class Events {
       say(this.note, events.length ? "" : this.#searched());
       this.#show();
     } catch (problem) {
-      say(this.note, problem.message, "error");
+      fail(this.note, problem);
     }
   }
 
   async #loadNewer() {
-    const { events, caught_up } = await this.#page({ after: this.#newer, on_gap: "resume" });
+    const page = await this.#page({ after: this.#newer, on_gap: "resume" });
+    const { events, caught_up } = page;
     const rows = events.map((it) => this.#row(it)).reverse();
     this.#rows.unshift(...rows);
-    if (events.length < PAGE && caught_up !== false) {
+    this.#isNewest = events.length < PAGE && caught_up !== false;
+    if (this.#isNewest) {
       say(this.note, 'These are the newest. "Newest" follows what is published next.');
     }
     this.#newer = events.at(-1)?.sequence ?? this.#newer;
     this.#show();
+    return page;
   }
 
   /** Shows the first event at or after a time. */
@@ -164,7 +173,7 @@ class Events {
           event.type?.startsWith("leftoff.") || take({ ...event, ephemeral: true }),
         gap: ({ reason, lost }) =>
           say(this.note, `A gap: ${lost ?? "some"} events are gone (${reason}).`, "warning"),
-        ended: (problem) => say(this.note, problem.message, "error"),
+        ended: (problem) => fail(this.note, problem),
       },
     );
   }
@@ -243,6 +252,7 @@ export function show(console, topic, signal, [sequence]) {
     "details",
     {},
     h("summary", {}, "Filter"),
+    h("p", { class: "quiet" }, "Payloads are not searched."),
     form(
       { class: "stacked" },
       (values) => events.filterBy(values),
@@ -250,7 +260,7 @@ export function show(console, topic, signal, [sequence]) {
       field("Keys, with commas", { name: "key" }),
       field("Key begins with", { name: "key_prefix" }),
       field(
-        "Headers, one a line: name: value",
+        "Headers, one per line, as name: value",
         { name: "header", rows: 2, class: "wide" },
         "textarea",
       ),

@@ -1,7 +1,7 @@
 // The dead letters in a topic, which are put back where they were, or dropped.
 
 import { query, topicPath } from "./api.js";
-import { button, h, say } from "./dom.js";
+import { button, fail, h, notice, say } from "./dom.js";
 import { brief, row } from "./event.js";
 
 /**
@@ -18,7 +18,7 @@ export class Letters {
   constructor(console, topic) {
     Object.assign(this, { console, topic });
     this.list = h("ol", { class: "events", "aria-label": `Dead letters in ${topic}` });
-    this.note = h("p", { class: "note", role: "status" });
+    this.note = notice();
     this.more = button("Show older", () => this.load(this.#next), { hidden: true });
   }
 
@@ -51,7 +51,7 @@ export class Letters {
         this.note.focus();
       } catch (problem) {
         press.disabled = false;
-        say(this.note, problem.message, "error");
+        fail(this.note, problem);
       }
     };
     const back = (click) =>
@@ -85,9 +85,7 @@ export class Letters {
       ...rest,
       ...payload,
     };
-    const body = JSON.stringify({ topics: [topic], event });
-    const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body };
-    return this.console.api.fetch("/v1/publish", sent);
+    return this.console.api.send("POST", "/v1/publish", { topics: [topic], event });
   }
 
   #finish(sequence) {

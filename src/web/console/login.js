@@ -16,7 +16,7 @@ export function login(problem, hasAsked, enter) {
     h(
       "p",
       {},
-      "The console is for callers who administer the broker. Give a key or a token of one:",
+      "The console is for callers who administer the broker. To read events, they also need the permission to subscribe. Give a key or a token:",
     ),
     form(
       { class: "stacked" },

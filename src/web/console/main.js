@@ -53,23 +53,23 @@ class Console {
   #refusal = null;
 
   /** Begins anew, with another credential. */
-  login(credential) {
+  async login(credential) {
     this.#session.abort();
     this.#session = new AbortController();
     this.api?.close();
     this.overview = null;
     this.#refusal = null;
-    this.api = new Api(credential);
+    this.api = new Api(credential, ({ state }) => this.#tellState(state));
     byId("logout").hidden = !credential;
-    const { leftoff } = this.api;
-    leftoff.onstate = () => this.#tellState();
-    this.#tellState();
-    this.route();
-    repeat(LOOK_MS, this.#session.signal, () => this.#look());
+    this.#tellState("connecting");
+    const { signal } = this.#session;
+    await repeat(LOOK_MS, signal, () => this.#look());
+    // A view would be refused as often as it asks.
+    signal.aborted || this.route();
   }
 
-  #tellState() {
-    byId("state").textContent = STATES[this.api.leftoff.connection.state];
+  #tellState(state) {
+    byId("state").textContent = STATES[state];
   }
 
   async #look() {
@@ -79,7 +79,7 @@ class Console {
       if (api === this.api) {
         this.overview = overview;
         byId("version").textContent = overview.version;
-        this.#tellState();
+        this.#tellState(api.leftoff.connection.state);
         this.#watchers.forEach((watcher) => watcher(overview));
       }
     } catch (problem) {
@@ -99,10 +99,12 @@ class Console {
     this.#session.abort();
     this.#shown.abort();
     this.api.close();
+    this.#tellState("closed");
     byId("logout").hidden = true;
     const { login } = await import("./login.js");
     const enter = (credential) => this.login(credential);
     this.#put("Log in", [login(problem, this.api.hasCredential, enter)]);
+    main.querySelector("input").focus();
   }
 
   /** Calls `watcher` with the newest overview, and with each newer one, until `signal`. */
@@ -143,7 +145,10 @@ class Console {
     } catch (problem) {
       this.#put("This cannot be shown", [refusal(problem)]);
     }
-    isByUser && main.focus({ preventScroll: false });
+    if (isByUser) {
+      main.focus({ preventScroll: true });
+      scrollTo(0, 0);
+    }
   }
 }
 

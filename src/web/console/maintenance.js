@@ -1,6 +1,6 @@
 // Maintenance at once, in place of when the broker gets to it.
 
-import { bytes, button, count, h, say, span, table } from "./dom.js";
+import { button, bytes, count, fail, h, notice, say, span, table } from "./dom.js";
 
 export const title = "Maintenance";
 
@@ -13,7 +13,7 @@ const REASONS = {
 };
 
 export function show(console) {
-  const note = h("p", { class: "note", role: "status" });
+  const note = notice();
   const result = h("div", {});
   const run = async ({ target }) => {
     target.disabled = true;
@@ -41,7 +41,7 @@ export function show(console) {
         merged,
       );
     } catch (problem) {
-      say(note, problem.message, "error");
+      fail(note, problem);
     }
     target.disabled = false;
   };

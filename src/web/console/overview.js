@@ -110,14 +110,15 @@ function cards({ topics, last_position, log, memory, connections, role, started,
   );
 }
 
-function plots({ step_ms, published, delivered, connections }) {
+function plots({ history: { step_ms, published, delivered, connections }, connections: { count: now } = {} }) {
   const perSecond = (values) => values.map((value) => (value * 1000) / step_ms);
   return h(
     "div",
     { class: "cards plots" },
     plot("Published events", perSecond(published), step_ms, "/s"),
     plot("Delivered events", perSecond(delivered), step_ms, "/s"),
-    plot("Connections", connections, step_ms),
+    // The newest step has the number of now, which stands above, too.
+    plot("Connections", [...connections.slice(0, -1), now ?? connections.at(-1)], step_ms),
   );
 }
 
@@ -148,20 +149,19 @@ export function show(console, parts, signal) {
   const busy = h("div", {});
   console.watch(signal, (overview) => {
     refill(wrongs, wrong(overview));
-    state.replaceChildren(cards(overview), overview.history ? plots(overview.history) : "");
+    state.replaceChildren(cards(overview), overview.history ? plots(overview) : "");
   });
   repeat(5000, signal, async () => {
     let shown;
     try {
       const { topics } = await console.api.get("/v1/overview/topics?sort=rate&limit=10");
-      shown = topics.length
-        ? busiest(topics)
-        : h(
-            "p",
-            {},
-            "There is no topic yet: the first publish makes one. ",
-            h("a", { href: "#/topics" }, "Publish"),
-          );
+      const busy = topics.filter((it) => it.rate);
+      const none = topics.length
+        ? "No topic has had events in the last seconds."
+        : "There is no topic yet: the first publish makes one.";
+      shown = busy.length
+        ? busiest(busy)
+        : h("p", {}, none, " ", h("a", { href: "#/topics" }, "All topics"));
     } catch (problem) {
       shown = refusal(problem);
     }

@@ -1,7 +1,7 @@
 // Who is present in a topic, live.
 
 import { topicPath } from "./api.js";
-import { h, say } from "./dom.js";
+import { fail, h } from "./dom.js";
 import { presence } from "../web/presence.js";
 
 export function show(console, topic, signal) {
@@ -26,10 +26,10 @@ export function show(console, topic, signal) {
     );
   };
   followed.addEventListener("change", draw);
-  followed.addEventListener("refused", ({ detail }) => say(told, detail.message, "error"));
+  followed.addEventListener("refused", ({ detail }) => fail(told, detail));
   // Whoever may not follow the topic is not told of anything there.
   const looked = console.api.get(topicPath(topic, "/presence"));
-  looked.catch((problem) => problem.status === 403 && say(told, problem.message, "error"));
+  looked.catch((problem) => problem.status === 403 && fail(told, problem));
   signal.addEventListener("abort", () => followed.close());
   return [told, list];
 }

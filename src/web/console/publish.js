@@ -16,14 +16,33 @@ export function show(console, topic) {
   const isText = typeof data === "string" && !/json/.test(content_type ?? "");
   const kept = Object.entries(headers ?? {}).filter(([name]) => !name.startsWith("leftoff-"));
   const text =
-    data === undefined ? '{\n  "hello": "world"\n}' : isText ? data : JSON.stringify(data, null, 2);
+    data === undefined ? "" : isText ? data : JSON.stringify(data, null, 2);
   const said = h("p", { role: "status" });
+  const payload = field(
+    "Payload's text",
+    {
+      name: "data",
+      rows: 8,
+      value: text,
+      placeholder: '{"hello": "world"}',
+      required: true,
+      spellcheck: false,
+      class: "wide",
+    },
+    "textarea",
+  );
+  const oninput = ({ target }) =>
+    target.name === "kind" && (payload.lastChild.required = target.value !== "");
   const run = async (values) => {
     said.replaceChildren();
     const kind = values.kind;
     // JSON goes out as it was written, to the digit: it is checked, and not made anew.
     if (kind === "application/json") {
-      JSON.parse(values.data);
+      try {
+        JSON.parse(values.data);
+      } catch ({ message }) {
+        throw new Error(`The payload is no JSON: ${message}`);
+      }
     }
     const rest = { type: values.type, key: values.key, ttl_ms: values.ttl_ms, id: values.id };
     const event = {
@@ -35,9 +54,9 @@ export function show(console, topic) {
       topics: [topic],
       event: { ...event, content_type: kind || undefined },
     });
-    const payload = kind === "application/json" ? values.data : JSON.stringify(values.data);
+    const sure = kind === "application/json" ? values.data : JSON.stringify(values.data);
     const body = kind
-      ? `${json.slice(0, -2)}${json.endsWith("{}}") ? "" : ","}"data":${payload}}}`
+      ? `${json.slice(0, -2)}${json.endsWith("{}}") ? "" : ","}"data":${sure}}}`
       : json;
     const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body };
     const { topics } = await (await console.api.fetch("/v1/publish", sent)).json();
@@ -49,18 +68,14 @@ export function show(console, topic) {
   };
   return [
     form(
-      { class: "stacked" },
+      { class: "stacked", oninput },
       run,
       field("Type", { name: "type", value: type ?? "" }),
       field("Key", { name: "key", value: key ?? "" }),
       choice("Payload", KINDS, { name: "kind", value: isText ? "text/plain" : "application/json" }),
+      payload,
       field(
-        "Payload's text",
-        { name: "data", rows: 8, value: text, spellcheck: false, class: "wide" },
-        "textarea",
-      ),
-      field(
-        "Headers, one a line: name: value",
+        "Headers, one per line, as name: value",
         {
           name: "headers",
           rows: 2,
@@ -69,8 +84,8 @@ export function show(console, topic) {
         },
         "textarea",
       ),
-      field("Own id: a repeat stores nothing twice", { name: "id" }),
-      field("Is gone after, in milliseconds", { name: "ttl_ms", type: "number", min: 1 }),
+      field("Id (a repeat with it is not stored again)", { name: "id" }),
+      field("Expires after (ms)", { name: "ttl_ms", type: "number", min: 1 }),
       h("button", {}, "Publish"),
     ),
     said,

@@ -1,7 +1,20 @@
 // The settings of a topic, with what they would drop before they are saved; purging and deleting it.
 
 import { topicPath } from "./api.js";
-import { bytes, button, choice, count, field, form, h, refusal, say, span } from "./dom.js";
+import {
+  button,
+  bytes,
+  choice,
+  confirmed,
+  field,
+  form,
+  h,
+  many,
+  notice,
+  refusal,
+  say,
+  span,
+} from "./dom.js";
 
 /** Settings that are numbers, with their words. */
 const NUMBERS = [
@@ -56,7 +69,7 @@ function changeOf(own, values) {
 }
 
 function settings(console, topic, { config: own, effective_config: effective }, again) {
-  const told = h("p", { class: "note", role: "status" });
+  const told = notice();
   let checked = null;
   const save = h("button", { value: "save", disabled: true }, "Save");
   const path = topicPath(topic);
@@ -68,12 +81,12 @@ function settings(console, topic, { config: own, effective_config: effective }, 
       checked = JSON.stringify(change);
       const isLoss = drop.events > 0;
       const lost = isLoss
-        ? `These settings drop ${count(drop.events)} events (${bytes(drop.bytes)}) for good.`
+        ? `These settings drop ${many(drop.events, "event")} (${bytes(drop.bytes)}) for good.`
         : "No limit of these settings drops what is there now.";
       const older = compacts ? " Older events of each key go by and by, too." : "";
       say(told, lost + older, isLoss || compacts ? "warning" : "good");
       save.disabled = false;
-      save.textContent = isLoss ? `Save, and drop ${count(drop.events)} events` : "Save";
+      save.textContent = isLoss ? `Save, and drop ${many(drop.events, "event")}` : "Save";
       save.className = isLoss ? "danger" : "";
       return undefined;
     }
@@ -120,24 +133,10 @@ function settings(console, topic, { config: own, effective_config: effective }, 
       numbers,
       switches,
       durability,
-      h("div", { class: "tools" }, check, save),
+      h("div", { class: "tools wide" }, check, save),
     ),
     told,
   ];
-}
-
-/** A form that does something that cannot be taken back, once the topic's name was typed. */
-function destructive(topic, text, run, ...fields) {
-  const name = field(`Type ${topic} to confirm`, {
-    name: "confirmed",
-    required: true,
-    autocomplete: "off",
-    spellcheck: false,
-  });
-  const press = h("button", { class: "danger", disabled: true }, text);
-  const oninput = () => (press.disabled = name.lastChild.value !== topic);
-  const checked = async (values) => (values.confirmed === topic ? run(values) : undefined);
-  return form({ class: "stacked", oninput }, checked, fields, name, press);
 }
 
 function drops(console, topic, { earliest, tail, events }, again) {
@@ -146,16 +145,15 @@ function drops(console, topic, { earliest, tail, events }, again) {
     name: "before",
     type: "number",
     min: 1,
-    value: tail,
+    placeholder: `${tail} drops all`,
     required: true,
   });
   const what = h("p", { role: "status" });
   const tell = () => {
-    const many = Math.max(0, Math.min(tail, Number(before.lastChild.value)) - earliest);
-    what.textContent = `This drops ${many >= events ? "all" : "up to"} ${count(Math.min(many, events))} events for good.`;
+    const most = Math.max(0, Math.min(tail, before.lastChild.value) - earliest);
+    what.textContent = `This drops ${most < events ? "up to " : "all "}${many(Math.min(most, events), "event")} for good.`;
   };
   before.addEventListener("input", tell);
-  tell();
   const purge = async (values) => {
     await api.send("DELETE", topicPath(topic, `/events?before=${Number(values.before)}`));
     again("The events are dropped.");
@@ -166,30 +164,34 @@ function drops(console, topic, { earliest, tail, events }, again) {
   };
   return [
     h("h2", {}, "Purge"),
-    what,
-    destructive(topic, "Purge", purge, before),
+    events
+      ? [what, confirmed(topic, "Purge", purge, before)]
+      : h("p", {}, "There is nothing to drop."),
     h("h2", {}, "Delete"),
     h(
       "p",
       {},
-      `This drops the topic with its ${count(events)} events and its settings for good. Readers are told a gap.`,
+      `This drops the topic with its ${many(events, "event")} and its settings for good. Readers are told a gap.`,
     ),
-    destructive(topic, "Delete the topic", remove),
-  ];
+    confirmed(topic, "Delete the topic", remove),
+  ].flat();
 }
 
-export function show(console, topic) {
+export function show(console, topic, signal, rest, changed) {
   const place = h("div", {}, "…");
   const load = async (told) => {
     try {
       const read = await console.api.get(topicPath(topic));
-      const note = h("p", { class: "note", role: "status" });
+      const note = notice();
       place.replaceChildren(
         note,
         ...settings(console, topic, read, load),
         ...drops(console, topic, read, load),
       );
-      say(note, told ?? "", "good");
+      if (told) {
+        say(note, told, "good");
+        changed(); // The numbers above.
+      }
     } catch (problem) {
       place.replaceChildren(
         refusal(problem),

@@ -120,6 +120,7 @@ export class Rows {
   #draw(isNew = false) {
     const { pixels, first, last } = this.#range();
     this.space.style.height = `${this.#length * pixels}px`;
+    this.body.style.maxHeight = `${this.#length * pixels + 2}px`; // With its borders.
     for (const [index, element] of this.#elements) {
       if (index < first || index >= last) {
         element.remove();

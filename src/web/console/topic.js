@@ -1,7 +1,7 @@
 // A topic: its numbers, and a tab for each thing that can be seen or done.
 
 import { topicPath } from "./api.js";
-import { ago, bytes, count, h, refusal, repeat } from "./dom.js";
+import { ago, bytes, count, h, many, refusal, repeat } from "./dom.js";
 
 const TABS = {
   events: ["Events", () => import("./events.js")],
@@ -31,23 +31,25 @@ export function show(console, [name, asked = "events", ...rest], signal) {
   const tab = Object.hasOwn(TABS, asked) ? asked : "events";
   const numbers = h("p", { class: "quiet" }, "…");
   const place = h("div", {});
-  repeat(5000, signal, async () => {
+  const look = async () => {
     try {
       const topic = await console.api.get(topicPath(name));
       const { events, size_bytes, earliest, tail, last_time } = topic;
       const kept = events
         ? `sequences ${count(earliest)} to ${count(tail - 1)}; newest ${ago(last_time)}`
         : `the next one is ${count(tail)}`;
-      numbers.textContent = `${count(events)} events, ${bytes(size_bytes)}; ${kept}`;
+      numbers.textContent = `${many(events, "event")}, ${bytes(size_bytes)}; ${kept}`;
     } catch (problem) {
       numbers.textContent =
         problem.status === 404
           ? "This topic does not exist yet: the first publish makes it."
           : problem.message;
     }
-  });
+  };
+  repeat(5000, signal, look);
   TABS[tab][1]().then(
-    (view) => signal.aborted || place.replaceChildren(...view.show(console, name, signal, rest)),
+    (view) =>
+      signal.aborted || place.replaceChildren(...view.show(console, name, signal, rest, look)),
     (problem) => place.replaceChildren(refusal(problem)),
   );
   return [numbers, tabs(name, tab), place];

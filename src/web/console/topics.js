@@ -10,6 +10,7 @@ import {
   field,
   form,
   h,
+  many,
   rate,
   refusal,
   short,
@@ -75,7 +76,7 @@ export function show(console, parts, signal) {
       },
       render: cells,
       told: (length) => {
-        const text = `${count(length)} of ${count(total)} topics`;
+        const text = `${count(length)} of ${many(total, "topic")}`;
         told.textContent === text || (told.textContent = text);
         note.replaceChildren();
       },

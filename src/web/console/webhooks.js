@@ -1,10 +1,17 @@
-// Webhooks: where they send, whether they get on, their last answers; pause, go on, test.
+// Webhooks: where they send, whether they get on, their last answers; make, pause, go on, test, delete.
 
 import {
   ago,
   button,
+  confirmed,
+  copy,
   count,
+  fail,
+  field,
+  form,
   h,
+  many,
+  notice,
   refill,
   refusal,
   repeat,
@@ -22,6 +29,8 @@ const REASONS = {
   failing: "the receiver fails",
   gone: "the receiver is gone (410)",
 };
+
+const pathOf = (name) => `/v1/webhooks/${encodeURIComponent(name)}`;
 
 const DONE = {
   pause: "is paused: its events wait",
@@ -42,9 +51,8 @@ function stateOf({ paused, state }) {
       ? ` The next try is in ${span(Math.max(0, Date.parse(state.next_try) - Date.now()))}.`
       : "";
     const failed = state.failures_in_a_row;
-    const many = failed === 1 ? "1 failure." : `${count(failed)} failures in a row.`;
-    say(told, many + next, "error");
-    told.firstChild.textContent = "✕ Fails: ";
+    const failures = many(failed, "failure") + (failed > 1 ? " in a row" : "");
+    say(told, `${failures}.${next}`, "error");
   } else {
     say(told, "It gets on.", "good");
   }
@@ -66,7 +74,7 @@ function attempts(name, list) {
   );
 }
 
-function card(webhook, act) {
+function card(webhook, act, remove) {
   const { name, topic, url, state, queue, paused, max_tries, dead_letter } = webhook;
   const press = (text, verb, is = "") =>
     button(text, () => act(name, verb), {
@@ -113,38 +121,70 @@ function card(webhook, act) {
       h("summary", {}, `Last answers (${state.attempts.length})`),
       attempts(name, state.attempts),
     ),
+    h(
+      "details",
+      { id: `delete-${name}` },
+      h("summary", {}, "Delete"),
+      h("p", {}, "Its place in the topic is forgotten."),
+      confirmed(name, `Delete ${name}`, () => remove(name)),
+    ),
   );
 }
 
 export function show(console, parts, signal) {
-  const note = h("p", { class: "note", role: "status" });
+  const note = notice();
   const place = h("div", {}, "…");
+  const secrets = h("div", {});
+  const names = new Set();
   const act = async (name, verb) => {
-    const path = `/v1/webhooks/${encodeURIComponent(name)}/${verb}`;
     try {
-      const answer = await console.api.send("POST", path);
+      const answer = await console.api.send("POST", `${pathOf(name)}/${verb}`);
       const isTaken = answer.status >= 200 && answer.status < 300;
       const told = `${name} answered the test: ${answer.status ?? ""} ${answer.answer ?? ""}`;
       verb === "test"
         ? say(note, told, isTaken ? "good" : "warning")
         : say(note, `${name} ${DONE[verb]}.`, "good");
     } catch (problem) {
-      say(note, problem.message, "error");
+      fail(note, problem);
     }
     return load();
   };
-  const load = async () => {
+  const remove = async (name) => {
+    await console.api.send("DELETE", pathOf(name));
+    names.delete(name);
+    say(note, `${name} is deleted.`, "good");
+    load(true);
+  };
+  const make = async ({ name, topic, url }) => {
+    if (names.has(name)) {
+      throw new Error(`There is a webhook ${name}.`);
+    }
+    const { secret } = await console.api.send("PUT", pathOf(name), { topic, url });
+    secrets.replaceChildren(
+      h("p", {}, `The secret of ${name}. It is told only now, and the receiver needs it:`),
+      h("pre", {}, secret),
+      button("Copy", ({ target }) => copy(secret, target)),
+    );
+    load();
+    return `${name} is made.`;
+  };
+  const load = async (isSure) => {
     try {
       const { webhooks } = await console.api.get("/v1/webhooks");
+      webhooks.forEach(({ name }) => names.add(name));
+      // Whoever is about to delete one is not interrupted.
+      if (!isSure && [...place.querySelectorAll("input")].some(({ value }) => value)) {
+        return;
+      }
       const open = new Set([...place.querySelectorAll("details[open]")].map(({ id }) => id));
-      const none = h("p", {}, "There is no webhook. PUT /v1/webhooks/{name} makes one.");
+      const none = h("p", {}, "There is no webhook.");
       refill(
         place,
         webhooks.length
           ? h(
               "div",
               { class: "cards large" },
-              webhooks.map((it) => card(it, act)),
+              webhooks.map((it) => card(it, act, remove)),
             )
           : none,
       );
@@ -156,5 +196,19 @@ export function show(console, parts, signal) {
   repeat(5000, signal, () =>
     place.contains(document.activeElement?.closest("details")) ? undefined : load(),
   );
-  return [note, place];
+  const fresh = h(
+    "details",
+    {},
+    h("summary", {}, "Make a webhook"),
+    form(
+      {},
+      make,
+      field("Name", { name: "name", required: true }),
+      field("Topic or pattern", { name: "topic", required: true, placeholder: "orders.*" }),
+      field("URL", { name: "url", type: "url", required: true }),
+      h("button", {}, "Make it"),
+    ),
+    secrets,
+  );
+  return [note, place, fresh];
 }

@@ -19,7 +19,7 @@ const DEADLINE_EXCEEDED: u32 = 4;
 /// Returns the rule of a method, its message for a topic, and the status of success.
 fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
     use Action::{Manage, Presence, Publish, Subscribe};
-    use Rule::{Administers, Inside, Lists, Needs};
+    use Rule::{Administers, Inside, Lists, Needs, Shows};
     let topic = || topic.to_owned();
     let events = vec![proto::NewEvent::default()];
     let config = || Some(proto::TopicConfig { max_events: Some(9), ..Default::default() });
@@ -49,7 +49,7 @@ fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
         ),
         "Read" => (Needs(Subscribe), message!(ReadRequest { topics: vec![topic()] })),
         "ReadState" => (Needs(Subscribe), message!(ReadStateRequest { topic: topic() })),
-        "GetTopic" => (Needs(Subscribe), message!(GetTopicRequest { topic: topic() })),
+        "GetTopic" => (Shows, message!(GetTopicRequest { topic: topic() })),
         "ListTopics" => (Lists, message!(ListTopicsRequest {})),
         "ListMembers" => (Needs(Presence), message!(ListMembersRequest { topic: topic() })),
         "CreateTopic" => {

@@ -24,7 +24,7 @@ fn webhook() -> Value {
 /// Returns an operation of HTTP.
 fn operation(method: &str, path: &str) -> Operation {
     use Action::{Manage, Presence, Publish, Subscribe};
-    use Rule::{Administers, Inside, Lists, Needs, Nothing};
+    use Rule::{Administers, Inside, Lists, Needs, Nothing, Shows};
     let (rule, query, body, status) = match (method, path) {
         ("get", "/v1/topics/{topic}/events") => (Needs(Subscribe), "", Value::Null, 200),
         ("post", "/v1/topics/{topic}/events") => (Needs(Publish), "", json!("said"), 201),
@@ -44,7 +44,7 @@ fn operation(method: &str, path: &str) -> Operation {
         }
         ("get", "/v1/ws") => (Inside, "", Value::Null, 426),
         ("get", "/v1/topics") => (Lists, "", Value::Null, 200),
-        ("get", "/v1/topics/{topic}") => (Needs(Subscribe), "", Value::Null, 200),
+        ("get", "/v1/topics/{topic}") => (Shows, "", Value::Null, 200),
         ("put", "/v1/topics/{topic}") => (Needs(Manage), "", json!({"max_events": 9}), 200),
         ("patch", "/v1/topics/{topic}") => (Needs(Manage), "", json!({"max_events": 9}), 200),
         ("delete", "/v1/topics/{topic}") => (Needs(Manage), "", Value::Null, 204),

@@ -17,6 +17,8 @@ const SECRET: &str = "secret.one";
 enum Rule {
     /// The permission for the action on the topic. Without it: 403.
     Needs(Action),
+    /// The permission to subscribe to the topic, or to manage it. Without both: 403.
+    Shows,
     /// The permission to administer. Without it: 403.
     Administers,
     /// The permission to subscribe, without which the answer has no topics.
@@ -29,10 +31,22 @@ enum Rule {
     Everybody,
 }
 
+impl Rule {
+    /// Returns whether a caller is refused who may not do it.
+    fn is_checked(&self) -> bool {
+        matches!(self, Self::Needs(_) | Self::Shows | Self::Administers)
+    }
+
+    /// Returns whether a caller may do it, as `permitted` may.
+    fn permits(&self, caller: &str, permitted: &str) -> bool {
+        caller == permitted || matches!(self, Self::Shows) && caller == "manager"
+    }
+}
+
 /// Returns the rule of an operation of HTTP, its query, and its body.
 fn http_rule(method: &str, path: &str) -> (Rule, &'static str, Value) {
     use Action::{Manage, Presence, Publish, Subscribe};
-    use Rule::{Administers, Everybody, Inside, Lists, Needs, Own};
+    use Rule::{Administers, Everybody, Inside, Lists, Needs, Own, Shows};
     match (method, path) {
         ("get", "/v1/topics/{topic}/events") => (Needs(Subscribe), "", Value::Null),
         ("post", "/v1/topics/{topic}/events") => (Needs(Publish), "", json!("said")),
@@ -52,7 +66,7 @@ fn http_rule(method: &str, path: &str) -> (Rule, &'static str, Value) {
         }
         ("get", "/v1/ws") => (Inside, "", Value::Null),
         ("get", "/v1/topics") => (Lists, "", Value::Null),
-        ("get", "/v1/topics/{topic}") => (Needs(Subscribe), "", Value::Null),
+        ("get", "/v1/topics/{topic}") => (Shows, "", Value::Null),
         ("put" | "patch", "/v1/topics/{topic}") => (Needs(Manage), "", json!({"max_events": 9})),
         ("delete", "/v1/topics/{topic}") => (Needs(Manage), "", Value::Null),
         ("get", "/v1/topics/{topic}/state") => (Needs(Subscribe), "", Value::Null),
@@ -198,17 +212,14 @@ async fn ask_every_operation_of_http(way: Way) {
         assert_eq!((&*kind, challenge), ("unauthenticated", "Bearer"), "{method} {path}");
         for caller in ["nothing", "stranger", "asked"] {
             let (kind, answer) = ask(caller).await;
-            let expected = match rule {
-                Rule::Needs(_) | Rule::Administers => "denied",
-                _ => "",
-            };
+            let expected = if rule.is_checked() { "denied" } else { "" };
             assert_eq!(kind, expected, "{method} {path} by {caller}: {answer:?}");
             let told = |text| shows(&answer, text);
             assert!(!told(CANARY), "{method} {path} by {caller}: {answer:?}");
             let is_named = matches!(rule, Rule::Lists) && told("secret");
             assert!(!is_named, "{method} {path} by {caller}: {answer:?}");
             // A topic that does not exist looks the same as one that does.
-            if matches!(rule, Rule::Needs(_)) {
+            if matches!(rule, Rule::Needs(_) | Rule::Shows) {
                 let other =
                     url.replace("secret.one", "secret.not").replace("secret.%3E", "secret.n");
                 let request = by(caller, &host, &method.to_uppercase(), &other);
@@ -223,11 +234,15 @@ async fn ask_every_operation_of_http(way: Way) {
             _ => "subscriber",
         };
         let others = OWNERS.iter().map(|(caller, _)| *caller).chain(["administrator"]);
-        for caller in others.filter(|caller| *caller != permitted) {
+        for caller in others.filter(|caller| !rule.permits(caller, permitted)) {
             let (kind, answer) = ask(caller).await;
             let is_refused = kind == "denied" && !shows(&answer, CANARY);
-            let is_checked = matches!(rule, Rule::Needs(_) | Rule::Administers);
+            let is_checked = rule.is_checked();
             assert!(is_refused || !is_checked, "{method} {path} by {caller}: {answer:?}");
+        }
+        if matches!(rule, Rule::Shows) {
+            let (kind, answer) = ask("manager").await;
+            assert_eq!(kind, "", "{method} {path} by a manager: {answer:?}");
         }
         let (kind, answer) = ask(permitted).await;
         // There is nobody's work, which is told to those who may know.
@@ -248,7 +263,7 @@ async fn ask_every_operation_of_http(way: Way) {
 /// Returns the rule of a call of gRPC, and its message.
 fn grpc_rule(call: &str) -> (Rule, Vec<u8>) {
     use Action::{Manage, Presence, Publish, Subscribe};
-    use Rule::{Administers, Inside, Lists, Needs, Own};
+    use Rule::{Administers, Inside, Lists, Needs, Own, Shows};
     let topic = || SECRET.to_owned();
     let events = vec![proto::NewEvent::default()];
     let config = || Some(proto::TopicConfig::default());
@@ -277,7 +292,7 @@ fn grpc_rule(call: &str) -> (Rule, Vec<u8>) {
         ),
         "Read" => (Needs(Subscribe), message!(ReadRequest { topics: vec!["secret.>".to_owned()] })),
         "ReadState" => (Needs(Subscribe), message!(ReadStateRequest { topic: topic() })),
-        "GetTopic" => (Needs(Subscribe), message!(GetTopicRequest { topic: topic() })),
+        "GetTopic" => (Shows, message!(GetTopicRequest { topic: topic() })),
         "ListTopics" => (Lists, message!(ListTopicsRequest {})),
         "ListMembers" => (Needs(Presence), message!(ListMembersRequest { topic: topic() })),
         "CreateTopic" => {
@@ -390,7 +405,7 @@ async fn ask_every_call_of_grpc(way: Way) {
         let last = host.broker.topic(&SECRET.parse().unwrap()).map(|topic| topic.extent.tail);
         for caller in ["nothing", "stranger", "asked"] {
             let (status, answer) = ask(caller).await;
-            let is_checked = matches!(rule, Rule::Needs(_) | Rule::Administers);
+            let is_checked = rule.is_checked();
             assert_eq!(status, if is_checked { DENIED } else { 0 }, "{name} by {caller}");
             assert!(!shows(&answer, CANARY), "{name} by {caller}: {answer:?}");
             let names_it = matches!(rule, Rule::Lists) && shows(&answer, "secret");
@@ -410,10 +425,14 @@ async fn ask_every_call_of_grpc(way: Way) {
             _ => "subscriber",
         };
         let others = OWNERS.iter().map(|(caller, _)| *caller).chain(["administrator"]);
-        for caller in others.filter(|caller| *caller != permitted) {
+        for caller in others.filter(|caller| !rule.permits(caller, permitted)) {
             let (status, answer) = ask(caller).await;
-            let is_checked = matches!(rule, Rule::Needs(_) | Rule::Administers);
+            let is_checked = rule.is_checked();
             assert!(status == DENIED || !is_checked, "{name} by {caller}: {answer:?}");
+        }
+        if matches!(rule, Rule::Shows) {
+            let (status, answer) = ask("manager").await;
+            assert_eq!(status, 0, "{name} by a manager: {answer:?}");
         }
         let (status, answer) = ask(permitted).await;
         assert!(![UNAUTHENTICATED, DENIED].contains(&status), "{name}: {answer:?}");

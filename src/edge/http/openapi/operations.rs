@@ -355,7 +355,8 @@ fn list_topics() -> OperationBuilder {
 }
 
 fn show_topic() -> OperationBuilder {
-    let operation = operation("showTopic", "topics", "Returns a topic", vec![parameters::topic()])
+    const TOPIC: &str = "Returns a topic, to whoever may subscribe to it or manage it";
+    let operation = operation("showTopic", "topics", TOPIC, vec![parameters::topic()])
         .response("200", json("The topic.", "Topic"));
     refusals(operation, &[&[404]])
 }
