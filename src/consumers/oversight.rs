@@ -26,7 +26,7 @@ use crate::event::Timestamp;
 use crate::topic::{TopicName, TopicPattern};
 
 /// The name of the consumer, common to all callers, whose archived events are the dead letters that
-/// were dealt with. `src/web/console/letters.js` marks them.
+/// were dealt with. `src/web/console/consumers.js` marks them.
 pub(crate) const OPERATOR: &str = "console";
 
 /// The consumers that are looked at under the lock.
@@ -95,6 +95,11 @@ impl Consumers {
         (readers.len(), shown.collect())
     }
 
+    /// Returns whether `topic` is one of [`Self::letter_topics`].
+    pub(crate) fn has_letters_in(&self, topic: &TopicName) -> bool {
+        self.letter_topics().contains(topic)
+    }
+
     /// Returns the topics of the dead letters of all consumers that have some.
     pub(crate) fn letter_topics(&self) -> BTreeSet<TopicName> {
         let having = self.0.work.with_dead_letters();
@@ -108,7 +113,9 @@ impl Consumers {
         entries.filter_map(topic).collect()
     }
 
-    /// Returns the dead letters in a topic that nobody has handled, if there are some.
+    /// Returns the dead letters in a topic that nobody has handled, if there are some. Whatever else
+    /// was published to the topic counts as one: the console lists it, too, so that it can be
+    /// dropped.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::common::{Process, Server, Sse, get, post, send, soon, text, to};
+use crate::common::{Process, Server, Sse, get, lasting_address, post, send, soon, text, to};
 use crate::webdriver::Browser;
 
 /// The most that a browser loads for all views together, compressed.
@@ -321,7 +321,9 @@ async fn what_is_done_in_the_console_is_done_in_the_broker() {
     shown.until("main .note", "is in orders.new again").await;
     let back = get(address, "/v1/topics/orders.new/events?after=5").await.json();
     assert_eq!(back["events"][0]["data"], json!({"number": 1}), "{back}");
-    assert_eq!(back["events"][0]["id"], "put-back-orders.dead-1", "{back}");
+    let letter = get(address, "/v1/topics/orders.dead/events").await.json();
+    let id = format!("put-back-{}", letter["events"][0]["position"]);
+    assert_eq!(back["events"][0]["id"], id, "{back}");
     let counts = get(address, "/v1/consumers/console/counts?topic=orders.dead").await.json();
     assert_eq!(counts["archived"], 1, "{counts}");
 
@@ -352,6 +354,114 @@ async fn what_is_done_in_the_console_is_done_in_the_broker() {
     shown.until("main p", "0 events, 0 B; the next one is 7").await;
     let topic = get(address, "/v1/topics/orders.new").await.json();
     assert_eq!((&topic["events"], &topic["earliest"]), (&json!(0), &json!(7)), "{topic}");
+    drop(shown.browser);
+    process.kill();
+}
+
+/// Goal: all that waits among dead letters is listed and can be dropped, also what others published
+/// there; and an event that deletes its key still deletes it when it is put back or published again.
+#[tokio::test]
+async fn all_that_waits_as_a_dead_letter_is_listed_and_a_deletion_stays_one() {
+    let Some(browser) = Browser::start().await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::serve(directory.path(), &[]);
+    process.until_ready().await;
+    let shown = Shown { browser, address: process.address };
+    let address = shown.address;
+    let asked = async |method: &str, path: &str, body: Value| {
+        let request = to(address, method, path).header("content-type", "application/json");
+        let answer = send(request, body.to_string()).await;
+        assert!(answer.status.is_success(), "{path}: {answer:?}");
+        answer.json()
+    };
+    let publish = async |topic: &str, event: Value| {
+        asked("POST", "/v1/publish", json!({"topics": [topic], "event": event})).await
+    };
+    publish("jobs", json!({"key": "k", "data": 1})).await;
+    publish("jobs", json!({"key": "k"})).await;
+    let shared = json!({"shared": {"max_tries": 1}});
+    asked("PUT", "/v1/consumers/m?topic=jobs&shared=true", shared).await;
+    for _ in 0..2 {
+        let pull = json!({"worker": "w", "limit": 1, "wait_ms": 1_000});
+        let pulled = asked("POST", "/v1/consumers/m/pull?topic=jobs", pull).await;
+        let failed = json!({"nack": [{"lease": pulled["leases"][0]["lease"], "reason": "no"}]});
+        asked("POST", "/v1/consumers/m/settle?topic=jobs", failed).await;
+    }
+    for number in 3..=27 {
+        publish("jobs.dead", json!({ "data": number })).await;
+    }
+
+    shown.open("topic/jobs.dead/consumers", ".events > li:nth-child(20)").await;
+    shown.click("main button", "Show older").await;
+    shown.until(".events > li:nth-child(27)", "deletes its key").await; // The first one.
+    assert_eq!(shown.sequences().await, json!((1..=27).rev().collect::<Vec<_>>()));
+    shown.click(".events summary", "27").await;
+    shown.until(".events .body", "This is no dead letter").await;
+    shown.click(".body button", "Drop").await;
+    shown.until("main .note", "27 is dealt with.").await;
+
+    shown.click(".events summary", "2\n").await;
+    shown.until(".body p", "No payload: this event deletes its key.").await;
+    let listen = "navigator.clipboard.writeText = async (text) => (window.copied = text);";
+    shown.browser.run(listen, json!([])).await;
+    shown.click(".body button", "Copy as curl: publish it again").await;
+    shown.until(".body button", "Copied").await;
+    let command = shown.browser.run("return window.copied;", json!([])).await;
+    let command = command.as_str().unwrap();
+    assert!(command.contains(r#""key":"k""#) && !command.contains(r#""data"#), "{command}");
+    shown.click(".body button", "Put back into jobs").await;
+    shown.until("main .note", "2 is in jobs again.").await;
+    let back = get(address, "/v1/topics/jobs/events?after=2").await.json();
+    assert_eq!(back["events"][0]["content_type"], Value::Null, "{back}");
+    let state = get(address, "/v1/topics/jobs/state").await.json();
+    assert_eq!(state["events"], json!([]), "{state}");
+    drop(shown.browser);
+    process.kill();
+}
+
+/// Goal: a broker that was killed is not shown as if it were well, what is left of it is called old,
+/// and nobody says that it has refused something; once it is back, so is the page.
+#[tokio::test]
+async fn a_killed_broker_is_not_shown_as_well() {
+    let Some(browser) = Browser::start().await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let address = lasting_address();
+    let mut process = Process::serve_at(address, directory.path(), &[]);
+    process.until_ready().await;
+    let shown = Shown { browser, address };
+    shown.open("", ".wrong .good").await;
+    shown.until(".card", "accepted").await;
+    process.crash();
+    // The next look is at once.
+    let look = "document.dispatchEvent(new Event('visibilitychange'));";
+    shown.browser.run(look, json!([])).await;
+    shown.until(".wrong .error", "The broker does not answer since").await;
+    shown.until(".wrong .error", "What follows is old").await;
+    shown.until("main .note.error", "no answer").await; // In place of the busiest topics.
+    let page = shown.browser.run("return document.body.innerText;", json!([])).await;
+    for wrong in ["Nothing is wrong", "accepted", "Refused"] {
+        assert!(!page.as_str().unwrap().contains(wrong), "{wrong}: {page}");
+    }
+    let mut process = Process::serve_at(address, directory.path(), &[]);
+    process.until_ready().await;
+    shown.browser.run(look, json!([])).await;
+    shown.until(".wrong .good", "Nothing is wrong.").await;
+    shown.until(".card", "accepted").await;
+    drop(shown.browser);
+    process.kill();
+}
+
+/// Goal: the page that measures the proxy goes by the broker's own heartbeat.
+#[tokio::test]
+async fn a_stream_is_measured_by_the_heartbeat_of_the_broker() {
+    let Some(browser) = Browser::start().await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::serve(directory.path(), &["--set", "follow.heartbeat_ms=400"]);
+    process.until_ready().await;
+    let shown = Shown { browser, address: process.address };
+    shown.open("proxy", "main button").await;
+    shown.click("main button", "Measure").await;
+    shown.until("main .good", "the first message came at once, and heartbeats come.").await;
     drop(shown.browser);
     process.kill();
 }

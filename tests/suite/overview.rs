@@ -227,6 +227,7 @@ async fn a_consumer_that_is_behind_is_in_the_lag_of_its_topic() {
         let told = answer.json();
         let all = told["consumers"].as_array().unwrap().iter();
         let all = all.map(|it| (it["consumer"].clone(), it["lag"].clone(), it["owner"].clone()));
+        assert_eq!(told["dead_letters"], false, "{told}");
         (told["matching"].clone(), all.collect::<Vec<_>>())
     };
     let null = Value::Null;

@@ -14,6 +14,7 @@ use crate::edge::clients::Peer;
 use crate::edge::consumers::answers;
 use crate::edge::http::query::Query;
 use crate::edge::http::spare::Purpose;
+use crate::edge::overview::readers::FoundReaders;
 use crate::edge::overview::topic_table::{TopicSearch, TopicSort};
 use crate::edge::overview::{readers, report, topics};
 use crate::edge::permit::Permit;
@@ -68,14 +69,18 @@ async fn consumers(State(edge): State<Edge>, permit: Permit, uri: Uri) -> Result
     let topic = query.take("topic").ok_or_else(|| Error::invalid("topic", "is missing"))?;
     let part = part(&mut query)?;
     query.finish("topic, offset, limit")?;
-    let (matching, found) = readers::readers(&edge, TopicName::new(&topic)?, part).await?;
+    let FoundReaders { matching, readers, dead_letters } =
+        readers::readers(&edge, TopicName::new(&topic)?, part).await?;
     let one = |TopicReader { info, lag }: &TopicReader| {
         let mut told = answers::consumer(info, edge.broker.epoch());
         told["lag"] = json!(lag);
         told
     };
-    let consumers: Vec<Value> = found.iter().map(one).collect();
-    Ok(axum::Json(json!({ "consumers": consumers, "matching": matching })).into_response())
+    let consumers: Vec<Value> = readers.iter().map(one).collect();
+    let told = json!({
+        "consumers": consumers, "matching": matching, "dead_letters": dead_letters,
+    });
+    Ok(axum::Json(told).into_response())
 }
 
 /// Returns the part of a table that is asked for: how many rows to pass over, and how many to tell.

@@ -34,14 +34,14 @@ export class Api {
     return Boolean(this.#credential);
   }
 
-  get = (path) => this.send("GET", path);
+  get = (path, patienceMs) => this.send("GET", path, undefined, patienceMs);
 
-  async send(method, path, body) {
+  async send(method, path, body, patienceMs = PATIENCE_MS) {
     const answer = await this.fetch(path, {
       method,
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
-      signal: AbortSignal.timeout(PATIENCE_MS),
+      signal: AbortSignal.timeout(patienceMs),
     });
     return answer.status === 204 ? null : answer.json();
   }
@@ -87,7 +87,7 @@ export function query(values) {
   const all = new URLSearchParams();
   for (const [name, value] of Object.entries(values)) {
     for (const one of [value].flat()) {
-      if (one !== undefined && one !== null && one !== "") {
+      if (one != null && one !== "") {
         all.append(name, one);
       }
     }

@@ -20,11 +20,13 @@ import {
   terms,
   topicLink,
 } from "./dom.js";
-import { Letters } from "./letters.js";
+import { again, brief, row } from "./event.js";
 
 /** The consumers that are shown at first, and the more with each press; the most that can be. */
 const PAGE = 10;
 const MAX_CONSUMERS = 200;
+/** The time that each of them, for which two requests are sent, adds until all are asked again. */
+const EACH_MS = 500;
 
 /** Whether a consumer is the queue of a webhook, which is looked at and changed as a webhook. */
 const isOfWebhook = ({ consumer }) => consumer.startsWith("webhook:");
@@ -99,10 +101,6 @@ function mover(console, it, told) {
 
 async function consumer(console, it, told) {
   const { api } = console;
-  const place = h("section", {
-    class: "card",
-    "aria-label": `Consumer ${it.consumer} of ${it.topic}`,
-  });
   const hasWork = it.shared && !isOfWebhook(it);
   const asked = [api.get(pathOf(it, "/counts")), hasWork ? api.get(pathOf(it, "/work")) : null];
   const [counts, work] = await Promise.all(asked);
@@ -136,16 +134,13 @@ async function consumer(console, it, told) {
   ];
   if (work) {
     const { lease_ms, max_tries, dead_letter } = it.shared;
+    const tries = max_tries ? `tries: at most ${count(max_tries)}` : "tries without end";
     const problem = h("p", { role: "status" });
     work.problem && say(problem, work.problem, "error");
     const leases = work.workers.map(({ worker, in_flight }) => [worker, count(in_flight)]);
     parts.push(
       problem,
-      h(
-        "p",
-        { class: "quiet" },
-        `A lease lasts ${span(lease_ms)}; ${max_tries ? (max_tries === 1 ? "1 try" : `${count(max_tries)} tries`) : "tries without end"}.`,
-      ),
+      h("p", { class: "quiet" }, `A lease lasts ${span(lease_ms)}; ${tries}.`),
       leases.length
         ? table(`Leases of ${it.consumer}`, [["Worker"], ["Leases", 1]], leases)
         : h("p", {}, "No worker has a lease."),
@@ -159,8 +154,92 @@ async function consumer(console, it, told) {
   } else {
     parts.push(mover(console, it, told));
   }
-  place.append(...parts);
-  return place;
+  const label = `Consumer ${it.consumer} of ${it.topic}`;
+  return h("section", { class: "card", "aria-label": label }, parts);
+}
+
+/**
+ * The consumer whose marks say which dead letters were dealt with, common to all callers: the
+ * overview counts by it.
+ */
+const OPERATOR = "console";
+const COMMON = "&owner=";
+
+/** The topic that a dead letter was in. */
+const originOf = ({ headers }) => headers?.["leftoff-dead-topic"];
+
+/** The dead letters in a topic that nobody has dealt with. */
+class Letters {
+  #next;
+
+  constructor(console, topic) {
+    Object.assign(this, { console, topic });
+    this.list = h("ol", { class: "events", "aria-label": `Dead letters in ${topic}` });
+    this.note = notice();
+    this.more = button("Show older", () => this.load(true, this.#next), { hidden: true });
+  }
+
+  /**
+   * Shows more of what waits, also what is no dead letter. Without `isSure`, which the broker tells,
+   * there must be one. Returns whether some are shown.
+   */
+  async load(isSure, before) {
+    const values = { consumer: OPERATOR, order: "newest", archived: "false", limit: 20, before };
+    const { events, next } = await this.console.api.get(
+      topicPath(this.topic, `/events${query(values)}${COMMON}`),
+    );
+    if (!isSure && !events.some(originOf)) {
+      return false;
+    }
+    for (const event of events) {
+      const item = row(this.console, brief(event), { more: (read) => this.#actions(read, item) });
+      this.list.append(item);
+    }
+    this.#next = next;
+    this.more.hidden = next === null;
+    return true;
+  }
+
+  #actions(event, item) {
+    const { sequence } = event;
+    const from = originOf(event);
+    const told = async (press, run, text) => {
+      press.disabled = true;
+      try {
+        const isRepeat = await run?.();
+        await this.#finish(sequence);
+        item.remove();
+        say(this.note, isRepeat ? `${text} It was put back before.` : text, "good");
+        this.note.focus();
+      } catch (problem) {
+        press.disabled = false;
+        fail(this.note, problem);
+      }
+    };
+    const back = ({ target }) =>
+      told(target, () => this.#putBack(event, from), `${sequence} is in ${from} again.`);
+    const drop = ({ target }) => told(target, null, `${sequence} is dealt with.`);
+    this.note.tabIndex = -1;
+    return h(
+      "div",
+      { class: "tools" },
+      from ? button(`Put back into ${from}`, back) : "This is no dead letter: it has no origin.",
+      button("Drop", drop, { class: "danger" }),
+    );
+  }
+
+  /** Publishes the event to the topic that it was in. Its id holds off a second copy. */
+  async #putBack(letter, topic) {
+    const event = { ...again(letter), id: `put-back-${letter.position}` };
+    const { api } = this.console;
+    const { topics } = await api.send("POST", "/v1/publish", { topics: [topic], event });
+    return topics[0].duplicate;
+  }
+
+  #finish(sequence) {
+    const path = `/v1/consumers/${OPERATOR}/marks${query({ topic: this.topic })}${COMMON}`;
+    return this.console.api.send("POST", path, { mark: ["archived"], events: [sequence] });
+  }
 }
 
 export function show(console, topic, signal) {
@@ -168,15 +247,36 @@ export function show(console, topic, signal) {
   const place = h("div", {}, "…");
   const dead = h("div", {});
   let limit = PAGE;
-  const more = button("Show more", () => {
+  const grow = () => {
     limit = Math.min(limit + PAGE, MAX_CONSUMERS);
     return load();
-  });
-  more.hidden = true;
+  };
+  const more = button("Show more", grow, { hidden: true });
+  const letters = new Letters(console, topic);
+  let isKnown = false;
+  /** Without `isSure`, letters of a consumer that is gone are looked for, once. */
+  const showLetters = async (isSure) => {
+    if (isKnown && (!isSure || dead.hasChildNodes())) {
+      return;
+    }
+    isKnown = true;
+    try {
+      if (await letters.load(isSure)) {
+        const { note, list, more } = letters;
+        dead.replaceChildren(h("h2", {}, "Dead letters here"), note, list, more);
+      }
+    } catch (problem) {
+      problem.status === 404 || dead.replaceChildren(refusal(problem));
+    }
+  };
+  /** The time before which nothing is asked again by itself. */
+  let restUntil = 0;
   const load = async (told) => {
     try {
       const asked = `/v1/overview/consumers${query({ topic, limit })}`;
-      const { consumers, matching } = await console.api.get(asked);
+      const { consumers, matching, dead_letters } = await console.api.get(asked);
+      restUntil = Date.now() + consumers.length * EACH_MS;
+      showLetters(dead_letters);
       const shown = await Promise.all(
         consumers.map((it) =>
           consumer(console, it, load).catch((problem) =>
@@ -197,20 +297,9 @@ export function show(console, topic, signal) {
       place.replaceChildren(refusal(problem));
     }
   };
-  const letters = new Letters(console, topic);
-  letters.load().then(
-    (some) =>
-      some &&
-      dead.replaceChildren(
-        h("h2", {}, "Dead letters here"),
-        letters.note,
-        letters.list,
-        letters.more,
-      ),
-    (problem) => problem.status === 404 || dead.replaceChildren(refusal(problem)),
-  );
   // Whoever is about to move a checkpoint is not interrupted.
-  repeat(5000, signal, () => (place.querySelector("details[open]") ? undefined : load()));
+  const isLeft = () => Date.now() < restUntil || place.querySelector("details[open]");
+  repeat(5000, signal, () => (isLeft() ? undefined : load()));
   const tools = h("div", { class: "tools" }, more, button("Look again", () => load()));
   // Whoever comes from a problem of the overview looks for the dead letters.
   return [dead, note, place, tools];

@@ -8,7 +8,7 @@
 export function h(name, props = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(props)) {
-    if (value === undefined || value === null) {
+    if (value == null) {
       continue;
     }
     if (key.startsWith("on")) {
@@ -20,7 +20,7 @@ export function h(name, props = {}, ...children) {
     }
   }
   element.append(
-    ...children.flat(9).filter((it) => it !== null && it !== undefined && it !== false),
+    ...children.flat(9).filter((it) => it != null && it !== false),
   );
   return element;
 }
@@ -121,7 +121,7 @@ export function refusal(problem) {
 
 /** A list of terms and values; those without a value are left out. */
 export function terms(entries) {
-  const some = entries.filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const some = entries.filter(([, value]) => value != null && value !== "");
   return h(
     "dl",
     {},
@@ -161,15 +161,15 @@ export function table(caption, columns, rows, isStack = false) {
 const EXACT = new Intl.NumberFormat("en");
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
-export const count = (value) => (value === null || value === undefined ? "–" : EXACT.format(value));
+export const count = (value) => (value == null ? "–" : EXACT.format(value));
 
 /** A number of things, as in "1 event" and "2 events". */
 export const many = (value, thing) => `${count(value)} ${thing}${value === 1 ? "" : "s"}`;
 
-export const short = (value) => (value === null || value === undefined ? "–" : SHORT.format(value));
+export const short = (value) => (value == null ? "–" : SHORT.format(value));
 
 export function bytes(value) {
-  if (value === null || value === undefined) {
+  if (value == null) {
     return "–";
   }
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -180,7 +180,7 @@ export function bytes(value) {
 
 /** Events in a second; null while that is not known. */
 export function rate(value) {
-  if (value === null || value === undefined) {
+  if (value == null) {
     return "–";
   }
   return `${value === 0 ? "0" : value < 0.1 ? "< 0.1" : value < 10 ? value.toFixed(1) : short(value)}/s`;

@@ -1,5 +1,5 @@
 // One event: a row of the list, and all about it when the row is opened. Only a part of a large value
-// is shown; the whole is a file.
+// is shown; the whole is a file. And what people write in forms about events.
 
 import { BASE, query, topicPath } from "./api.js";
 import { bytes, button, copy, download, h, refusal, terms, timeOf } from "./dom.js";
@@ -8,81 +8,73 @@ import { bytes, button, copy, download, h, refusal, terms, timeOf } from "./dom.
 const PREVIEW = 200;
 const SHOWN = 20_000;
 
+/** Whether an event has no payload. As JSON, the text "" is one. */
+const isEmpty = ({ data, data_base64, content_type }) =>
+  data_base64 === "" || (data === "" && !/json/.test(content_type));
+
+/** What an event without a payload does. */
+const nothing = ({ key }) => (key ? "No payload: this event deletes its key." : "No payload.");
+
 /** What a list keeps of an event: never the whole of a large value. */
 export function brief(event) {
   const { topic, sequence, time, type, key, data, data_base64, headers, ephemeral } = event;
-  const text =
-    data === undefined
-      ? (data_base64 ?? "")
-      : typeof data === "string"
-        ? data
-        : JSON.stringify(data);
-  const isTombstone = data === undefined && !data_base64;
-  const preview = isTombstone
-    ? "(no payload)"
+  const text = typeof data === "string" ? data : (JSON.stringify(data) ?? data_base64 ?? "");
+  const preview = isEmpty(event)
+    ? nothing(event)
     : text.slice(0, PREVIEW) + (text.length > PREVIEW ? "…" : "");
-  return {
-    topic,
-    sequence,
-    time,
-    type,
-    key,
-    preview,
-    ephemeral,
-    dead: headers?.["leftoff-dead-reason"],
-  };
+  const dead = headers?.["leftoff-dead-reason"];
+  return { topic, sequence, time, type, key, preview, ephemeral, dead };
 }
 
-/** Returns the payload as `{ text, isJson, blob }`: pretty, and to the byte. */
-function payloadOf(event) {
-  const { data, data_base64, content_type } = event;
+/** Returns the payload: as a `text`, which is pretty, and to the byte, as `parts` of a file. */
+function payloadOf({ data, data_base64, content_type }) {
   const type = content_type ?? "text/plain";
-  if (data_base64) {
-    const whole = Uint8Array.from(atob(data_base64), (it) => it.charCodeAt(0));
-    const text = data === undefined ? data_base64 : JSON.stringify(data, null, 2);
-    return { text, isBytes: data === undefined, parts: [whole], size: whole.length, type };
-  }
-  if (data === undefined) {
-    return null;
-  }
   const isText = typeof data === "string" && !/json/.test(type);
+  const text = isText ? data : (JSON.stringify(data, null, 2) ?? data_base64);
   const parts = [isText ? data : JSON.stringify(data)];
-  const text = isText ? data : JSON.stringify(data, null, 2);
-  return { text, parts, size: new Blob(parts).size, type };
+  if (data_base64) {
+    parts[0] = Uint8Array.from(atob(data_base64), (it) => it.charCodeAt(0));
+  }
+  return { text, isBytes: data === undefined, parts, size: new Blob(parts).size, type };
+}
+
+/** Returns what publishes an event once more, to the byte. */
+export function again({ type, key, headers, content_type, data, data_base64 }) {
+  const own = Object.entries(headers ?? {}).filter(([name]) => !name.startsWith("leftoff-"));
+  let payload = data_base64 === undefined ? { data } : { data_base64 };
+  // Without a content type `data` is a text in an event, and JSON in a publish.
+  if (!content_type && data !== undefined) {
+    const bytes = Array.from(new TextEncoder().encode(data), (it) => String.fromCharCode(it));
+    payload = data ? { data_base64: btoa(bytes.join("")) } : {};
+  }
+  return {
+    type: type || undefined,
+    key: key || undefined,
+    content_type: content_type || undefined,
+    headers: own.length ? Object.fromEntries(own) : undefined,
+    ...payload,
+  };
 }
 
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
 /** Commands that read this event, and that publish the same once more. */
 function commands(console, event) {
-  const { topic, sequence, type, key, headers, content_type, data, data_base64 } = event;
+  const { topic, sequence } = event;
   const secret = console.api.hasCredential ? ` -H "Authorization: Bearer $LEFTOFF_KEY"` : "";
-  const at =
-    BASE.replace(/\/$/, "") +
-    topicPath(topic, `/events${query({ after: sequence - 1, limit: 1 })}`);
-  const kept = Object.entries(headers ?? {}).filter(([name]) => !name.startsWith("leftoff-"));
-  const own = {
-    type: type || undefined,
-    key: key ?? undefined,
-    content_type: content_type ?? undefined,
-  };
-  const payload = data === undefined ? { data_base64 } : { data };
-  const body = {
-    topics: [topic],
-    event: { ...own, headers: kept.length ? Object.fromEntries(kept) : undefined, ...payload },
-  };
+  const at = topicPath(topic, `/events${query({ after: sequence - 1, limit: 1 })}`);
+  const body = { topics: [topic], event: again(event) };
   return {
-    read: `curl -H 'Accept: application/json'${secret} ${quoted(at)}`,
+    read: `curl -H 'Accept: application/json'${secret} ${quoted(BASE + at.slice(1))}`,
     publish: `curl -H 'Content-Type: application/json'${secret} -d ${quoted(JSON.stringify(body))} ${quoted(`${BASE}v1/publish`)}`,
   };
 }
 
 function payload(event) {
-  const value = payloadOf(event);
-  if (!value) {
-    return [h("p", {}, event.key ? "No payload: this event deletes its key." : "No payload.")];
+  if (isEmpty(event)) {
+    return h("p", {}, nothing(event));
   }
-  const { text, size, parts, type, isBytes } = value;
+  const { text, size, parts, type, isBytes } = payloadOf(event);
   const isCut = text.length > SHOWN;
   const keep = () =>
     download(`${event.topic}-${event.sequence}${/json/.test(type) ? ".json" : ""}`, parts, type);
@@ -122,10 +114,12 @@ export function whole(console, event) {
       { class: "tools" },
       button("Copy as curl: read it", (click) => copy(read, click.target)),
       button("Copy as curl: publish it again", (click) => copy(publish, click.target)),
-      button("Edit and publish again", () => {
-        console.draft = event;
-        location.hash = `#/topic/${encodeURIComponent(event.topic)}/publish`;
-      }),
+      // Nobody edits base64.
+      (event.data !== undefined || isEmpty(event)) &&
+        button("Edit and publish again", () => {
+          console.draft = event;
+          location.hash = `#/topic/${encodeURIComponent(event.topic)}/publish`;
+        }),
     ),
   ].flat(3);
 }
@@ -180,4 +174,35 @@ export function row(console, event, { isNew, isSought, more } = {}) {
     body,
   );
   return h("li", { class: isNew ? "new" : "", "aria-current": isSought ? "true" : null }, details);
+}
+
+/** Returns the headers in a text with one on each line. */
+export function headersOf(text) {
+  const lines = text.split("\n").filter((line) => line.trim());
+  const pairs = lines.map((line) => {
+    const at = line.indexOf(":");
+    if (at < 1) {
+      throw new Error(`"${line}" is no header: write name: value.`);
+    }
+    return [line.slice(0, at).trim(), line.slice(at + 1).trim()];
+  });
+  return Object.fromEntries(pairs);
+}
+
+const words = (text) =>
+  text
+    .split(",")
+    .map((it) => it.trim())
+    .filter(Boolean);
+
+/** Returns the filter of a form: `asked` as a query has it, and `own` as a subscription has it. */
+export function filterOf({ type = "", key = "", key_prefix = "", header = "" }) {
+  const [types, keys, keyPrefixes] = [type, key, key_prefix].map(words);
+  const headers = headersOf(header);
+  const pairs = Object.entries(headers).map(([name, value]) => `${name}:${value}`);
+  const isEmpty = [types, keys, keyPrefixes, pairs].every((list) => !list.length);
+  return {
+    asked: { type: types, key: keys, key_prefix: keyPrefixes, header: pairs },
+    own: isEmpty ? undefined : { types, keys, keyPrefixes, headers },
+  };
 }

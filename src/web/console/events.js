@@ -3,8 +3,7 @@
 
 import { query, topicPath } from "./api.js";
 import { button, count, fail, field, form, h, notice, refusal, say } from "./dom.js";
-import { brief, row } from "./event.js";
-import { filterOf } from "./filter.js";
+import { brief, filterOf, row } from "./event.js";
 
 const PAGE = 50;
 /** The rows that are in the page at most; what goes is loaded again by "Older". */

@@ -29,6 +29,8 @@ const STATES = {
 
 /** The time between two looks at the state of the broker: its history has steps as long. */
 const LOOK_MS = 5000;
+/** The time after which a look has failed. */
+const PATIENCE_MS = 10_000;
 
 /** A part of the address; one that is not encoded well stands for itself. */
 function decoded(part) {
@@ -49,6 +51,8 @@ class Console {
   #watchers = new Set();
   #shown = new AbortController();
   #session = new AbortController();
+  /** Since when and why looks fail, as `{ since, problem }`; null while they do not. */
+  #failure = null;
   /** Why the broker does not answer this caller; null while it does. */
   #refusal = null;
 
@@ -58,6 +62,7 @@ class Console {
     this.#session = new AbortController();
     this.api?.close();
     this.overview = null;
+    this.#failure = null;
     this.#refusal = null;
     this.api = new Api(credential, ({ state }) => this.#tellState(state));
     byId("logout").hidden = !credential;
@@ -74,24 +79,24 @@ class Console {
 
   async #look() {
     const { api } = this;
-    try {
-      const overview = await api.get("/v1/overview");
-      if (api === this.api) {
-        this.overview = overview;
-        byId("version").textContent = overview.version;
-        this.#tellState(api.leftoff.connection.state);
-        this.#watchers.forEach((watcher) => watcher(overview));
-      }
-    } catch (problem) {
-      if (api !== this.api) {
-        return;
-      }
-      if (problem.status === 401 || problem.status === 403) {
-        this.#askWho(problem);
-      } else {
-        byId("state").textContent = `○ ${problem.message}`;
-      }
+    let problem = null;
+    const asked = api.get("/v1/overview", PATIENCE_MS);
+    const overview = await asked.catch((error) => void (problem = error));
+    if (api !== this.api) {
+      return;
     }
+    if (problem?.status === 401 || problem?.status === 403) {
+      return void this.#askWho(problem);
+    }
+    this.overview = overview ?? this.overview;
+    this.#failure = problem && { since: this.#failure?.since ?? Date.now(), problem };
+    if (problem) {
+      byId("state").textContent = `○ ${problem.message}`;
+    } else {
+      byId("version").textContent = overview.version;
+      this.#tellState(api.leftoff.connection.state);
+    }
+    this.#watchers.forEach((watcher) => watcher(this.overview, this.#failure));
   }
 
   async #askWho(problem) {
@@ -107,11 +112,14 @@ class Console {
     main.querySelector("input").focus();
   }
 
-  /** Calls `watcher` with the newest overview, and with each newer one, until `signal`. */
+  /**
+   * Calls `watcher` with the newest overview, and with each newer one, until `signal`. While the
+   * broker does not answer, it gets the last one, if there was one, and the failure.
+   */
   watch(signal, watcher) {
     this.#watchers.add(watcher);
     signal.addEventListener("abort", () => this.#watchers.delete(watcher));
-    this.overview && watcher(this.overview);
+    (this.overview || this.#failure) && watcher(this.overview, this.#failure);
   }
 
   #put(title, elements) {

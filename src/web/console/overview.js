@@ -4,6 +4,7 @@ import {
   LAG,
   ago,
   bytes,
+  clock,
   count,
   h,
   rate,
@@ -15,9 +16,12 @@ import {
   table,
   topicLink,
 } from "./dom.js";
-import { plot } from "./plot.js";
 
 export const title = "Overview";
+
+/** The size of a plot, in units of its own. */
+const WIDTH = 180;
+const HEIGHT = 48;
 
 const SIGNS = { error: "✕ Error: ", warning: "! Warning: " };
 
@@ -52,15 +56,9 @@ function placeOf({ kind, topic }) {
   return href && [" ", h("a", { href }, text)];
 }
 
-/** Returns the list of what is wrong now. */
-export function wrong({ problems, now }) {
-  if (!problems.length) {
-    return h(
-      "ul",
-      { class: "plain wrong" },
-      h("li", { class: "good" }, h("strong", {}, "✓ "), "Nothing is wrong."),
-    );
-  }
+/** Returns the list of what is wrong now; with a `failure`, of what was when the broker answered. */
+function wrong(overview, failure) {
+  const { problems, now } = overview ?? { problems: [] };
   const items = problems.map((problem) =>
     h(
       "li",
@@ -71,6 +69,14 @@ export function wrong({ problems, now }) {
       placeOf(problem),
     ),
   );
+  if (failure) {
+    const { since, problem } = failure;
+    const told = `The broker does not answer since ${clock(since)}: ${problem.message}.`;
+    const old = now && ` What follows is old: as of ${clock(now)}.`;
+    items.unshift(h("li", { class: "error" }, h("strong", {}, SIGNS.error), told, old));
+  } else if (!items.length) {
+    items.push(h("li", { class: "good" }, h("strong", {}, "✓ "), "Nothing is wrong."));
+  }
   return h("ul", { class: "plain wrong" }, items);
 }
 
@@ -84,7 +90,8 @@ function card(name, value, more) {
   );
 }
 
-function cards({ topics, last_position, log, memory, connections, role, started, now, epoch }) {
+function cards(overview, failure) {
+  const { topics, last_position, log, memory, connections, role, started, now, epoch } = overview;
   const protocols = Object.entries(connections?.by_protocol ?? {}).filter(([, many]) => many);
   const running = span(Date.parse(now) - Date.parse(started));
   return h(
@@ -92,8 +99,8 @@ function cards({ topics, last_position, log, memory, connections, role, started,
     { class: "cards" },
     card(
       "Writes",
-      log.writes === "refused" ? "✕ refused" : "✓ accepted",
-      log.reason ?? "events are stored",
+      failure ? "? unknown" : log.writes === "refused" ? "✕ refused" : "✓ accepted",
+      failure ? "no answer" : (log.reason ?? "events are stored"),
     ),
     card("Disk", bytes(log.size_bytes), `in use; ${bytes(log.free_bytes)} are free`),
     memory &&
@@ -107,6 +114,53 @@ function cards({ topics, last_position, log, memory, connections, role, started,
       ),
     card("Topics", count(topics), `${count(last_position)} events were ever stored`),
     card("Running for", running, `${role === "single" ? "" : `${role}; `}epoch ${epoch}`),
+  );
+}
+
+function svg(name, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) {
+    element.setAttribute(key, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+/**
+ * Returns a card with a plot of `values`, the oldest first, one each `stepMs`; the newest is at the
+ * right. The words beside it say what the plot shows.
+ */
+function plot(title, values, stepMs, unit = "") {
+  const most = Math.max(...values, 0);
+  const at = (value, index) => {
+    const x = WIDTH - 1 - (values.length - 1 - index);
+    return `${x},${(HEIGHT - 2 - (value / (most || 1)) * (HEIGHT - 4)).toFixed(1)}`;
+  };
+  const points = values.map(at).join(" ");
+  const begin = WIDTH - values.length;
+  const last = values.at(-1) ?? 0;
+  const told = `now ${short(last)}${unit}, at most ${short(most)}${unit}`;
+  const minutes = Math.round((WIDTH * stepMs) / 60_000);
+  const shapes = [
+    svg("polygon", {
+      class: "area",
+      points: `${begin},${HEIGHT} ${points} ${WIDTH - 1},${HEIGHT}`,
+    }),
+    svg("polyline", { class: "line", points, "vector-effect": "non-scaling-stroke" }),
+  ];
+  const frame = {
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+    preserveAspectRatio: "none",
+    role: "img",
+    "aria-label": `${title} in the last ${minutes} minutes: ${told}`,
+  };
+  return h(
+    "div",
+    { class: "card plot" },
+    h("span", { class: "quiet" }, title),
+    h("b", {}, `${short(last)}${unit}`),
+    values.length ? svg("svg", frame, ...shapes) : h("p", {}, "Nothing is known yet."),
+    h("small", {}, `at most ${short(most)}${unit} in ${minutes} minutes`),
   );
 }
 
@@ -147,9 +201,14 @@ export function show(console, parts, signal) {
   const wrongs = h("section", { "aria-label": "What is wrong now" });
   const state = h("section", { "aria-label": "State" });
   const busy = h("div", {});
-  console.watch(signal, (overview) => {
-    refill(wrongs, wrong(overview));
-    state.replaceChildren(cards(overview), overview.history ? plots(overview) : "");
+  console.watch(signal, (overview, failure) => {
+    refill(wrongs, wrong(overview, failure));
+    state.className = failure ? "quiet" : "";
+    overview &&
+      state.replaceChildren(
+        cards(overview, failure),
+        overview.history ? plots(overview) : "",
+      );
   });
   repeat(5000, signal, async () => {
     let shown;

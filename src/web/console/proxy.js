@@ -12,8 +12,8 @@ const SILENT_TOPIC = "console.silence";
 const SILENCES = [5, 15, 30, 58];
 /** The time after which what has not come is held back. */
 const PATIENCE_MS = 5000;
-/** More than the broker's heartbeat of 15 s, so that one must have passed. */
-const HEARTBEAT_MS = 17_000;
+/** What a heartbeat may be late. */
+const LATE_MS = 2000;
 
 const late = (ms) =>
   new Promise((_, reject) =>
@@ -24,52 +24,47 @@ const QUESTION = {
   subscriptions: [{ subscription: "probe", topics: [SILENT_TOPIC], from: "latest" }],
 };
 
-/** A stream: when its first message comes, and whether its heartbeats do. */
-async function stream({ api }, tell, signal) {
+/** A stream: when its first message comes, which has the broker's heartbeat, and if one comes. */
+async function stream({ api }, tell, signal, known) {
   const begun = now();
   const abort = new AbortController();
   signal.addEventListener("abort", () => abort.abort());
   try {
     const headers = { Accept: "text/event-stream", "Content-Type": "application/json" };
-    const options = {
-      method: "POST",
-      headers,
-      body: JSON.stringify(QUESTION),
-      signal: abort.signal,
-    };
-    const first = api.fetch("/v1/follow", options).then(async ({ body }) => {
-      const reader = body.getReader();
-      await reader.read();
-      return reader;
-    });
-    const reader = await Promise.race([first, late(PATIENCE_MS)]);
-    tell(
-      `It begins after ${span(now() - begun)}: nothing holds it back so far. Waiting for a heartbeat…`,
-    );
-    const next = async () => {
-      for (;;) {
-        const at = now();
-        const { done } = await reader.read();
+    const body = JSON.stringify(QUESTION);
+    const asked = api.fetch("/v1/follow", { method: "POST", headers, body, signal: abort.signal });
+    let reader;
+    let text = "";
+    const until = async (pattern) => {
+      reader ??= (await asked).body.pipeThrough(new TextDecoderStream()).getReader();
+      while (!pattern.test(text)) {
+        const { done, value } = await reader.read();
         if (done) {
           throw new Error("the stream was cut");
         }
-        if (now() - at > 1000) {
-          return;
-        }
+        text += value;
       }
+      return pattern.exec(text)[1];
     };
-    await Promise.race([next(), late(HEARTBEAT_MS)]);
-    tell(`It passes: the first message came at once, and heartbeats come.`, "good");
+    const heartbeat = await Promise.race([until(/"heartbeat_ms":(\d+)/), late(PATIENCE_MS)]);
+    known.heartbeatMs = Number(heartbeat);
+    tell(
+      `It begins after ${span(now() - begun)}: nothing holds it back so far. Waiting for a heartbeat, due in ${span(known.heartbeatMs)}…`,
+    );
+    await Promise.race([until(/^:/m), late(known.heartbeatMs + LATE_MS)]);
+    tell("It passes: the first message came at once, and heartbeats come.", "good");
   } catch (problem) {
-    const text = `It is held back or cut: ${problem.message}. Turn buffering off in the proxy (nginx: proxy_buffering off). Clients fall back to polling.`;
-    tell(text, "error");
+    tell(
+      `It is held back or cut: ${problem.message}. Turn buffering off in the proxy (nginx: proxy_buffering off). Clients fall back to polling.`,
+      "error",
+    );
   } finally {
     abort.abort();
   }
 }
 
 /** A WebSocket: whether it opens, and how fast its answers are. */
-async function webSocket({ api }, tell) {
+async function webSocket({ api }, tell, signal, known) {
   let socket;
   try {
     const url = new URL("v1/ws", BASE);
@@ -91,8 +86,9 @@ async function webSocket({ api }, tell) {
       const sent = now();
       const answered = new Promise((resolve) => (socket.onmessage = resolve));
       socket.send(JSON.stringify({ type: "ping", ref }));
-      await Promise.race([answered, late(PATIENCE_MS)]);
+      const { data } = await Promise.race([answered, late(PATIENCE_MS)]);
       trips.push(now() - sent);
+      known.heartbeatMs = JSON.parse(data).heartbeat_ms;
     }
     const median = trips.sort((a, b) => a - b)[2];
     tell(`It passes: open after ${span(took)}, an answer takes ${median.toFixed(1)} ms.`, "good");
@@ -105,39 +101,38 @@ async function webSocket({ api }, tell) {
 }
 
 /** Polls that are silent for a while: the longest that is answered is how long silence may last. */
-async function silence({ api }, tell, signal) {
-  const survived = new Set();
-  const failed = new Map();
+async function silence({ api }, tell, signal, known) {
+  const left = new Set(SILENCES);
+  let longest = 0;
+  let failed;
   const one = async (seconds) => {
     try {
       const path = `/v1/topics/${SILENT_TOPIC}/events?from=latest&wait=${seconds}s`;
       await (await api.fetch(path, { signal })).text();
-      survived.add(seconds);
+      longest = Math.max(longest, seconds);
     } catch (problem) {
-      failed.set(seconds, problem.message);
+      failed = failed?.seconds < seconds ? failed : { seconds, why: problem.message };
     }
-    const longest = Math.max(0, ...survived);
-    const left = SILENCES.filter((it) => !survived.has(it) && !failed.has(it));
-    tell(
-      `${longest ? `${longest} s of silence are no problem.` : ""} ${left.length ? `Trying ${left.join(", ")} s…` : ""}`,
-    );
+    left.delete(seconds);
+    tell(`${longest} s of silence are no problem. Trying ${[...left].join(", ")} s…`);
   };
   await Promise.all(SILENCES.map(one));
-  const longest = Math.max(0, ...survived);
-  if (!failed.size) {
+  // Without a stream and without a WebSocket it is not known.
+  const { heartbeatMs = Infinity } = known;
+  if (!failed) {
     tell(
       `At least ${longest} s of silence are no problem. The broker is never silent for longer than its heartbeat.`,
       "good",
     );
   } else {
-    const [seconds, why] = [...failed].sort(([a], [b]) => a - b)[0];
-    const advice =
-      seconds <= 15
-        ? "Set follow.keep_alive_ms below that, or give the proxy a longer time limit."
-        : "The broker's heartbeat of 15 s is shorter, so that streams hold.";
+    const { seconds, why } = failed;
+    const isShort = seconds * 1000 <= heartbeatMs;
+    const advice = isShort
+      ? "Set follow.heartbeat_ms below that, or give the proxy a longer time limit."
+      : `The broker's heartbeat of ${span(heartbeatMs)} is shorter, so that streams hold.`;
     tell(
       `Silence may last ${longest} s: a request of ${seconds} s was cut (${why}). ${advice}`,
-      seconds <= 15 ? "error" : "warning",
+      isShort ? "error" : "warning",
     );
   }
 }
@@ -154,12 +149,13 @@ export function show(console, parts, signal) {
     return { name, note, run };
   });
   const measure = async ({ target }) => {
+    const known = {};
     target.disabled = true;
     await Promise.all(
       places.map(({ note, run }) => {
         const tell = (text, kind) => signal.aborted || say(note, text, kind);
         tell("Measuring…");
-        return run(console, tell, signal);
+        return run(console, tell, signal, known);
       }),
     );
     target.disabled = false;

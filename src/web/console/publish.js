@@ -1,7 +1,7 @@
 // A form that publishes an event, for a test or once more.
 
 import { choice, field, form, h, topicLink } from "./dom.js";
-import { headersOf } from "./filter.js";
+import { headersOf } from "./event.js";
 
 const KINDS = [
   ["application/json", "JSON"],

@@ -9,7 +9,7 @@ use utoipa::openapi::{ArrayBuilder, Object, ObjectBuilder, Required};
 
 use super::operations::{Operations, json, operation, refusals};
 use super::parameters::{number, number_within, one_of, query, text, text_up_to};
-use super::shapes::{Property, field, list, object, optional, time};
+use super::shapes::{Property, boolean, field, list, object, optional, time};
 use crate::edge::http::overview::MAX_ROWS;
 use crate::edge::overview::topic_table::TopicSort;
 
@@ -219,6 +219,7 @@ fn topic_readers() -> Object {
         [
             list("consumers", "Consumer"),
             field("matching", number(0), "How many consumers read the topic."),
+            field("dead_letters", boolean(), "Whether consumers have their dead letters in it."),
         ],
     )
 }
