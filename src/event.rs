@@ -57,6 +57,17 @@ impl FromStr for Durability {
     }
 }
 
+/// The beginning of the headers that say of a dead letter where it comes from, and why. Only the
+/// broker sets them: whoever puts a dead letter back publishes to the topic that they name.
+pub(crate) const DEAD_LETTER_PREFIX: &str = "leftoff-dead-";
+
+/// Whether a header is one of [`DEAD_LETTER_PREFIX`]. Readers may compare the names of headers
+/// without regard to case.
+pub(crate) fn is_of_dead_letters(name: &str) -> bool {
+    let begin = name.as_bytes().get(..DEAD_LETTER_PREFIX.len());
+    begin.is_some_and(|begin| begin.eq_ignore_ascii_case(DEAD_LETTER_PREFIX.as_bytes()))
+}
+
 /// An event as its publisher hands it in. An empty text means that there is none.
 ///
 /// The struct can be written as a literal: new fields come with a new major version only, because

@@ -107,6 +107,7 @@ pub mod event;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gap;
+mod json_levels;
 mod lists;
 pub mod log;
 mod open_error;

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::event::{NewEvent, Timestamp};
+use crate::event::{NewEvent, Timestamp, is_of_dead_letters};
 use crate::lists::MAX_ENTRIES;
 use crate::topic::RESERVED_PREFIX;
 
@@ -60,6 +60,9 @@ pub struct LimitsConfig {
     /// takes memory for as long as they do. At this number more such readers are refused,
     /// publishers never. Default: 100,000.
     pub max_unborn_topics: u64,
+    /// Whether events may be dead letters: only what the broker itself stores.
+    #[serde(skip)]
+    pub(crate) allows_dead_letters: bool,
 }
 
 impl Default for LimitsConfig {
@@ -78,6 +81,7 @@ impl Default for LimitsConfig {
             max_topics: 1_000_000,
             max_deleted_topics: 1_000_000,
             max_unborn_topics: 100_000,
+            allows_dead_letters: false,
         }
     }
 }
@@ -96,6 +100,7 @@ impl LimitsConfig {
             max_key_bytes: MAX_OWN_KEY_BYTES,
             max_headers: MAX_ENTRIES as u64,
             max_header_bytes: MAX_OWN_HEADER_BYTES,
+            allows_dead_letters: true,
             ..Self::default()
         }
     }
@@ -179,6 +184,11 @@ impl LimitsConfig {
             header_bytes += name.len() + value.len();
             if name.is_empty() {
                 return Err(Error::invalid("headers", "one has an empty name"));
+            }
+            if is_of_dead_letters(name) && !self.allows_dead_letters {
+                let problem =
+                    format!("{name:?} is set by the broker, on dead letters; leave it out");
+                return Err(Error::invalid("headers", problem));
             }
             refuse_controls("headers", name)?;
             refuse_controls("headers", value)?;
@@ -271,6 +281,10 @@ mod tests {
             (NewEvent { headers: headers("a\0", "v"), ..event() }, "headers: holds the control"),
             (NewEvent { headers: headers("a", "v\n"), ..event() }, "headers: holds the control"),
             (
+                NewEvent { headers: headers("Leftoff-Dead-x", ""), ..event() },
+                "headers: \"Leftoff-Dead-x\" is set by the broker, on dead letters; leave it out",
+            ),
+            (
                 NewEvent { headers: headers("a", &"v".repeat(16 << 10)), ..event() },
                 "header bytes: 16385",
             ),
@@ -284,6 +298,13 @@ mod tests {
             let second = limits.check(&[event(), bad]).unwrap_err().to_string();
             assert!(second.contains("events[1]"), "{second}");
         }
+        let near =
+            ["leftoff-dea", "leftoff-dead", "leftoff-deadline", "leftoff-deä-", "x-leftoff-dead-"];
+        for near in near {
+            limits.check(&[NewEvent { headers: headers(near, ""), ..event() }]).unwrap();
+        }
+        let letter = NewEvent { headers: headers("leftoff-dead-topic", "t"), ..event() };
+        LimitsConfig::own().check(&[letter]).unwrap();
         assert!(limits.check(&[]).unwrap_err().to_string().contains("is empty"));
         let error = limits.check(&vec![event(); 10_001]).unwrap_err().to_string();
         assert!(error.contains("10001 is over the limit of 10000"), "{error}");

@@ -41,6 +41,9 @@ const MAX_IN_FLIGHT: usize = 64;
 /// With `--topic` given several times, each of these topics gets each line that names none: all of
 /// them store the line, or none does.
 ///
+/// Headers that only the broker sets are left out, and their events are counted:
+/// `leftoff-publisher`, and those of dead letters, which begin with `leftoff-dead-`.
+///
 /// Lines are stored in their order, over all topics. If a line is refused, the lines before it are
 /// stored, the lines after it are not, and the message names the refused line.
 #[derive(Debug, Args)]
@@ -81,12 +84,20 @@ impl PublishCommand {
             receipts: self.receipts,
             stored: 0,
             duplicates: 0,
+            with_own_headers: 0,
             progress: bytes_bar(size_bytes),
         };
         let outcome = publisher.publish_all(&self.server, &client).await;
         publisher.progress.finish_and_clear();
         let Publisher { stored, duplicates, .. } = &publisher;
         say(format_args!("{stored} events stored, {duplicates} were stored before"));
+        if publisher.with_own_headers > 0 {
+            say(format_args!(
+                "{} events had headers that only the broker sets (leftoff-publisher, or \
+                 leftoff-dead-…), and are published without them",
+                publisher.with_own_headers
+            ));
+        }
         outcome
     }
 
@@ -143,6 +154,8 @@ struct Publisher {
     receipts: bool,
     stored: u64,
     duplicates: u64,
+    /// The events whose own headers of the broker were left out.
+    with_own_headers: u64,
     progress: ProgressBar,
 }
 
@@ -185,6 +198,7 @@ impl Publisher {
         match chunk {
             Some(Ok(chunk)) => {
                 self.progress.inc(chunk.read_bytes as u64);
+                self.with_own_headers += chunk.with_own_headers;
                 for lined in chunk.batches {
                     self.send(lined, publisher).await?;
                 }

@@ -38,6 +38,8 @@ pub(super) struct InputChunk {
     pub(super) size_bytes: usize,
     /// The bytes of the input.
     pub(super) read_bytes: usize,
+    /// The lines whose events had headers that only the broker sets.
+    pub(super) with_own_headers: u64,
 }
 
 /// A batch, and the numbers of the lines of its events.
@@ -126,10 +128,11 @@ impl InputLines {
             }
             let text = line.trim_ascii();
             if !text.is_empty() {
-                let (to, event) = self.event(text).map_err(|error| {
+                let (to, event, own_headers) = self.event(text).map_err(|error| {
                     let message = ndjson::at_line(self.number, &error);
                     at_lines(CliError::new(ExitReason::Refused, message))
                 })?;
+                chunk.with_own_headers += u64::from(own_headers > 0);
                 chunk.push(self.number, to, event, count);
             }
             chunk.read_bytes += count;
@@ -141,8 +144,12 @@ impl InputLines {
         }
     }
 
-    fn event(&self, text: &[u8]) -> leftoff::Result<(Vec<TopicName>, NewEvent)> {
-        let Line { topic, mut event } = Line::parse(text)?;
+    /// Returns the topics and the event of a line, and the number of its headers that were taken
+    /// out, because only the broker sets them.
+    fn event(&self, text: &[u8]) -> leftoff::Result<(Vec<TopicName>, NewEvent, usize)> {
+        let mut line = Line::parse(text)?;
+        let own_headers = line.take_own_headers();
+        let Line { topic, mut event } = line;
         let to = topic.map_or_else(|| self.default.clone(), |topic| vec![topic]);
         if to.is_empty() {
             let problem = "the line names none, and neither does the command";
@@ -151,7 +158,7 @@ impl InputLines {
         if event.id.is_empty() {
             event.id = line_id(self.number, text);
         }
-        Ok((to, event))
+        Ok((to, event, own_headers))
     }
 }
 

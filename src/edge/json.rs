@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | JSON | `data`, a value | the text of the payload from its first to its last token, unchanged |
 //! | text, or none | `data`, a string | the payload |
-//! | any other, or not valid for its type | `data_base64` | the payload in base64 |
+//! | any other, not valid, or nested too deep | `data_base64` | the payload in base64 |
 //!
 //! `data_base64` also stands beside a value that is not the whole payload: if there is white space
 //! before or after the value, or if the value has line ends that the carrier changes. So the bytes
@@ -24,6 +24,7 @@ use super::media::Media;
 use crate::broker::{Ack, Ephemeral, EventRef, MaintenanceReport, Page, Receipt, Run, TopicInfo};
 use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::event::{Event, Timestamp};
+use crate::json_levels::{self, MAX_JSON_LEVELS};
 use crate::topic::{TopicName, TopicPattern};
 
 /// A payload, in the form for its content type.
@@ -35,10 +36,14 @@ enum Content<'a> {
 
 impl<'a> Content<'a> {
     /// Returns the form of a payload. Invalid JSON is shown as bytes, because as a text it would be
-    /// taken for a JSON string. Text that is not UTF-8 is shown as bytes, too.
+    /// taken for a JSON string. So is JSON that is nested so deep that readers may fail to parse
+    /// it, and text that is not UTF-8.
     fn of(payload: &'a [u8], content_type: &str) -> Self {
         let Ok(text) = std::str::from_utf8(payload) else { return Self::Bytes(payload) };
         match Media::of(content_type) {
+            Media::Json if json_levels::are_more_than(MAX_JSON_LEVELS, payload) => {
+                Self::Bytes(payload)
+            }
             Media::Json => serde_json::from_str(text).map_or(Self::Bytes(payload), Self::Json),
             Media::Text => Self::Text(text),
             Media::Bytes => Self::Bytes(payload),

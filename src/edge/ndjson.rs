@@ -20,10 +20,11 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::hooks::PUBLISHER_HEADER;
 use super::media::{self, essence};
 use super::{json_problem, proto};
 use crate::error::{Error, Result, with_causes};
-use crate::event::{NewEvent, Timestamp};
+use crate::event::{NewEvent, Timestamp, is_of_dead_letters};
 use crate::lists::{self, List};
 use crate::topic::TopicName;
 
@@ -174,6 +175,18 @@ impl Line {
         let json: LineJson<'_> =
             serde_json::from_slice(text).map_err(|error| NoEvent::of(&error, place))?;
         Self::of(json).map_err(|error| NoEvent { line: place.line, column: None, error })
+    }
+
+    /// Takes out the headers that only the broker sets, which exported events may have, and with
+    /// which an event is refused: the publisher's, and those of dead letters. Returns how many they
+    /// were.
+    pub fn take_own_headers(&mut self) -> usize {
+        let headers = &mut self.event.headers;
+        let count = headers.len();
+        headers.retain(|name, _| {
+            !name.eq_ignore_ascii_case(PUBLISHER_HEADER) && !is_of_dead_letters(name)
+        });
+        count - headers.len()
     }
 
     fn of(json: LineJson<'_>) -> Result<Self> {

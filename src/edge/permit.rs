@@ -22,10 +22,12 @@ use super::hooks::{
     Access, AccessTopics, ActKind, ActOutcome, Connecting, Grant, PUBLISHER_HEADER, Refusal,
     RefusalContext,
 };
+use super::media::is_json;
 use super::mounting::Edge;
 use crate::broker::{Ack, Filter, MAX_PATTERNS, Member, Run, StatePage};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
+use crate::json_levels::{self, MAX_JSON_LEVELS};
 use crate::lists;
 use crate::permission::{Action, Permitted, Verdict};
 use crate::polls;
@@ -506,12 +508,17 @@ impl Permit {
     /// # Errors
     ///
     /// [`Error::Denied`], [`Error::Unauthenticated`]: as the hooks say. [`Error::Invalid`]: the
-    /// publisher has set [`PUBLISHER_HEADER`], with or without hooks.
+    /// publisher has set [`PUBLISHER_HEADER`], with or without hooks. [`Error::OverLimit`]: the
+    /// payload is JSON by its type, and has more than [`MAX_JSON_LEVELS`].
     pub(super) fn intercept(&self, topic: &TopicName, mut event: NewEvent) -> Result<NewEvent> {
         // Readers may compare the names of headers without regard to case.
         if event.headers.keys().any(|name| name.eq_ignore_ascii_case(PUBLISHER_HEADER)) {
             let problem = format!("{PUBLISHER_HEADER:?} is set by the broker, and by nobody else");
             return Err(Error::invalid("headers", problem));
+        }
+        // A shorter payload cannot have so many levels.
+        if event.payload.len() > MAX_JSON_LEVELS && is_json(&event.content_type) {
+            json_levels::check("levels of JSON in the payload", &event.payload, MAX_JSON_LEVELS)?;
         }
         let Some(granted) = &self.0 else { return Ok(event) };
         let grant = granted.grant();

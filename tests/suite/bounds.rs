@@ -109,6 +109,12 @@ async fn what_is_over_a_bound_of_the_wire_is_refused_with_the_limit() {
         let member = json!({ "id": "x".repeat(id), "info": { "n": "x".repeat(info - 1) } });
         json!({ "topics": ["room"], "from": "latest", "member": member }).to_string()
     };
+    let nested = |levels: usize| {
+        let info: Value =
+            serde_json::from_str(&("[".repeat(levels) + &"]".repeat(levels))).unwrap();
+        let member = json!({ "id": "x", "info": { "n": info } });
+        json!({ "topics": ["room"], "from": "latest", "member": member }).to_string()
+    };
     let cases = [
         (patterns(1_024).to_string(), None),
         (patterns(1_025).to_string(), Some("topics: 1025 is over the limit of 1024")),
@@ -117,6 +123,8 @@ async fn what_is_over_a_bound_of_the_wire_is_refused_with_the_limit() {
         (member(255, 1_024), None),
         (member(256, 1_024), Some("member id bytes: 256 is over the limit of 255")),
         (member(255, 1_025), Some("member info bytes: 1025 is over the limit of 1024")),
+        (nested(32), None),
+        (nested(33), Some("levels of member info: 33 is over the limit of 32")),
     ];
     for (body, problem) in cases {
         let request = to(address, "POST", "/v1/events");

@@ -418,6 +418,24 @@ async fn the_inbox_follows_its_attributes_and_its_place_in_the_page() {
                return item && [item.querySelector('.title').textContent, \
                                item.querySelector('button').textContent];";
     tabs.until(0, own, |it| *it == json!(["Number 1", "Gelesen"])).await;
+
+    // Whoever may publish chooses titles and addresses.
+    tabs.run(0, "bell.setAttribute('topic', 'users.4')").await;
+    let strange = r#"
+        const urls = ["https://a.example/", "/b?c", "//d.example", "/\\e.example", "/\t/f.example",
+                      "https://", "javascript:alert(1)", ["/g"], { toString: 1 }];
+        const events = urls.map((url) => ({ data: { url, title: { toString: 1 }, text: "t" } }));
+        events.push({ data: "x".repeat(100_000) });
+        return Promise.all(events.map((event) => bell.leftoff.publish("users.4", event)))
+            .then(() => events.length);
+    "#;
+    assert_eq!(tabs.run(0, strange).await, 10);
+    let shown = r#"
+        return all("bell", ".title").map((it) => it.querySelector("a")?.getAttribute("href")
+            ?? (it.textContent.length > 9 ? it.textContent.length : it.textContent));
+    "#;
+    let expected = json!([301, "t", "t", "t", "t", "t", "t", "t", "/b?c", "https://a.example/"]);
+    tabs.until(0, shown, |it| *it == expected).await;
     tabs.assert_policy(0).await;
     drop(tabs.browser);
     server.stop().await;

@@ -71,6 +71,7 @@ mod power;
 mod queries;
 mod reads;
 mod real_input;
+mod refusals;
 mod rust_client;
 mod services;
 mod shutdown;

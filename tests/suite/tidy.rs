@@ -19,6 +19,7 @@ const LAYERS: [Layer; 13] = [
             "src/error.rs",
             "src/event.rs",
             "src/gap.rs",
+            "src/json_levels.rs",
             "src/lists.rs",
             "src/permission.rs",
             "src/open_error.rs",

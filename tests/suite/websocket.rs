@@ -67,7 +67,12 @@ impl Client {
     }
 
     pub(crate) async fn say(&mut self, message: Value) {
-        self.0.send(Message::text(message.to_string())).await.unwrap();
+        self.say_text(message.to_string()).await;
+    }
+
+    /// Says a message that may have more levels than a [`Value`] can be parsed from.
+    pub(crate) async fn say_text(&mut self, message: String) {
+        self.0.send(Message::text(message)).await.unwrap();
     }
 
     /// Says a message, and returns whether the connection took it.

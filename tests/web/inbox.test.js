@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { inbox } from "../../src/web/client/inbox.js";
+import * as marks from "../../src/web/client/marks.js";
 import { Problem } from "../../src/web/client/transports.js";
 
 const UNMARKED = { seen: false, read: false, archived: false, snoozed_until: null };
@@ -233,4 +234,29 @@ test("a page that is open for months keeps the newest entries", async () => {
   assert.deepEqual([held.entries.length, held.entries.at(-1).event.sequence], [1_000, 101]);
   held.more();
   assert.match(asked[0].path, /before=101-e/);
+});
+
+test("topics may have the names of what all objects have", async () => {
+  const { leftoff, asked, page } = client();
+  const names = ["constructor", "toString", "hasOwnProperty", "__proto__"];
+  const events = names.map((topic, at) => ({ topic, sequence: 1, position: 9 - at, marks: UNMARKED }));
+  const held = inbox(leftoff, { topic: "*" });
+  asked.shift().resolve({ ...page, events, cursor: "@9-e" });
+  await held.ready;
+  const read = () => held.entries.map((entry) => entry.marks.read);
+  // One is marked here, one by another device, one in all marks; the last one by nobody.
+  held.mark(held.entries[3], { mark: ["read"] });
+  assert.deepEqual(read(), [false, false, false, true]);
+  leftoff.handlers.marked({ mark: ["read"], unmark: [], events: { toString: "1" }, revision: "@6-e" });
+  assert.deepEqual(read(), [false, true, false, true]);
+  const none = () => ({ up_to: 0, marked: {}, unmarked: {} });
+  const all = { seen: none(), read: { ...none(), marked: { hasOwnProperty: "1-2" } }, archived: none(), snoozed: {} };
+  leftoff.handlers.marked({ whole: true, marks: all, revision: "@7-e" });
+  assert.deepEqual(read(), [false, false, true, true]);
+  all.read = { up_to: 9, marked: {}, unmarked: JSON.parse(`{ "__proto__": "1" }`) };
+  all.snoozed = JSON.parse(`{ "__proto__": { "1": "2030-01-01T00:00:00Z" } }`);
+  assert.deepEqual(
+    events.map((event) => marks.ofAll(all, event, "*")).map(({ read, snoozed_until }) => [read, snoozed_until]),
+    [[true, null], [true, null], [true, null], [false, "2030-01-01T00:00:00Z"]],
+  );
 });

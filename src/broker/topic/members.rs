@@ -8,10 +8,15 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
+use crate::json_levels;
 
 /// The longest id of a member, and the most information about one, in bytes.
 const MAX_ID_BYTES: usize = 255;
 const MAX_INFO_BYTES: usize = 1 << 10;
+
+/// The most lists and objects within each other in a piece of information: what is told of members
+/// stays far below the levels that readers of JSON take.
+const MAX_INFO_LEVELS: usize = 32;
 
 /// The members that are copied while their lock is held: some microseconds.
 pub(crate) const MEMBERS_PER_LOCK: usize = 16;
@@ -122,7 +127,9 @@ impl Member {
             (_, size_bytes) if size_bytes > MAX_INFO_BYTES => {
                 Err(Error::over("member info bytes", size_bytes, MAX_INFO_BYTES))
             }
-            _ => Ok(()),
+            _ => self.info.values().filter(|info| info.is_json).try_for_each(|info| {
+                json_levels::check("levels of member info", info.text.as_bytes(), MAX_INFO_LEVELS)
+            }),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Dead letters: what an event becomes that no worker finished.
 //!
 //! A dead letter is the event as it was published, in another topic, with headers that say why and
-//! where from. It has no id, because a publish that repeats an id is stored once, and no time to
-//! live.
+//! where from. No publisher can set them (`DEAD_LETTER_PREFIX`). A dead letter has no id, because a
+//! publish that repeats an id is stored once, and no time to live.
 
 use super::window_entry::WindowEntry;
 use crate::event::{Event, NewEvent};

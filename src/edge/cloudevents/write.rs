@@ -8,9 +8,9 @@
 //!
 //! # Why
 //!
-//! A payload without a content type, or one that is not valid for its content type, is written as
-//! base64. In this format a string without `datacontenttype` is a JSON string, so a reader would
-//! take it for another payload than the published one.
+//! A payload is written as base64 if it has no content type, is not valid for its content type, or
+//! is JSON that is nested too deep for readers. In this format a string without `datacontenttype`
+//! is a JSON string, so a reader would take it for another payload than the published one.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,6 +29,7 @@ use crate::cursor::{Epoch, Position, Sequence};
 use crate::edge::hooks::PUBLISHER_HEADER;
 use crate::edge::media::{essence, is_json};
 use crate::event::{Event, Timestamp};
+use crate::json_levels::{self, MAX_JSON_LEVELS};
 
 /// The type of an event that has none. No publisher can choose a type with this prefix.
 const NO_TYPE: &str = "leftoff.event";
@@ -275,6 +276,9 @@ impl<'a> DataMember<'a> {
         if text.is_empty() {
             Self::None
         } else if is_json(content_type) {
+            if json_levels::are_more_than(MAX_JSON_LEVELS, payload) {
+                return Self::Bytes(payload);
+            }
             serde_json::from_str(text).map_or(Self::Bytes(payload), Self::Json)
         } else if !essence(content_type).is_empty() && Media::of(content_type) == Media::Text {
             Self::Text(text)

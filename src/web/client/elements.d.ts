@@ -16,9 +16,12 @@ export class StatusElement extends HTMLElement {
 export class InboxElement extends HTMLElement {
   leftoff: Leftoff;
   readonly inbox: Inbox | undefined;
-  /** Returns the title of an event. */
+  /** Returns the title of an event. At most 300 characters of it are shown. */
   titleOf: (event: StoredEvent) => string;
-  /** Returns the address that the title leads to, if there is one. */
+  /**
+   * Returns the address that the title leads to, if there is one. Without another function it is
+   * `data.url`, if that begins with http:// or https://, or is a path of the page's own site.
+   */
   linkOf: (event: StoredEvent) => string | undefined;
   /** Words that take the place of the English ones, set before the element is in the page. */
   words: Partial<InboxWords>;

@@ -47,17 +47,22 @@ export function isSnoozed(marks, now) {
   return marks.snoozed_until !== null && Date.parse(marks.snoozed_until) > now;
 }
 
+/** Returns what an object has for a topic. A topic may have the name of what all objects have. */
+function ofTopic(object, topic) {
+  return Object.hasOwn(object, topic) ? object[topic] : undefined;
+}
+
 /** Returns the marks of an event, of all marks of a consumer. */
 export function ofAll(all, event, selection) {
   const { topic, sequence } = event;
   const has = ({ up_to: upTo, marked, unmarked }) =>
-    inRanges(marked[topic], sequence) ||
-    (placeOfEvent(event, selection) <= upTo && !inRanges(unmarked[topic], sequence));
+    inRanges(ofTopic(marked, topic), sequence) ||
+    (placeOfEvent(event, selection) <= upTo && !inRanges(ofTopic(unmarked, topic), sequence));
   return {
     seen: has(all.seen),
     read: has(all.read),
     archived: has(all.archived),
-    snoozed_until: all.snoozed[topic]?.[sequence] ?? null,
+    snoozed_until: ofTopic(all.snoozed, topic)?.[sequence] ?? null,
   };
 }
 
@@ -65,7 +70,7 @@ export function ofAll(all, event, selection) {
 export function concerns(change, entry, selection, at) {
   const { event, marks } = entry;
   if (change.events) {
-    return inRanges(change.events[event.topic], event.sequence);
+    return inRanges(ofTopic(change.events, event.topic), event.sequence);
   }
   return placeOfEvent(event, selection) <= placeOf(change.up_to) && !isSnoozed(marks, at);
 }
@@ -99,7 +104,7 @@ export function isAfter(revision, other) {
 
 /** Returns named events as the broker tells them: ranges of sequences by their topics. */
 export function rangesOf(events) {
-  const ranges = {};
+  const ranges = Object.create(null); // A topic may be called __proto__.
   for (const { topic, sequence } of events) {
     ranges[topic] = ranges[topic] ? `${ranges[topic]},${sequence}` : `${sequence}`;
   }

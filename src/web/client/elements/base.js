@@ -52,6 +52,11 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
+/** Returns the first value that is a text or a number. Events and members have any JSON. */
+export function firstText(...values) {
+  return String(values.find((value) => typeof value === "string" || typeof value === "number"));
+}
+
 // Where there is no page, as on a server that renders one, the classes can be imported all the same.
 const Base = globalThis.HTMLElement ?? class {};
 

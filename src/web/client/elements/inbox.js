@@ -1,7 +1,7 @@
 // <leftoff-inbox topic="users.42.>">: a bell with a badge, and the list behind it.
 
 import { inbox } from "../inbox.js";
-import { ClientElement, make, styleOf } from "./base.js";
+import { ClientElement, firstText, make, styleOf } from "./base.js";
 
 const BELL =
   "M12 22a2.5 2.5 0 0 0 2.4-2H9.6A2.5 2.5 0 0 0 12 22Zm7-6-1.5-2V9.5a5.5 5.5 0 0 0-4.2-5.3V3.3a1.3 1.3 0 0 0-2.6 0v.9a5.5 5.5 0 0 0-4.2 5.3V14L5 16v2h14v-2Z";
@@ -13,6 +13,8 @@ const MOST_TOLD = 99;
 const EDGE = 8;
 /** The least room in pixels with which the list opens below the bell. With less, it may open above. */
 const LEAST_ROOM = 256;
+/** The most characters of a title that are shown, and read out. */
+const MOST_TITLE = 300;
 
 const HOUR_MS = 3_600_000;
 
@@ -103,9 +105,9 @@ export class InboxElement extends ClientElement {
   words = {};
   /** Returns the title of an event. Pages may set another one. */
   titleOf = ({ data, type }) =>
-    typeof data === "string" ? data : (data?.title ?? data?.text ?? (type || "(no title)"));
+    typeof data === "string" ? data : firstText(data?.title, data?.text, type || "(no title)");
   /** Returns the address that the title leads to, or undefined. Pages may set another one. */
-  linkOf = ({ data }) => (/^(https?:\/\/|\/(?!\/))/.test(data?.url) ? data.url : undefined);
+  linkOf = ({ data }) => (isLink(data?.url) ? data.url : undefined);
 
   build(root) {
     style ??= styleOf(CSS);
@@ -184,7 +186,7 @@ export class InboxElement extends ClientElement {
     const { arrived, refused } = this.words;
     addEventListener("resize", this.#place);
     followed.addEventListener("change", () => this.#show());
-    followed.addEventListener("arrived", ({ detail }) => this.#say(`${arrived} ${this.titleOf(detail)}`));
+    followed.addEventListener("arrived", ({ detail }) => this.#say(`${arrived} ${this.#title(detail)}`));
     followed.addEventListener("refused", ({ detail }) => this.#say(`${refused} ${detail.message}`));
     return () => {
       removeEventListener("resize", this.#place);
@@ -289,11 +291,17 @@ export class InboxElement extends ClientElement {
     }
   }
 
+  #title(event) {
+    const text = String(this.titleOf(event));
+    return text.length > MOST_TITLE ? `${text.slice(0, MOST_TITLE)}…` : text;
+  }
+
   #item(event) {
     const id = `title-${event.position}`;
     const link = this.linkOf(event);
     const title = make("p", { className: "title", part: "title", id });
-    title.append(link ? make("a", { href: link, textContent: this.titleOf(event) }) : this.titleOf(event));
+    const text = this.#title(event);
+    title.append(link ? make("a", { href: link, textContent: text }) : text);
     const time = make("time", { dateTime: event.time, textContent: new Date(event.time).toLocaleString() });
     const about = make("p", { className: "about", part: "about" }, time);
     const actions = make("div", { className: "actions", part: "actions" });
@@ -314,6 +322,18 @@ export class InboxElement extends ClientElement {
       item.querySelector(`[data-action="${name}"]`).hidden = !isFor(marks);
     }
   }
+}
+
+/**
+ * Whether an event's address may be a link: one that begins with http:// or https://, or a path of this
+ * site. Browsers read "/\host" and "/<tab>/host" as "//host", which is another site.
+ */
+function isLink(url) {
+  if (typeof url !== "string" || !/^(https?:\/)?\//.test(url) || !URL.canParse(url, document.baseURI)) {
+    return false;
+  }
+  const isPath = url.startsWith("/");
+  return !isPath || new URL(url, document.baseURI).origin === new URL(document.baseURI).origin;
 }
 
 /** Whether a view shows all that is new, so that whoever looks at it has seen that. */

@@ -1,7 +1,7 @@
 // <leftoff-presence topic="…">: the members who are present in a topic, as a list.
 
 import { presence } from "../presence.js";
-import { ClientElement, make, styleOf } from "./base.js";
+import { ClientElement, firstText, make, styleOf } from "./base.js";
 
 /** The most members that are listed; beyond them their number is told. */
 const MOST_SHOWN = 50;
@@ -13,7 +13,7 @@ export class PresenceElement extends ClientElement {
   static properties = [...ClientElement.properties, "nameOf"];
   #list;
   /** Returns the text for a member `{ id, info }`. Pages may set another one. */
-  nameOf = ({ id, info }) => info?.name ?? id;
+  nameOf = ({ id, info }) => firstText(info?.name, id);
 
   build(root) {
     style ??= styleOf(`
