@@ -113,8 +113,8 @@ impl Consumers {
         entries.filter_map(topic).collect()
     }
 
-    /// Returns the dead letters in a topic that nobody has handled, if there are some. Whatever else
-    /// was published to the topic counts as one: the console lists it, too, so that it can be
+    /// Returns the dead letters in a topic that nobody has handled, if there are some. Whatever
+    /// else was published to the topic counts as one: the console lists it, too, so that it can be
     /// dropped.
     ///
     /// # Errors

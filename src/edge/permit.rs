@@ -225,8 +225,8 @@ impl Permit {
         }
     }
 
-    /// Checks that the caller may be told the numbers and the settings of `topic`: it may manage the
-    /// topic, or subscribe to it. The answer is the same for a topic that does not exist.
+    /// Checks that the caller may be told the numbers and the settings of `topic`: it may manage
+    /// the topic, or subscribe to it. The answer is the same for a topic that does not exist.
     ///
     /// # Errors
     ///

@@ -359,7 +359,8 @@ async fn what_is_done_in_the_console_is_done_in_the_broker() {
 }
 
 /// Goal: all that waits among dead letters is listed and can be dropped, also what others published
-/// there; and an event that deletes its key still deletes it when it is put back or published again.
+/// there; and an event that deletes its key still deletes it when it is put back, or published
+/// again.
 #[tokio::test]
 async fn all_that_waits_as_a_dead_letter_is_listed_and_a_deletion_stays_one() {
     let Some(browser) = Browser::start().await else { return };
@@ -420,8 +421,8 @@ async fn all_that_waits_as_a_dead_letter_is_listed_and_a_deletion_stays_one() {
     process.kill();
 }
 
-/// Goal: a broker that was killed is not shown as if it were well, what is left of it is called old,
-/// and nobody says that it has refused something; once it is back, so is the page.
+/// Goal: a broker that was killed is not shown as if it were well, what is left of it is called
+/// old, and nobody says that it has refused something; once it is back, so is the page.
 #[tokio::test]
 async fn a_killed_broker_is_not_shown_as_well() {
     let Some(browser) = Browser::start().await else { return };

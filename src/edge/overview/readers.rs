@@ -33,8 +33,8 @@ pub(in crate::edge) async fn readers(
     part: (usize, usize),
 ) -> Result<FoundReaders> {
     let consumers = some(edge.consumers_if_any())?.consumers.clone();
-    // There may be a million of them. However many ask, one walk goes on at a time, as for the table
-    // of topics: together they take one processor at the most.
+    // There may be a million of them. However many ask, one walk goes on at a time, as for the
+    // table of topics: together they take one processor at the most.
     let turn = edge.topic_tables.clone().lock_owned().await;
     let find = move || {
         let _until_it_is_over = turn;
