@@ -16,7 +16,8 @@ const FOLLOW: &str = r#"
     window.seen = [];
     const source = new EventSource(arguments[0]);
     const keep = (event) => seen.push([event.type, event.lastEventId, event.data]);
-    const types = ["message", "wanted", "type:error", "leftoff.cursor", "leftoff.gap"];
+    const own = ["leftoff.caught-up", "leftoff.cursor", "leftoff.gap"];
+    const types = ["message", "wanted", "type:error", ...own];
     types.forEach((type) => source.addEventListener(type, keep));
     for (const handler of ["onerror", "onopen"]) {
         source[handler] = (event) => {
@@ -63,6 +64,8 @@ async fn a_place_that_moves_without_an_event_is_where_a_browser_comes_back_to() 
     browser.go_to(&format!("http://{address}/healthz")).await;
     let url = format!("{events}?from=earliest&type=wanted&type=error&type=open&type=message");
     browser.run(FOLLOW, json!([url])).await;
+    // A stream that begins after the events tells its place as caught up, and no cursor follows.
+    seen_through(&browser, "leftoff.caught-up", &format!("1-{epoch}")).await;
     for kind in ["other", "other", "other"] {
         publish(kind).await;
     }
@@ -76,6 +79,7 @@ async fn a_place_that_moves_without_an_event_is_where_a_browser_comes_back_to() 
     }
     let seen = seen_through(&browser, "wanted", &format!("8-{epoch}")).await;
     let kinds: Vec<&str> = seen.iter().map(|told| &*told.0).collect();
-    let of_events: Vec<_> = kinds.iter().filter(|kind| **kind != "leftoff.cursor").collect();
+    let places = ["leftoff.caught-up", "leftoff.cursor"];
+    let of_events: Vec<_> = kinds.iter().filter(|kind| !places.contains(kind)).collect();
     assert_eq!(of_events, [&"type:error", &"wanted"], "a gap, or a handler was called: {seen:?}");
 }
