@@ -171,6 +171,15 @@ impl Shown {
     }
 }
 
+/// Starts a broker on `directory` with these arguments, and a browser that shows its console;
+/// `None` if no browser is installed.
+async fn shown_in(directory: &Path, arguments: &[&str]) -> Option<(Shown, Process)> {
+    let browser = Browser::start().await?;
+    let mut process = Process::serve(directory, arguments);
+    process.until_ready().await;
+    Some((Shown { browser, address: process.address }, process))
+}
+
 /// Fills a broker with something for each view: events, a dead letter, and a webhook that rests.
 async fn fill(address: SocketAddr) {
     for number in 1..=3 {
@@ -211,12 +220,9 @@ fn axe() -> Option<String> {
 /// axe-core finds, and loads without an error. The screenshots are left in `target/console`.
 #[tokio::test]
 async fn each_view_fits_at_each_size_and_axe_finds_nothing() {
-    let Some(browser) = Browser::start().await else { return };
     let directory = tempfile::tempdir().unwrap();
     let listing = ["--set", "follow.list_connections=true"];
-    let mut process = Process::serve(directory.path(), &listing);
-    process.until_ready().await;
-    let shown = Shown { browser, address: process.address };
+    let Some((shown, process)) = shown_in(directory.path(), &listing).await else { return };
     let best = shown.first_paint_ms().await;
     assert!(best < FIRST_PAINT_MS, "the first paint comes after {best} ms");
     println!("first paint after {best} ms");
@@ -253,11 +259,8 @@ async fn each_view_fits_at_each_size_and_axe_finds_nothing() {
 /// wants the topic's name.
 #[tokio::test]
 async fn what_is_done_in_the_console_is_done_in_the_broker() {
-    let Some(browser) = Browser::start().await else { return };
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Process::serve(directory.path(), &[]);
-    process.until_ready().await;
-    let shown = Shown { browser, address: process.address };
+    let Some((shown, process)) = shown_in(directory.path(), &[]).await else { return };
     let address = shown.address;
     fill(address).await;
     shown.open("topic/orders.new/events", ".events > li").await;
@@ -369,11 +372,8 @@ async fn what_is_done_in_the_console_is_done_in_the_broker() {
 /// again.
 #[tokio::test]
 async fn all_that_waits_as_a_dead_letter_is_listed_and_a_deletion_stays_one() {
-    let Some(browser) = Browser::start().await else { return };
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Process::serve(directory.path(), &[]);
-    process.until_ready().await;
-    let shown = Shown { browser, address: process.address };
+    let Some((shown, process)) = shown_in(directory.path(), &[]).await else { return };
     let address = shown.address;
     let asked = async |method: &str, path: &str, body: Value| {
         let request = to(address, method, path).header("content-type", "application/json");
@@ -469,11 +469,12 @@ async fn a_killed_broker_is_not_shown_as_well() {
 /// Goal: the page that measures the proxy goes by the broker's own heartbeat.
 #[tokio::test]
 async fn a_stream_is_measured_by_the_heartbeat_of_the_broker() {
-    let Some(browser) = Browser::start().await else { return };
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Process::serve(directory.path(), &["--set", "follow.heartbeat_ms=400"]);
-    process.until_ready().await;
-    let shown = Shown { browser, address: process.address };
+    let Some((shown, process)) =
+        shown_in(directory.path(), &["--set", "follow.heartbeat_ms=400"]).await
+    else {
+        return;
+    };
     shown.open("proxy", "main button").await;
     shown.click("main button", "Measure").await;
     shown.until("main .good", "the first message came at once, and heartbeats come.").await;
@@ -505,7 +506,6 @@ async fn receiver() -> (SocketAddr, Arc<AtomicBool>) {
 /// one was dealt with, a webhook that failed is tried again at once, and a connection is ended.
 #[tokio::test]
 async fn what_is_wrong_is_mended_in_the_console() {
-    let Some(browser) = Browser::start().await else { return };
     let directory = tempfile::tempdir().unwrap();
     let settings = [
         "--set",
@@ -515,9 +515,7 @@ async fn what_is_wrong_is_mended_in_the_console() {
         "--set",
         "webhooks.allowed_networks=[\"127.0.0.1\"]",
     ];
-    let mut process = Process::serve(directory.path(), &settings);
-    process.until_ready().await;
-    let shown = Shown { browser, address: process.address };
+    let Some((shown, process)) = shown_in(directory.path(), &settings).await else { return };
     let address = shown.address;
     fill(address).await;
 
@@ -611,7 +609,6 @@ fn token(sub: &str, rights: Value) -> String {
 /// it asks again.
 #[tokio::test]
 async fn with_access_control_the_console_is_for_administrators() {
-    let Some(browser) = Browser::start().await else { return };
     let directory = tempfile::tempdir().unwrap();
     let settings = directory.path().join("broker.toml");
     let text = format!(
@@ -628,9 +625,9 @@ async fn with_access_control_the_console_is_for_administrators() {
     );
     std::fs::write(&settings, text).unwrap();
     let arguments = ["--config", settings.to_str().unwrap()];
-    let mut process = Process::serve(&directory.path().join("data"), &arguments);
-    process.until_ready().await;
-    let shown = Shown { browser, address: process.address };
+    let Some((shown, process)) = shown_in(&directory.path().join("data"), &arguments).await else {
+        return;
+    };
     let field = "[name=credential]";
     shown.open("topics", field).await;
     shown.write(field, &token("ann", json!({"subscribe": [">"]}))).await;
