@@ -47,7 +47,7 @@ pub(super) enum Command {
         settlement: Settlement,
         reply: oneshot::Sender<Result<Settled>>,
     },
-    /// What waits after a failure waits no more.
+    /// Ends the delays of events that failed.
     Hasten { consumer: SharedConsumer, reply: oneshot::Sender<Result<()>> },
     /// Leases that no worker has heard of.
     Undelivered(Vec<LeaseId>),

@@ -9,7 +9,7 @@ use crate::topic::TopicName;
 /// A part of the consumers of a topic.
 #[derive(Debug)]
 pub(in crate::edge) struct FoundReaders {
-    /// How many consumers read the topic.
+    /// The number of consumers that read the topic.
     pub(in crate::edge) matching: usize,
     /// Some of them; the one that is behind most of all comes first.
     pub(in crate::edge) readers: Vec<TopicReader>,
