@@ -164,6 +164,10 @@ pub enum Error {
         /// The limit that the input did not keep.
         problem: String,
     },
+    /// Another node of the fleet decides what is stored; nothing was stored. Ask that node, or
+    /// retry.
+    #[error("another node of the fleet decides what is stored; nothing was stored")]
+    NotLeading,
     /// The disk is full; nothing was written. Make room and retry.
     #[error("the disk has {free_bytes} bytes free, under the {needed_bytes} that are needed")]
     DiskFull {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::maintenance::horizon::Horizon;
 use crate::broker::queue::Queued;
+use crate::broker::report::Reached;
 use crate::broker::shared::Shared;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::state::TopicState;
@@ -23,7 +24,7 @@ use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::backup::{BackupEncoder, BackupHeader, Frame};
-use crate::log::{Extent, Seek, StoredTopic};
+use crate::log::{Applied, Block, Extent, Seek, StoredTopic};
 use crate::topic::TopicId;
 
 /// A backup on its way to a caller, who takes its bytes in order.
@@ -35,6 +36,10 @@ pub struct Backup {
     /// Bytes that are encoded and not returned yet: a call that is given up leaves them here.
     encoded: Vec<u8>,
     header: BackupHeader,
+    /// The place in the fleet's stream up to which all is in the backup.
+    applied: Option<Applied>,
+    /// The blocks of ids that are not encoded yet, for a node that joins the fleet.
+    ids: std::vec::IntoIter<(TopicId, Block)>,
     is_begun: bool,
     /// The topics that are not read yet. No event of a topic up to the backup's position has a
     /// later time than the one beside it.
@@ -61,6 +66,11 @@ struct TopicReading {
     /// The last record of the topic in the backup.
     told: StoredTopic,
     next: Sequence,
+    /// The end of what was read. What is before `next` and not read is trimmed.
+    sent: Sequence,
+    /// Whether a block that is trimmed in part is in the backup as a whole, so that a node of the
+    /// same fleet has the same blocks.
+    keeps_front: bool,
     /// The end of the topic in the backup.
     end: BackupEnd,
     /// Whether the whole topic is read, with the events that an earlier backup holds.
@@ -94,12 +104,12 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
         Some(Cursor { after: Place::Position(position), .. }) => position,
     };
     let horizon = shared.horizons.hold(None, || Position::new(shared.last_position()));
-    let position = horizon.position();
+    // At the moment of the answer, every topic's state has all events up to this position, and a
+    // log in a fleet has applied exactly the records up to this place. The horizon is no later.
+    let Reached { position, applied } = shared.ask(|reply| Queued::Barrier { reply }).await?;
     if from > position {
         return invalid(format!("is ahead of the log, which ends at {position}"));
     }
-    // Once this is answered, every topic's state has all events up to that position.
-    shared.ask(|reply| Queued::Barrier { reply }).await?;
     let topics = shared.topics.filtered(|topic| topic.state().id.is_some());
     let expected_bytes = topics.iter().map(|t| t.state().extent.size_bytes()).sum();
     let topics: Vec<_> = topics
@@ -109,12 +119,20 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
             (topic, last_time)
         })
         .collect();
+    let applied = applied?;
+    // Read after the place: what changed in between, a node that joins is told by the stream.
+    let ids = match applied {
+        Some(_) => shared.turns.read(|log| log.ids()).await?,
+        None => Vec::new(),
+    };
     let header = BackupHeader { epoch: epoch_now, from, position, time: (shared.now)() };
     Ok(Backup {
         shared,
         encoder: Some(BackupEncoder::default()),
         encoded: Vec::new(),
         header,
+        ids: ids.into_iter(),
+        applied,
         is_begun: false,
         topics: topics.into_iter(),
         current: None,
@@ -152,10 +170,17 @@ impl Backup {
         let Some(encoder) = &mut self.encoder else { return Ok(None) };
         if !std::mem::replace(&mut self.is_begun, true) {
             self.encoded = encoder.header(&self.header);
+            if let Some(applied) = self.applied {
+                self.encoded.extend_from_slice(&encoder.frame(&Frame::Applied(applied)));
+            }
         }
         let limit = self.shared.max_read_bytes;
         while self.encoded.len() < limit {
             self.horizon.touch()?; // Other reads may take long.
+            if let Some((id, block)) = self.ids.next() {
+                self.encoded.extend_from_slice(&encoder.frame(&Frame::Ids(id, block)));
+                continue;
+            }
             if let Some(reading) = &mut self.current {
                 for frame in read(&self.shared, reading).await? {
                     self.encoded.extend_from_slice(&encoder.frame(&frame));
@@ -171,7 +196,8 @@ impl Backup {
                 }
                 break;
             };
-            let begun = begin(&self.shared, &self.header, topic).await?;
+            let keeps_front = self.applied.is_some() && self.header.from == Position::BEFORE_ALL;
+            let begun = begin(&self.shared, &self.header, topic, keeps_front).await?;
             self.topics.next(); // Not before: a call that is given up must not lose the topic.
             let Some(reading) = begun else { continue };
             let stored = reading.told.clone();
@@ -190,6 +216,7 @@ async fn begin(
     shared: &Shared,
     header: &BackupHeader,
     (topic, time): (Arc<Topic>, Timestamp),
+    keeps_front: bool,
 ) -> Result<Option<TopicReading>> {
     loop {
         let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
@@ -212,7 +239,8 @@ async fn begin(
         let end = BackupEnd { tail, position, time };
         let extent = end.cut(extent);
         let told = StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted };
-        return Ok(Some(TopicReading { topic, told, next, end, is_whole }));
+        let sent = if keeps_front { Sequence::FIRST } else { next };
+        return Ok(Some(TopicReading { topic, told, next, sent, keeps_front, end, is_whole }));
     }
 }
 
@@ -287,7 +315,9 @@ async fn read(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<Frame>>
             Err(error) => return Err(error),
         };
         reading.next = blocks.last().map_or(end, |block| block.last_sequence().next()).min(end);
-        let parts = blocks.iter().filter_map(|block| block.part(next..end));
+        let first = if reading.keeps_front { reading.sent } else { next };
+        reading.sent = reading.next;
+        let parts = blocks.iter().filter_map(|block| block.part(first..end));
         let parts = parts.map(|part| Frame::Block(id, part));
         return Ok(reading.retold().into_iter().chain(parts).collect());
     }

@@ -75,6 +75,9 @@ pub(super) struct Rewrite {
     pub(super) compacted: Option<Compacted>,
     /// The counts of the events that go.
     pub(super) report: MaintenanceReport,
+    /// The number of changes of the leadership before the pass began. Written is only what was read
+    /// since the last one.
+    pub(super) leadership_changes: u64,
 }
 
 /// One block in the place of neighbouring blocks.

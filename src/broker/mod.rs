@@ -36,6 +36,7 @@ mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod handing_in;
+mod leadership;
 mod limits;
 mod maintenance;
 mod open_log;
@@ -104,7 +105,7 @@ use crate::cursor::{Cursor, Epoch, OnGap, Place, Position, Sequence, StartPoint,
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::lists;
-use crate::log::{Log, MemoryLog, SledLog};
+use crate::log::{Group, Log, MemoryLog, SledLog};
 use crate::topic::{TopicId, TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 use busy::Busy;
@@ -113,6 +114,7 @@ use clock::Now;
 use command::{Change, Work};
 use filter::Conditions;
 use handing_in::hand_in;
+use leadership::Leadership;
 use maintenance::foresight::Foresight;
 use maintenance::maintainer::Ask;
 use publish::{Answer, PublishTurn};
@@ -196,18 +198,67 @@ impl Broker {
     /// give.
     pub fn with_log(log: Arc<dyn Log>, config: &OpenConfig) -> Result<Self> {
         let started = Some(Instant::now());
-        opening::open(log, config, clock::system_clock(), started, Busy::default()).map(Self)
+        let (now, begins) = (clock::system_clock(), Leadership::Leads);
+        opening::open(log, config, now, started, Busy::default(), begins).map(Self)
     }
 
     #[cfg(test)]
     fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
-        opening::open(log, config, now, None, Busy::default()).map(Self)
+        opening::open(log, config, now, None, Busy::default(), Leadership::Leads).map(Self)
     }
 
     /// Opens a broker for a test, which holds the test's clock while its threads work.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn watched(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
-        opening::open(log, config, now, None, Busy::watched()).map(Self)
+        opening::open(log, config, now, None, Busy::watched(), Leadership::Leads).map(Self)
+    }
+
+    /// Opens the broker of a node that follows another one: until [`Self::lead`] it decides
+    /// nothing. Publishes, changes of topics and maintenance are refused with
+    /// [`Error::NotLeading`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::with_log`].
+    #[allow(dead_code, reason = "the role of a fleet's node calls it")]
+    pub(crate) fn following(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
+        let started = Some(Instant::now());
+        opening::open(log, config, now, started, Busy::default(), Leadership::Follows).map(Self)
+    }
+
+    /// Writes a group that the fleet's leader has decided, and makes it visible as the leader did.
+    /// Call it for one group after the other, in the order of the stream: each when the one before
+    /// it is answered.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NotWritten`]: this node leads. Or, as [`Error::DiskFull`] and [`Error::Damaged`],
+    ///   the log refused the group. Nothing was written.
+    /// - [`Error::DamagedLog`]: the group does not follow what the log has; nothing was written.
+    /// - [`Error::OutcomeUnknown`], [`Error::ReadOnly`]: as for a publish.
+    ///
+    /// # Cancel safety
+    ///
+    /// The group may be written all the same.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the role of a fleet's node calls it"))]
+    pub(crate) async fn apply(&self, group: Group) -> Result<()> {
+        let group = Box::new(group);
+        self.0.ask(|reply| Queued::Apply { group, reply }).await?
+    }
+
+    /// Leads from now on, or follows. What was handed in before is decided by whoever led then, or
+    /// refused.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShuttingDown`], [`Error::ReadOnly`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The leadership may change all the same.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the role of a fleet's node calls it"))]
+    pub(crate) async fn lead(&self, leadership: Leadership) -> Result<()> {
+        self.0.ask(|reply| Queued::Lead { leadership, reply }).await
     }
 
     /// Returns the work that the threads of the broker have not done yet.

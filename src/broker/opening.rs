@@ -19,9 +19,11 @@ use super::config::OpenConfig;
 use super::ephemeral::EphemeralEvents;
 use super::failure::BrokerFailure;
 use super::filter::Filters;
+use super::leadership::{Leadership, SharedLeadership};
 use super::maintenance::horizon::Horizons;
 use super::maintenance::maintainer::Maintainer;
 use super::open_log::OpenLog;
+use super::order::apply::topics_by_id;
 use super::order::committer::Committer;
 use super::order::window::DedupWindow;
 use super::publish::InOrder;
@@ -40,14 +42,15 @@ use crate::event::Timestamp;
 use crate::log::Log;
 use crate::topic::TopicId;
 
-/// Opens a broker on a log, and starts its threads. `started` is the present time, unless a test
-/// holds the clock.
+/// Opens a broker on a log, and starts its threads. The broker leads or follows as `begins` says.
+/// `started` is the present time, unless a test holds the clock.
 pub(super) fn open(
     log: Arc<dyn Log>,
     config: &OpenConfig,
     now: Now,
     started: Option<Instant>,
     busy: Busy,
+    begins: Leadership,
 ) -> Result<Arc<Shared>> {
     config.validate()?;
     let OpenConfig { broker: settings, limits, dedup, .. } = config;
@@ -76,8 +79,16 @@ pub(super) fn open(
     let topics = Topics::new(&stored, limits, config.topics.clone());
     let mut window = DedupWindow::new(dedup.clone(), forgotten_ids.clone());
     window.load(&stored, log.ids()?, now());
+    let leadership = SharedLeadership::new(begins);
+    let followed = match begins {
+        Leadership::Leads => HashMap::new(),
+        Leadership::Follows => topics_by_id(&topics),
+    };
     let committer = Committer {
         log: log.clone(),
+        topics: topics.clone(),
+        leadership: leadership.clone(),
+        followed,
         commands: CommandReceiver::new(received, busy.clone()),
         tails: Tails::new(settings.max_tail_bytes as usize),
         window,
@@ -101,6 +112,7 @@ pub(super) fn open(
     let maintaining = Maintainer {
         log,
         topics: topics.clone(),
+        leadership,
         commands: commands.downgrade(),
         busy: busy.clone(),
         config: config.maintenance.clone(),

@@ -8,11 +8,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::busy::Busy;
 use super::command::{Append, Change, RecalledIds, Work};
+use super::leadership::Leadership;
 use super::publish::PublishTurn;
-use super::report::{Ack, Done};
+use super::report::{Ack, Done, Reached};
 use super::topic::entry::Topic;
 use super::topic::topics::TopicRef;
 use crate::error::Result;
+use crate::log::Group;
 
 /// The bytes of the queue that a command takes besides its events.
 pub(super) const COMMAND_BYTES: usize = 512;
@@ -29,7 +31,11 @@ pub(super) enum Queued {
     /// Remember ids from before the start in the window.
     Recall { topic: Arc<Topic>, recalled: RecalledIds, reply: oneshot::Sender<()> },
     /// Reply when all commands before this one are done.
-    Barrier { reply: oneshot::Sender<()> },
+    Barrier { reply: oneshot::Sender<Reached> },
+    /// Write a group that another node of the fleet has decided.
+    Apply { group: Box<Group>, reply: oneshot::Sender<Result<()>> },
+    /// Decide what is written from here on, or have another node decide.
+    Lead { leadership: Leadership, reply: oneshot::Sender<()> },
     /// Answer the commands that are queued already, then end.
     Stop,
 }

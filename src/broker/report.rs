@@ -7,7 +7,18 @@ use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::cursor::{Position, Sequence};
+use crate::error::Result;
 use crate::event::{Durability, Timestamp};
+use crate::log::Applied;
+
+/// The place of the log at a moment between two groups.
+#[derive(Debug)]
+pub(super) struct Reached {
+    /// The position of the newest event. All events up to it can be read.
+    pub(super) position: Position,
+    /// The place in the fleet's stream up to which exactly the log has applied it.
+    pub(super) applied: Result<Option<Applied>>,
+}
 
 /// The place and time that one event was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

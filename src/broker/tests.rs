@@ -2,6 +2,7 @@
 //!
 //! The file is long, because its tests share the helpers at its top: brokers on a log that fails.
 
+mod follower;
 mod lifecycle;
 mod losses;
 mod readers;

@@ -61,6 +61,13 @@ impl CheckCommand {
             "{} topics, {} blocks, {} events, {} bytes of events, last position {}",
             report.topics, report.blocks, report.events, report.event_bytes, report.last_position
         )?;
+        if let Some(applied) = report.applied {
+            writeln!(
+                output,
+                "the fleet's stream is applied up to its sequence {}, of term {}",
+                applied.stream, applied.term
+            )?;
+        }
         if report.damage.is_empty() {
             writeln!(output, "everything fits its checksum")?;
             return Ok(());

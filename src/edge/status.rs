@@ -115,6 +115,9 @@ pub(super) fn codes(error: &Error) -> Codes {
         Error::DiskFull { .. } => {
             retry(Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, "DISK_FULL", 30)
         }
+        Error::NotLeading => {
+            retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "NOT_LEADING", 1)
+        }
         Error::NotWritten(_) => {
             retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "NOT_WRITTEN", 2)
         }

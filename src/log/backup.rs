@@ -10,6 +10,8 @@
 //!            kind 2, a block: | id of its topic: 4 | the block (block.rs) |
 //!            kind 3, the end: | frames before it: 8 | crc32 of all their crc32s: 4 |
 //!            kind 4, a whole topic: as kind 1; blocks of it in earlier backups do not count
+//!            kind 5, the place in the fleet's stream: | its record (meta.rs) |   first, if any
+//!            kind 6, a block of ids: as kind 2 (ids.rs); after the place
 //! ```
 //!
 //! Numbers are big-endian. A header's `crc32` covers all bytes before it, a frame's all bytes after
@@ -21,6 +23,7 @@ use std::io::{self, Read};
 
 use bytes::Bytes;
 
+use super::applied::Applied;
 use super::block::Block;
 use super::block_header::MAX_PLACE;
 use super::meta;
@@ -64,6 +67,10 @@ pub enum Frame {
     WholeTopic(StoredTopic),
     /// A block of a topic whose record came before.
     Block(TopicId, Block),
+    /// The place in the fleet's stream up to which everything is in the backup.
+    Applied(Applied),
+    /// A block of ids of events that a topic has dropped. Only a backup with a place has them.
+    Ids(TopicId, Block),
 }
 
 /// An encoder of a backup, frame by frame.
@@ -90,9 +97,11 @@ impl BackupEncoder {
     /// Encodes the next frame.
     pub(crate) fn frame(&mut self, frame: &Frame) -> Vec<u8> {
         let (kind, id, content) = match frame {
+            Frame::Applied(applied) => return self.encode(5, &[&meta::encode_applied(applied)]),
             Frame::Topic(topic) => (1, topic.id, Bytes::from(meta::encode_topic(topic))),
             Frame::WholeTopic(topic) => (4, topic.id, Bytes::from(meta::encode_topic(topic))),
             Frame::Block(id, block) => (2, *id, block.bytes().clone()),
+            Frame::Ids(id, block) => (6, *id, block.bytes().clone()),
         };
         self.encode(kind, &[&id.get().to_be_bytes(), &content])
     }
@@ -198,6 +207,9 @@ impl<R: Read> BackupReader<R> {
             self.is_over = true;
             return Ok(None);
         }
+        if kind == 5 {
+            return Ok(Some(Frame::Applied(meta::decode_applied(&content)?)));
+        }
         let id = content.first_chunk().map(|id| u32::from_be_bytes(*id));
         let id = id.and_then(TopicId::from_stored).ok_or_else(|| self.altered())?;
         let rest = content.slice(4..);
@@ -205,6 +217,7 @@ impl<R: Read> BackupReader<R> {
             1 => Ok(Some(Frame::Topic(decode_topic(id, &rest)?))),
             2 => Ok(Some(Frame::Block(id, Block::decode_foreign(rest)?))),
             4 => Ok(Some(Frame::WholeTopic(decode_topic(id, &rest)?))),
+            6 => Ok(Some(Frame::Ids(id, Block::decode_foreign(rest)?))),
             other => Err(format!("it has a part of kind {other}, which is not known")),
         }
     }

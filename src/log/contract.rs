@@ -8,6 +8,7 @@ pub(super) mod tests;
 
 use std::ops::Range;
 
+pub use super::applied::Applied;
 pub use super::block::Block;
 pub use super::block_builder::BlockBuilder;
 pub use super::extent::{Ahead, Compacted, Extent};
@@ -88,6 +89,20 @@ pub trait Log: Send + Sync + 'static {
     ///
     /// [`Error::ReadFailed`]: crate::Error::ReadFailed
     fn ids(&self) -> Result<Vec<(TopicId, Block)>>;
+
+    /// Returns the place in the fleet's stream up to which the log has applied it: that of the last
+    /// committed group with a place. `None` for a log that was never in a fleet, for one that has
+    /// lost data to damage since, and for one that keeps no place and cannot serve in a fleet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DamagedLog`], [`Error::ReadFailed`].
+    ///
+    /// [`Error::DamagedLog`]: crate::Error::DamagedLog
+    /// [`Error::ReadFailed`]: crate::Error::ReadFailed
+    fn applied(&self) -> Result<Option<Applied>> {
+        Ok(None)
+    }
 
     /// Checks whether [`Log::commit`] would refuse `group` because of damage. With it a committer
     /// finds the request that must be refused, and need not refuse the whole group.

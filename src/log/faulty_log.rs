@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::applied::Applied;
 use super::block::Block;
 use super::contract::Log;
 use super::group::Group;
@@ -183,6 +184,10 @@ impl Log for FaultyLog {
 
     fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
         self.inner.ids()
+    }
+
+    fn applied(&self) -> Result<Option<Applied>> {
+        self.inner.applied()
     }
 
     fn commit(&self, group: &Group) -> Result<()> {

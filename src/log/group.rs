@@ -1,5 +1,6 @@
 //! The group: the changes that the broker has the log write in one go.
 
+use super::applied::Applied;
 use super::block::Block;
 use super::stored_block::StoredBlock;
 use super::stored_topic::StoredTopic;
@@ -32,6 +33,9 @@ pub struct Group {
     /// The failures that the group must outlive once it is stored. With [`Durability::Process`]
     /// nothing is synced.
     pub durability: Durability,
+    /// The place in the fleet's stream up to which the log has applied it with this group. `None`
+    /// leaves the log's place as it is, and is right outside of a fleet.
+    pub applied: Option<Applied>,
 }
 
 impl Group {
@@ -42,8 +46,9 @@ impl Group {
 
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        let Self { topics, removed, rewritten, appended, ids, forgotten, durability: _ } = self;
+        let Self { topics, removed, rewritten, appended, ids, forgotten, .. } = self;
         let has_no_blocks = removed.is_empty() && rewritten.is_empty() && appended.is_empty();
-        topics.is_empty() && has_no_blocks && ids.is_empty() && forgotten.is_empty()
+        let has_no_ids = ids.is_empty() && forgotten.is_empty();
+        topics.is_empty() && has_no_blocks && has_no_ids && self.applied.is_none()
     }
 }

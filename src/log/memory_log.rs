@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::applied::Applied;
 use super::block::Block;
 use super::contract::Log;
 use super::group::Group;
@@ -27,6 +28,7 @@ struct MemoryState {
     topics: BTreeMap<TopicId, StoredTopic>,
     blocks: BTreeMap<(TopicId, Sequence), Block>,
     ids: BTreeMap<(TopicId, Sequence), Block>,
+    applied: Option<Applied>,
 }
 
 impl Default for MemoryLog {
@@ -63,8 +65,13 @@ impl Log for MemoryLog {
         Ok(state.ids.iter().map(|((id, _), block)| (*id, block.clone())).collect())
     }
 
+    fn applied(&self) -> Result<Option<Applied>> {
+        Ok(self.state().applied)
+    }
+
     fn commit(&self, group: &Group) -> Result<()> {
         let mut state = self.state_mut();
+        state.applied = group.applied.or(state.applied);
         for topic in &group.topics {
             state.topics.insert(topic.id, topic.clone());
         }

@@ -4,6 +4,8 @@
 //!
 //! ```text
 //! the log     | crc32: 4 | format: 1 | epoch: 4 | lost_positions: 8, signed |
+//! the place in the fleet's stream
+//!             | crc32: 4 | format: 1 | stream: 8 | term: 8 | number: 8 | chain: 4 |
 //! a topic     | crc32: 4 | format: 1 | flags: 1 | trim_reason: 1 | numbers: 1
 //!             | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8 | appended_bytes: 8
 //!             | dropped_bytes: 8 | dropped_events: 8 | trimmed_position: 8 | rewritten: 8
@@ -26,6 +28,7 @@
 //! the time when the record was last written. Use these five values only if the topic has no
 //! blocks, is deleted, or has damaged newest blocks. Otherwise take them from the newest block.
 
+use super::applied::Applied;
 use super::extent::{Ahead, Compacted, Extent};
 use super::stored_topic::{StoredTopic, sequences};
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
@@ -111,6 +114,28 @@ pub(super) fn decode_log(bytes: &[u8]) -> Result<LogRecord, String> {
     let [a, b, c, d, lost @ ..] = bytes;
     let epoch = Epoch::new(u32::from_be_bytes([a, b, c, d]));
     Ok(LogRecord { epoch, lost_positions: i64::from_be_bytes(lost) })
+}
+
+/// Encodes the record of the place in the fleet's stream.
+pub(super) fn encode_applied(applied: &Applied) -> Vec<u8> {
+    let Applied { stream, term, number, chain } = applied;
+    let mut content = [stream, term, number].map(|number| number.to_be_bytes()).concat();
+    content.extend_from_slice(&chain.to_be_bytes());
+    seal(&content)
+}
+
+/// Decodes what [`encode_applied`] encoded.
+///
+/// # Errors
+///
+/// A sentence that says what does not fit.
+pub(super) fn decode_applied(bytes: &[u8]) -> Result<Applied, String> {
+    let bytes: &[u8; 28] = unseal(bytes)?.1.try_into().map_err(|_| "it is cut".to_owned())?;
+    let (numbers, chain) = bytes.split_at(24);
+    let (numbers, _) = numbers.as_chunks::<8>();
+    let number = |index: usize| u64::from_be_bytes(numbers[index]);
+    let chain = u32::from_be_bytes(chain.try_into().expect("4 bytes"));
+    Ok(Applied { stream: number(0), term: number(1), number: number(2), chain })
 }
 
 /// Encodes the record of a topic: all about the topic that its blocks do not say.
@@ -301,6 +326,19 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(decode_topic(id, &bytes[..length]).is_err(), "length {length}");
         }
+    }
+
+    #[test]
+    fn the_place_in_a_stream_reads_back_and_every_flipped_bit_is_found() {
+        let applied = Applied { stream: u64::MAX - 1, term: 3, number: 7, chain: 0xdead_beef };
+        let bytes = encode_applied(&applied);
+        assert_eq!(decode_applied(&bytes), Ok(applied));
+        for index in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[index / 8] ^= 1 << (index % 8);
+            decode_applied(&flipped).unwrap_err();
+        }
+        decode_applied(&[&bytes[..], b"x"].concat()).unwrap_err();
     }
 
     /// Goal: a log of an older version opens, and numbers that its records do not have are 0.

@@ -14,6 +14,7 @@
 //! contract.rs                       the promises of every log
 //! memory_log.rs  sled_log/          the logs: in memory, on disk
 //! group.rs                          the changes that are written in one go
+//! applied.rs                        how far a log has applied the stream of a fleet
 //! extent.rs  stored_topic.rs        a topic as the log has it; meta.rs is its stored form
 //! block.rs  block_header.rs  record.rs              the stored form of events
 //! new_records.rs  block_builder.rs  stored_block.rs events before a block, and a block unread
@@ -31,6 +32,7 @@
 //!                                writes   reads     where
 //! a block                        1        1         block_header.rs
 //! a record: a topic, the log     4        3, 4      meta.rs
+//! a record: a place in a stream  4        4         meta.rs
 //! a backup                       2        2         backup.rs
 //! the mark                       41 bytes 41, 32    sled_log/mark.rs; it has no format number
 //! the database                   that of sled 0.34.7 (sled_log/engine.rs)
@@ -40,6 +42,7 @@
 //! missing.
 
 mod age;
+mod applied;
 pub(crate) mod backup;
 mod backup_file;
 mod block;
@@ -85,6 +88,7 @@ pub(crate) use stored_block::{LastEvent, StoredBlock, parts_in};
 pub(crate) use stored_topic::StoredTopic;
 pub(crate) use way_back::WayBack;
 
+pub use applied::Applied;
 pub use backup::{BackupHeader, BackupReader, Frame};
 pub use backup_file::{BackupFile, backup_header, sync_and_verify};
 pub use contract::Log;
@@ -95,4 +99,6 @@ pub use record::{EventRef, Headers};
 pub use sled_log::SledLog;
 pub use sled_log::check::{CheckReport, Checking, check, repair};
 pub use sled_log::config::{LEAST_FREE_BYTES, LogConfig};
+#[cfg_attr(not(test), allow(unused_imports, reason = "a node that joins a fleet calls it"))]
+pub(crate) use sled_log::restore::load_peer;
 pub use sled_log::restore::{RestoreReport, Restoring, restore};

@@ -72,11 +72,6 @@ pub(crate) struct Horizon {
 }
 
 impl Horizon {
-    /// Returns the position.
-    pub(crate) fn position(&self) -> Position {
-        self.place.0
-    }
-
     /// Notes a use of the horizon, so that it stays held.
     ///
     /// # Errors

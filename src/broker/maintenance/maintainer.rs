@@ -16,6 +16,7 @@ use crate::broker::busy::Busy;
 use crate::broker::clock::Now;
 use crate::broker::command::Work;
 use crate::broker::failure::BrokerFailure;
+use crate::broker::leadership::SharedLeadership;
 use crate::broker::queue::{Queued, QueuedStep};
 use crate::broker::report::{Done, MaintenanceReport};
 use crate::broker::topic::entry::Topic;
@@ -51,6 +52,8 @@ pub(crate) type MaintenanceReply = oneshot::Sender<Result<MaintenanceReport>>;
 pub(crate) struct Maintainer {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) topics: Arc<Topics>,
+    /// Whether this node decides what is dropped and rewritten, or another one of its fleet.
+    pub(crate) leadership: SharedLeadership,
     /// The committer's queue. Weak, so that the committer ends when no other handle is left.
     pub(crate) commands: mpsc::WeakSender<Queued>,
     pub(crate) busy: Busy,
@@ -110,9 +113,7 @@ impl Maintainer {
                             done.due.into_iter().for_each(|due| topic.upkeep.retention.set(due));
                             again.extend(done.has_more.then_some(*topic));
                         }
-                        Err(error @ (Error::ShuttingDown | Error::ReadOnly(_))) => {
-                            return Err(error);
-                        }
+                        Err(error) if ends_round(&error) => return Err(error),
                         Err(error) => {
                             cannot_maintain(topic, &error);
                             // Removing blocks makes room on a full disk, so this is tried again
@@ -175,8 +176,13 @@ pub(super) fn check_caller(asked: Option<&MaintenanceReply>) -> Result<()> {
     if asked.is_some_and(MaintenanceReply::is_closed) { Err(Error::ShuttingDown) } else { Ok(()) }
 }
 
+/// Whether nothing more can be maintained after this error.
+pub(super) fn ends_round(error: &Error) -> bool {
+    matches!(error, Error::ShuttingDown | Error::NotLeading | Error::ReadOnly(_))
+}
+
 pub(super) fn cannot_maintain(topic: &Topic, error: &Error) {
-    if !matches!(error, Error::ShuttingDown) {
+    if !matches!(error, Error::ShuttingDown | Error::NotLeading) {
         warn!(%error, topic = %topic.name, "cannot maintain a topic");
     }
 }

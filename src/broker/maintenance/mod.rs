@@ -90,7 +90,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use self::maintainer::{Ask, Maintainer, MaintenanceReply, VISITORS, check_caller};
+use self::maintainer::{Ask, Maintainer, MaintenanceReply, VISITORS, check_caller, ends_round};
 use self::visit::Visit;
 use self::visitor::Visitor;
 use crate::broker::failure::PanicGuard;
@@ -114,9 +114,10 @@ impl Maintainer {
     /// Runs until it is told to stop, or until every handle is gone.
     pub(super) fn run(self, asks: Receiver<Ask>) {
         let _guard = PanicGuard::new(&self.failure, "maintenance");
-        let mut last_clock = Timestamp::default();
+        let (mut last_clock, mut last_changes) = (Timestamp::default(), 0);
         loop {
             self.heed_clock(&mut last_clock);
+            self.heed_leadership(&mut last_changes);
             match asks.recv_timeout(self.interval()) {
                 Ok(Ask::Now { topic, answer }) => {
                     let outcome = self.round(topic, Some(&answer));
@@ -124,7 +125,7 @@ impl Maintainer {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     if let Err(error) = self.round(None, None)
-                        && !matches!(error, Error::ShuttingDown)
+                        && !matches!(error, Error::ShuttingDown | Error::NotLeading)
                     {
                         warn!(%error, "maintenance cannot go on for now");
                     }
@@ -144,6 +145,15 @@ impl Maintainer {
         *last = now;
     }
 
+    /// Has all topics looked at if this node did not lead all the time since the last call. Another
+    /// node may then have done less than was due, and more than the notes here tell.
+    fn heed_leadership(&self, last: &mut u64) {
+        let changes = self.leadership.changes();
+        if std::mem::replace(last, changes) != changes {
+            self.topics.filtered(|_| true).iter().for_each(|topic| topic.upkeep.touch());
+        }
+    }
+
     /// Looks at the topics whose alarms are due; if somebody has `asked`, at `topic`, or at all
     /// topics.
     fn round(
@@ -152,6 +162,9 @@ impl Maintainer {
         asked: Option<&MaintenanceReply>,
     ) -> Result<MaintenanceReport> {
         check_caller(asked)?;
+        if self.leadership.follows() {
+            return Err(Error::NotLeading);
+        }
         let mut report = MaintenanceReport::default();
         let topics = match topic {
             Some(topic) => vec![topic],
@@ -220,7 +233,7 @@ impl Maintainer {
                 visitor.keep_outcome(outcome);
                 *retained = Instant::now();
             }
-            let is_over = matches!(visitor.outcome, Err(Error::ShuttingDown | Error::ReadOnly(_)));
+            let is_over = visitor.outcome.as_ref().is_err_and(ends_round);
             if is_over || check_caller(round.asked).is_err() {
                 break;
             }

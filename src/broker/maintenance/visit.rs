@@ -56,6 +56,8 @@ pub(super) struct Visit<'a> {
     /// outcome is written. It goes back if the visit fails.
     pub(super) expiry: Timestamp,
     pub(super) report: MaintenanceReport,
+    /// The number of changes of the leadership before the visit began.
+    leadership_changes: u64,
 }
 
 /// Why an event is dropped.
@@ -76,6 +78,7 @@ impl<'a> Visit<'a> {
         topic: &'a Arc<Topic>,
         asked: Option<&'a MaintenanceReply>,
     ) -> Option<Self> {
+        let leadership_changes = maintenance.leadership.changes(); // Before anything is read.
         topic.upkeep.rewriting.reset();
         let TopicState { id, extent, .. } = topic.state();
         let (id, now) = (id?, (maintenance.now)());
@@ -93,6 +96,7 @@ impl<'a> Visit<'a> {
             is_partial: false,
             expiry: Timestamp::MAX,
             report: MaintenanceReport { topics: 1, ..MaintenanceReport::default() },
+            leadership_changes,
         })
     }
 
@@ -142,6 +146,7 @@ impl<'a> Visit<'a> {
         if rewrite.is_empty() {
             return Ok(());
         }
+        let rewrite = Rewrite { leadership_changes: self.leadership_changes, ..rewrite };
         if self.writing.len() >= MAX_WRITING {
             self.settle_oldest()?;
         }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::committer::Committer;
 use crate::broker::command::Change;
@@ -122,18 +121,13 @@ impl Committer {
         }
         let group = Group { topics, ..Group::default() };
         self.log.commit(&group).inspect_err(|error| self.failure.stop_writes_after(error))?;
-        let newest_drop = changed.topics.iter().map(|(_, state)| state.extent.newest_drop()).max();
-        for (topic, state) in changed.topics {
-            let before = topic.state().extent;
-            self.show(&topic, state);
-            if let Some(id) = state.id {
-                self.quiet.remove(&id);
-                self.forget_purged_ids(&before, id, &state.extent);
-            }
+        let with_id = |(topic, state): &(Arc<Topic>, TopicState)| Some((state.id?, topic.clone()));
+        let topics = changed.topics.iter().filter_map(with_id).collect();
+        self.take_over(group, &topics);
+        for (id, topic) in topics {
+            self.quiet.remove(&id);
             topic.upkeep.touch(); // Events over a new limit go soon.
         }
-        // The number is raised last: a reader that knows of a drop sees all that went with it.
-        self.drops.fetch_max(newest_drop.unwrap_or(0), Ordering::Release);
         Ok(())
     }
 }
@@ -150,6 +144,5 @@ fn deleted(state: TopicState, drop: u64) -> TopicState {
         ..state.extent
     };
     extent.number_trim(&state.extent, drop);
-    let (config, deletions) = (TopicConfig::default(), state.deletions + 1);
-    TopicState { extent, config, is_deleted: true, deletions, ..state }
+    TopicState { extent, config: TopicConfig::default(), is_deleted: true, ..state }
 }

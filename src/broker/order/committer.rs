@@ -9,6 +9,7 @@ use super::window::DedupWindow;
 use crate::broker::announced::Announced;
 use crate::broker::clock::Now;
 use crate::broker::failure::BrokerFailure;
+use crate::broker::leadership::SharedLeadership;
 use crate::broker::maintenance::horizon::Horizons;
 use crate::broker::maintenance::retention::Quiet;
 use crate::broker::queue::{CommandReceiver, QueuedStep};
@@ -17,10 +18,11 @@ use crate::broker::report::MaintenanceReport;
 use crate::broker::tail::newest::Tails;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::state::TopicState;
+use crate::broker::topic::topics::Topics;
 use crate::broker::wake::waker::Waker;
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
-use crate::log::{Block, Extent, Group, Log, StoredBlock, StoredTopic, blocks_of_ids};
+use crate::log::{Block, Group, Log, StoredBlock, StoredTopic, blocks_of_ids};
 use crate::topic::TopicId;
 
 /// The most topics of which the committer remembers that nothing needs to be dropped; about 3 MiB.
@@ -30,9 +32,17 @@ const MAX_QUIET: usize = 65_536;
 /// writes.
 const MIN_FORGOTTEN: usize = 32;
 
+/// Topics by their ids: those of a group, or all.
+pub(in crate::broker) type GroupTopics = HashMap<TopicId, Arc<Topic>>;
+
 /// The committer: the one writer. It runs on a thread of its own.
 pub(crate) struct Committer {
     pub(crate) log: Arc<dyn Log>,
+    pub(crate) topics: Arc<Topics>,
+    /// Whether this node decides what is written, or another one of its fleet.
+    pub(crate) leadership: SharedLeadership,
+    /// All topics that have an id, while another node leads; otherwise empty.
+    pub(crate) followed: GroupTopics,
     pub(crate) commands: CommandReceiver,
     pub(crate) tails: Tails,
     pub(crate) window: DedupWindow,
@@ -93,13 +103,6 @@ impl Committer {
         Ok(id)
     }
 
-    /// Forgets the ids of purged or deleted events: these may be published anew.
-    pub(super) fn forget_purged_ids(&mut self, before: &Extent, id: TopicId, extent: &Extent) {
-        if before.purged < extent.purged {
-            self.window.forget_below(id, extent.purged);
-        }
-    }
-
     /// Returns the ids of `removed` blocks that must still be recognised, as blocks of ids. Ids
     /// from before the start that were not recalled yet are read from the log now.
     pub(super) fn ids_of(
@@ -130,8 +133,13 @@ impl Committer {
         if group.is_empty() {
             return Ok(());
         }
+        self.store(group)
+    }
+
+    /// Writes `group` to the log, and notes which blocks of ids the log has then.
+    pub(super) fn store(&mut self, group: &Group) -> Result<()> {
         self.log.commit(group)?;
-        self.window.were_removed(group.forgotten.len());
+        self.window.were_removed(&group.forgotten);
         group.ids.iter().for_each(|(topic, block)| self.window.were_stored(*topic, block));
         Ok(())
     }
@@ -139,12 +147,6 @@ impl Committer {
     /// Returns the number of the next drop. All that one group drops has the same number.
     pub(super) fn next_drop(&self) -> u64 {
         self.drops.load(Ordering::Relaxed) + 1
-    }
-
-    /// Shows a topic's new state to readers, and wakes its followers.
-    pub(super) fn show(&self, topic: &Arc<Topic>, state: TopicState) {
-        topic.set_state(state);
-        self.waker.wake(topic);
     }
 
     /// Remembers under which conditions nothing needs to be dropped from a topic.

@@ -22,13 +22,13 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::committer::{Committer, next_id};
+use super::committer::{Committer, GroupTopics, next_id};
 use super::placed::{DraftTopic, KnownId, Placed, find_duplicates};
 use crate::broker::command::Append;
 use crate::broker::maintenance::retention::{Retained, Retention};
 use crate::broker::publish::{PublishTurn, PublisherId};
 use crate::broker::queue::QueuedPublish;
-use crate::broker::report::{Ack, Receipt};
+use crate::broker::report::Ack;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::state::TopicState;
 use crate::broker::topic::topics::TopicRef;
@@ -103,21 +103,9 @@ impl Draft {
         &mut self.topics
     }
 
-    /// Returns the id of the next new topic after this group.
-    pub(super) fn next_id(&self) -> Option<TopicId> {
-        self.next_id
-    }
-
-    /// Calls `note` with each appended event's id that a publisher gave, with its topic and
-    /// receipt.
-    pub(super) fn each_new_id(&self, now: Timestamp, mut note: impl FnMut(TopicId, &str, Receipt)) {
-        let placed = self.answers.iter().filter_map(|answer| answer.outcome.as_ref().ok());
-        for placed in placed.flatten() {
-            let Some(topic) = placed.topic.map(|index| &self.topics[index]) else { continue };
-            for (index, id) in placed.new_ids(&placed.records) {
-                note(topic.id, id, topic.receipt(placed.sequence(index), now));
-            }
-        }
+    /// Returns the topics that the draft appends to, by their ids.
+    pub(super) fn topics_by_id(&self) -> GroupTopics {
+        self.topics.iter().map(|topic| (topic.id, topic.topic.clone())).collect()
     }
 
     /// Gives the events of `publish` their sequences, or refuses all of them. A refused publish

@@ -6,8 +6,10 @@
 //! group. Other commands join the group, too: thousands of recalls after a restart, or of changes
 //! of settings, must not each end a group. Changes of topics are committed before the publishes of
 //! the same group. So a change of a topic that has a publish in the group ends the group, and the
-//! order of the two is kept. The changes are a commit of their own, because a full disk may refuse
-//! events and still allow the deletion that makes room.
+//! order of the two is kept. A change after a deletion of the same topic ends the group, too: the
+//! commit says how the topic is after it, and must show that the topic was deleted. The changes are
+//! a commit of their own, because a full disk may refuse events and still allow the deletion that
+//! makes room.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +17,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::committer::Committer;
+use crate::broker::command::Change;
 use crate::broker::queue::{COMMAND_BYTES, Queued, QueuedChange, QueuedPublish};
+use crate::broker::report::Reached;
 use crate::broker::topic::entry::Topic;
 use crate::event::Timestamp;
 
@@ -28,10 +32,10 @@ pub(super) struct Gathered {
     /// The publishes, in their order.
     pub(super) requests: Vec<QueuedPublish>,
     /// The changes of topics, in their order. No topic among them has a publish in the group before
-    /// its change.
+    /// its change, or a deletion.
     pub(super) changes: Vec<QueuedChange>,
     /// The callers that are told when the group is done.
-    pub(super) barriers: Vec<oneshot::Sender<()>>,
+    pub(super) barriers: Vec<oneshot::Sender<Reached>>,
     /// The command after the group, if it was taken out of the queue already.
     pub(super) next: Option<Queued>,
 }
@@ -42,7 +46,8 @@ impl Committer {
     pub(super) fn gather(&mut self, next: Option<Queued>) -> Gathered {
         let now = self.read_clock();
         let mut gathered = Gathered { now, ..Gathered::default() };
-        let mut published: HashSet<*const Topic> = HashSet::new();
+        // The topics that take no more changes in this group.
+        let mut closed: HashSet<*const Topic> = HashSet::new();
         let mut size_bytes = 0;
         let mut next = next.or_else(|| self.commands.try_recv().ok());
         while size_bytes < self.max_group_bytes {
@@ -50,13 +55,16 @@ impl Committer {
                 Some(Queued::Publish(request)) => {
                     for (topic, append) in &request.appends {
                         size_bytes += append.records.size_bytes();
-                        published.insert(Arc::as_ptr(topic));
+                        closed.insert(Arc::as_ptr(topic));
                     }
                     gathered.requests.push(request);
                 }
                 Some(Queued::Step(step)) => self.steps.push_back(step),
-                Some(Queued::Change(asked)) if !published.contains(&Arc::as_ptr(&asked.topic)) => {
+                Some(Queued::Change(asked)) if !closed.contains(&Arc::as_ptr(&asked.topic)) => {
                     size_bytes += COMMAND_BYTES;
+                    if matches!(asked.change, Change::Delete) {
+                        closed.insert(Arc::as_ptr(&asked.topic));
+                    }
                     gathered.changes.push(asked);
                 }
                 Some(Queued::Recall { topic, recalled, reply }) => {
@@ -71,7 +79,10 @@ impl Committer {
                     size_bytes += COMMAND_BYTES;
                     gathered.barriers.push(reply);
                 }
-                Some(Queued::Change(_) | Queued::Stop) | None => break,
+                Some(
+                    Queued::Change(_) | Queued::Apply { .. } | Queued::Lead { .. } | Queued::Stop,
+                )
+                | None => break,
             }
             next = self.commands.try_recv().ok();
         }

@@ -12,7 +12,8 @@
 //! positions. `placed.rs` gives out no numbers: it finds the repeated events of a publish, and,
 //! once the draft has given the numbers, builds the blocks and the acknowledgement. `changes.rs`
 //! creates, changes and deletes topics, `steps.rs` does the steps of maintenance, and `window.rs`
-//! remembers ids.
+//! remembers ids. `visible.rs` shows a group that the log has, and `apply.rs` takes groups that
+//! another node of a fleet has decided.
 //!
 //! # Why
 //!
@@ -20,6 +21,7 @@
 //! one group is synced, the next one queues up. All changes of a group are drafted first, and
 //! become visible only when the log has them, so a refused group leaves no trace.
 
+pub(super) mod apply;
 mod changes;
 pub(super) mod committer;
 mod draft;
@@ -28,9 +30,8 @@ mod placed;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod visible;
 pub(super) mod window;
-
-use std::sync::atomic::Ordering;
 
 use tracing::error;
 
@@ -38,10 +39,9 @@ use self::committer::Committer;
 use self::draft::Draft;
 use crate::broker::failure::PanicGuard;
 use crate::broker::queue::{Queued, QueuedPublish};
-use crate::broker::topic::state::TopicState;
+use crate::broker::report::Reached;
 use crate::cursor::Position;
 use crate::event::{Durability, Timestamp};
-use crate::log::Group;
 
 /// The time, in milliseconds, after which maintenance removes the blocks that a publish has
 /// trimmed.
@@ -65,7 +65,8 @@ impl Committer {
                     return; // Every handle is gone.
                 }
             }
-            let gathered = self.gather(next.take());
+            let mut gathered = self.gather(next.take());
+            self.refuse(&mut gathered);
             self.change_all(gathered.changes);
             let appended_blocks = match gathered.requests.is_empty() {
                 true => 0,
@@ -73,11 +74,20 @@ impl Committer {
             };
             self.take_steps(appended_blocks, gathered.now);
             for answer in gathered.barriers {
-                let _nobody_waits = answer.send(());
+                let position = Position::new(self.announced.position());
+                let reached = Reached { position, applied: self.log.applied() };
+                let _nobody_waits = answer.send(reached);
             }
             match gathered.next {
                 // Commands that entered the queue before it closed are still answered.
                 Some(Queued::Stop) => self.commands.close(),
+                Some(Queued::Apply { group, reply }) => {
+                    let _nobody_waits = reply.send(self.apply(*group));
+                }
+                Some(Queued::Lead { leadership, reply }) => {
+                    self.set_leadership(leadership);
+                    let _nobody_waits = reply.send(());
+                }
                 other => next = other,
             }
         }
@@ -103,7 +113,10 @@ impl Committer {
         let outcome = self.commit(&mut group);
         let appended = group.appended.len();
         match &outcome {
-            Ok(()) => self.take_over(&mut draft, group, now),
+            Ok(()) => {
+                self.take_over(group, &draft.topics_by_id());
+                self.take_over_retained(&mut draft, now);
+            }
             Err(error) => {
                 error!(%error, "cannot commit a group");
                 self.failure.stop_writes_after(error);
@@ -113,46 +126,16 @@ impl Committer {
         appended
     }
 
-    /// Makes a durable group visible. Readers see its events from now on.
-    fn take_over(&mut self, draft: &mut Draft, group: Group, now: Timestamp) {
-        draft.each_new_id(now, |topic, id, receipt| self.window.remember(topic, id, receipt, now));
-        let mut blocks = group.appended.into_iter().peekable();
-        let (mut last_position, mut newest_drop) = (Position::BEFORE_ALL, 0);
+    /// Notes what the group has found out about the fronts of its topics.
+    fn take_over_retained(&mut self, draft: &mut Draft, now: Timestamp) {
         for topic in draft.topics() {
-            let mut extent = topic.state.extent;
-            let mut expires = None;
-            while let Some((_, block)) = blocks.next_if(|(id, _)| *id == topic.id) {
-                extent = extent.with(&block);
-                expires = block.first_expiry().into_iter().chain(expires).min();
-                topic.topic.upkeep.appended(&block, self.max_block_bytes);
-                self.tails.push(&topic.topic.tail, block);
-            }
-            self.window.advance(topic.id, extent.tail);
-            last_position = last_position.max(extent.last_position);
-            newest_drop = newest_drop.max(extent.newest_drop());
-            let was_empty = !topic.state.exists() || topic.state.extent.is_empty();
-            let (id, is_deleted) = (Some(topic.id), false);
-            topic.topic.set_state(TopicState { id, extent, is_deleted, ..topic.state });
-            // The alarm is set after the state: a visit that takes the alarm sees the event.
-            expires.into_iter().for_each(|time| topic.topic.upkeep.expires(time));
-            if was_empty {
-                topic.topic.upkeep.has_front(); // When it gets too old is not known yet.
-            }
-            if let Some(retained) = topic.retained.take() {
-                // Trimmed blocks are removed with the next publish to the topic, or after a while.
-                let more = retained.has_more.then(|| now.plus_ms(RECLAIM_MS));
-                let due = more.into_iter().chain(retained.quiet.due());
-                due.for_each(|due| topic.topic.upkeep.retained(due));
-                self.remember_quiet(topic.id, retained.quiet);
-                self.count(&retained.report);
-            }
+            let Some(retained) = topic.retained.take() else { continue };
+            // Trimmed blocks are removed with the next publish to the topic, or after a while.
+            let more = retained.has_more.then(|| now.plus_ms(RECLAIM_MS));
+            let due = more.into_iter().chain(retained.quiet.due());
+            due.for_each(|due| topic.topic.upkeep.retained(due));
+            self.remember_quiet(topic.id, retained.quiet);
+            self.count(&retained.report);
         }
-        self.next_id = draft.next_id();
-        // The numbers are raised last: a reader that knows of a position, or of a drop, sees all up
-        // to it.
-        self.drops.fetch_max(newest_drop, Ordering::Release);
-        self.announced.announce(last_position.get());
-        let topics = draft.topics().iter().map(|topic| &topic.topic);
-        self.waker.wake_all(topics, Some(last_position));
     }
 }

@@ -3,20 +3,20 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::committer::{Committer, stored};
+use super::committer::{Committer, GroupTopics, stored};
+use super::visible::foretell;
 use crate::broker::command::{Merged, Rewrite, Work};
 use crate::broker::maintenance::retention::{Added, Quiet, Retained, Retention};
 use crate::broker::queue::QueuedStep;
 use crate::broker::report::Done;
 use crate::broker::topic::entry::Topic;
-use crate::broker::topic::state::TopicState;
-use crate::cursor::{Sequence, TrimReason};
-use crate::error::Result;
+use crate::cursor::TrimReason;
+use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Extent, Group, MAX_REMOVED_PARTS, StoredTopic};
+use crate::topic::TopicId;
 
 /// About the parts that steps remove in one go, at the least and at the most. A publish waits for
 /// them.
@@ -25,14 +25,10 @@ const MAX_STEP_PARTS: usize = MAX_REMOVED_PARTS / 2;
 
 /// A step whose group is not written yet.
 struct PlacedStep {
+    id: TopicId,
     topic: Arc<Topic>,
-    /// The topic's record after the step, if the step changes it.
-    changed: Option<StoredTopic>,
     done: Done,
     quiet: Quiet,
-    /// The sequence up to which, inclusive, the tail must forget its blocks, because the log holds
-    /// other blocks then.
-    forgotten: Option<Sequence>,
 }
 
 /// The steps that go into one group.
@@ -80,26 +76,24 @@ impl Committer {
             }
         }
         self.steps = later;
-        let foretold = foretell(placed.iter().map(|(placed, _)| placed));
+        let topics: GroupTopics =
+            placed.iter().map(|(step, _)| (step.id, step.topic.clone())).collect();
+        let foretold = foretell(&group, &topics);
         let outcome = if placed.is_empty() { Ok(()) } else { self.commit(&mut group) };
         if let Err(error) = &outcome {
             self.failure.stop_writes_after(error);
             foretold.into_iter().for_each(|(topic, state)| topic.set_state(state));
         }
         let took = started.elapsed() / placed.len().max(1) as u32;
-        let (mut answers, mut newest_drop) = (Vec::with_capacity(placed.len()), 0);
+        // All is shown before the replies: a caller who asked for a drop can know of it.
+        if outcome.is_ok() {
+            self.take_over(group, &topics);
+        }
         for (step, reply) in placed {
-            answers.push((reply, Done { took, ..step.done }));
+            let done = Done { took, ..step.done };
             if outcome.is_ok() {
-                let extent = step.changed.as_ref().map(|topic| topic.extent);
-                newest_drop = extent.map_or(0, |extent| extent.newest_drop()).max(newest_drop);
                 self.take_over_step(step);
             }
-        }
-        // The number is raised after the changes and before the replies: a reader that knows of a
-        // drop sees all that went with it, and a caller who asked for the drop can know of it.
-        self.drops.fetch_max(newest_drop, Ordering::Release);
-        for (reply, done) in answers {
             let _nobody_waits = reply.send(outcome.clone().map(|()| done));
         }
     }
@@ -115,7 +109,7 @@ impl Committer {
         let mut stored = stored(&topic)?;
         let before = stored.extent;
         let (mut done, mut own) = (Done::default(), Group::default());
-        let (mut quiet, mut forgotten) = (Quiet::default(), None);
+        let mut quiet = Quiet::default();
         match work {
             Work::Retain => {
                 let Retained { removed, report, has_more, quiet: found } =
@@ -138,6 +132,10 @@ impl Committer {
                     (done.report, done.has_more) = (report, true);
                 }
             }
+            // Another node may have rewritten the blocks meanwhile.
+            Work::Rewrite(rewrite) if rewrite.leadership_changes != self.leadership.changes() => {
+                return Err(Error::NotLeading);
+            }
             // The tombstone may supersede events that a backup has read already, so it must stay.
             Work::Rewrite(rewrite)
                 if rewrite.buried.is_some() && self.horizons.are_held(stored.id) =>
@@ -145,7 +143,6 @@ impl Committer {
                 done.is_partial = true;
             }
             Work::Rewrite(rewrite) => {
-                forgotten = rewrite.merged.last().map(|merged| merged.block.last_sequence());
                 done.report = rewrite.report;
                 done.is_partial = !place_rewrite(&mut stored, rewrite, &mut own, self.next_drop());
                 let dropped = stored.extent.dropped_bytes.saturating_sub(before.dropped_bytes);
@@ -153,14 +150,14 @@ impl Committer {
             }
         }
         stored.extent.number_trim(&before, self.next_drop());
-        let changed = (stored.extent != before).then_some(stored);
-        own.topics.extend(changed.clone());
+        let id = stored.id;
+        own.topics.extend((stored.extent != before).then_some(stored));
         self.log.check_writable(&own)?; // A failure refuses this step alone.
         group.topics.append(&mut own.topics);
         group.removed.append(&mut own.removed);
         group.rewritten.append(&mut own.rewritten);
         group.ids.append(&mut own.ids);
-        Ok(PlacedStep { topic, changed, done, quiet, forgotten })
+        Ok(PlacedStep { id, topic, done, quiet })
     }
 
     fn retain(
@@ -182,41 +179,13 @@ impl Committer {
     }
 
     fn take_over_step(&mut self, step: PlacedStep) {
-        let PlacedStep { topic, changed, done, quiet, forgotten } = step;
-        let Some(id) = topic.state().id else { return };
-        if let Some(last) = forgotten {
-            // Nobody may read the dropped events from memory.
-            topic.tail.forget_through(last);
-            self.replays.forget(&topic, id);
-        }
-        if let Some(stored) = changed {
-            self.forget_purged_ids(&topic.state().extent, id, &stored.extent);
-            self.show(&topic, TopicState { extent: stored.extent, ..topic.state() });
-        }
+        let PlacedStep { id, topic, done, quiet } = step;
         if done.has_more {
             topic.upkeep.has_front(); // The caller may be gone before the rest is done.
         }
         self.remember_quiet(id, quiet);
         self.count(&done.report);
     }
-}
-
-/// Shows readers which deletions of keys are going to be dropped, before the log drops them. A
-/// reader of the log checks this after it has read, and so knows that events may be missing.
-/// Returns the states that the topics had before.
-fn foretell<'a>(placed: impl Iterator<Item = &'a PlacedStep>) -> Vec<(Arc<Topic>, TopicState)> {
-    let foretell = |placed: &PlacedStep| {
-        let Extent { buried_position, buried_sequence, buried_drop, .. } =
-            placed.changed.as_ref()?.extent;
-        let state = placed.topic.state();
-        if state.extent.buried_drop == buried_drop {
-            return None;
-        }
-        let extent = Extent { buried_position, buried_sequence, buried_drop, ..state.extent };
-        placed.topic.set_state(TopicState { extent, ..state });
-        Some((placed.topic.clone(), state))
-    };
-    placed.filter_map(foretell).collect()
 }
 
 /// Puts merged blocks in the place of those that they were made of. The old blocks have not changed
@@ -260,7 +229,7 @@ fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group, d
 
 #[cfg(test)]
 mod tests {
-    use crate::cursor::Position;
+    use crate::cursor::{Position, Sequence};
     use crate::log::Compacted;
     use crate::log::StoredBlock;
     use tokio::sync::oneshot;

@@ -143,7 +143,8 @@ async fn whatever_is_queued_among_publishes_joins_their_group() {
     let (held, first) = busy(&log, &broker).await;
     let warm = broker.0.topics.existing(&name("warm")).unwrap();
     let before = log.commits();
-    let (mut publishes, mut changes, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut publishes, mut changes) = (Vec::new(), Vec::new());
+    let (mut recalls, mut barriers) = (Vec::new(), Vec::new());
     for number in 0..COUNT {
         let topic = format!("published.{}", number % 7);
         publishes.push(broker.submit(publish(&topic, number.to_string())).await.unwrap());
@@ -155,7 +156,8 @@ async fn whatever_is_queued_among_publishes_joins_their_group() {
         broker.0.send(recall).await.unwrap();
         let (reply, passed) = oneshot::channel();
         broker.0.send(Queued::Barrier { reply }).await.unwrap();
-        others.extend([answered, passed]);
+        recalls.push(answered);
+        barriers.push(passed);
     }
     drop(held);
     first.ack().await.unwrap();
@@ -165,8 +167,11 @@ async fn whatever_is_queued_among_publishes_joins_their_group() {
     for change in changes {
         answered(change).await.unwrap();
     }
-    for other in others {
-        answered(other).await;
+    for recall in recalls {
+        answered(recall).await;
+    }
+    for barrier in barriers {
+        answered(barrier).await;
     }
     assert_eq!(log.commits() - before, 2, "one for all changes, one for all publishes");
     assert_eq!(broker.topics(None, 1_000).len(), 2 + 7 + COUNT);

@@ -204,9 +204,16 @@ impl DedupWindow {
         self.forgotten.iter().take(max).copied().collect()
     }
 
-    /// Notes that the first `count` blocks of `forgotten` are removed.
-    pub(crate) fn were_removed(&mut self, count: usize) {
-        self.forgotten.drain(..count);
+    /// Notes that the log holds these blocks of ids no more. The node that has removed them has
+    /// taken the first of `forgotten`; the window of another node may still know some of the ids.
+    pub(crate) fn were_removed(&mut self, removed: &[(TopicId, Sequence)]) {
+        for gone in removed {
+            if let Some(place) = self.forgotten.iter().position(|known| known == gone) {
+                self.forgotten.remove(place);
+            } else if let Some(ids) = self.topics.get_mut(&gone.0) {
+                ids.stored.retain(|(first, _)| *first != gone.1);
+            }
+        }
     }
 
     /// Returns the receipt of the event with this id, if it is in the window of a topic whose next

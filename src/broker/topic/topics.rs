@@ -131,6 +131,12 @@ impl Topics {
         self.open_if(name, || name.check_new())
     }
 
+    /// Returns the topic with this name, of which the log is going to have a record that another
+    /// node has decided. No limit is checked.
+    pub(crate) fn of_log(self: &Arc<Self>, name: &TopicName) -> TopicRef {
+        self.open_if(name, || Ok(())).expect("nothing is refused")
+    }
+
     /// Returns the topic with this name. A new topic is added if `check` allows it.
     fn open_if(
         self: &Arc<Self>,

@@ -89,6 +89,7 @@ mod tests {
             (Error::RateLimited(limit), Code::ResourceExhausted, 429, Some(3)),
             (Error::ShuttingDown, Code::Unavailable, 503, Some(2)),
             (Error::NoRuntime, Code::Internal, 500, None),
+            (Error::NotLeading, Code::Unavailable, 503, Some(1)),
             (Error::NotWritten(cause.clone()), Code::Unavailable, 503, Some(2)),
             (Error::OutcomeUnknown(cause.clone()), Code::Unknown, 500, None),
             (Error::ReadOnly(cause), Code::Unavailable, 503, Some(30)),

@@ -437,7 +437,31 @@ fn ids_of_dropped_events_come_and_go_with_a_group(log: &dyn Log) {
     assert_eq!(read_all(log, 1, 1, 23, 1000), (1..23).collect::<Vec<_>>());
 }
 
-const CONTRACT: [fn(&dyn Log); 11] = [
+/// Returns a place in a fleet's stream.
+pub(in crate::log) fn place(stream: u64) -> Applied {
+    Applied { stream, term: 2, number: stream - 1, chain: 7 * stream as u32 }
+}
+
+fn the_place_in_a_stream_moves_with_its_group(log: &dyn Log) {
+    assert_eq!(log.applied().unwrap(), None);
+    fill(log, 3, 7);
+    assert_eq!(log.applied().unwrap(), None, "outside of a fleet there is no place");
+    let alone = Group { applied: Some(place(1)), ..Group::default() };
+    assert!(!alone.is_empty());
+    log.commit(&alone).unwrap();
+    assert_eq!(log.applied().unwrap(), Some(place(1)));
+    // Also with an event that would otherwise be written alone.
+    let extent = log.topics().unwrap().swap_remove(0).extent;
+    let block = block((22, 43, 2_000), extent.appended_bytes, &[b"1/22".as_slice()]);
+    let appended = vec![(id(1), block)];
+    log.commit(&Group { appended, applied: Some(place(2)), ..Group::default() }).unwrap();
+    assert_eq!(log.applied().unwrap(), Some(place(2)));
+    assert_eq!(read_all(log, 1, 1, 23, 1000), (1..23).collect::<Vec<_>>());
+    log.commit(&Group::noting(new_topic(3))).unwrap();
+    assert_eq!(log.applied().unwrap(), Some(place(2)), "a group without a place moves none");
+}
+
+const CONTRACT: [fn(&dyn Log); 12] = [
     what_was_appended_is_read_from_any_place_in_steps_of_any_size,
     reading_ahead_ends_before_a_position_and_tells_where_it_goes_on,
     seeking_by_time_and_position_finds_the_first_event_that_reaches_it,
@@ -449,6 +473,7 @@ const CONTRACT: [fn(&dyn Log); 11] = [
     stored_blocks_are_told_with_what_they_span_and_take,
     large_events_are_kept_beside_small_ones,
     ids_of_dropped_events_come_and_go_with_a_group,
+    the_place_in_a_stream_moves_with_its_group,
 ];
 
 pub(in crate::log) fn open(directory: &Path) -> SledLog {

@@ -18,6 +18,7 @@ use super::restore::NewLog;
 use super::{keys, lost_tail, records, salvage, sled_files};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, OpenReason, Result};
+use crate::log::applied::Applied;
 use crate::log::block::Block;
 use crate::log::block_header::HEADER_BYTES;
 use crate::log::extent::Extent;
@@ -52,6 +53,9 @@ pub struct CheckReport {
     pub event_bytes: u64,
     /// The position of the newest event.
     pub last_position: u64,
+    /// The place in the fleet's stream up to which the log has applied it; `None` if it was never in
+    /// a fleet. A repaired log has none, because events of it may be missing.
+    pub applied: Option<Applied>,
     /// All damage that was found.
     pub damage: Vec<Error>,
 }
@@ -154,6 +158,10 @@ impl<P: FnMut(Checking)> Checker<P> {
         let tree = database.open_tree(keys::TREE).map_err(unreadable)?;
         self.read_topics(&tree)?;
         self.read_ids(&tree)?;
+        match records::read_applied(&tree) {
+            Ok(applied) => self.report.applied = applied,
+            Err(error) => self.report.damage.push(error),
+        }
         let damaged = |problem: &str| Err(Error::DamagedLog { problem: problem.to_owned() });
         let Some(record) = records::read_log(&tree)? else {
             return damaged("its own record is missing");

@@ -6,6 +6,7 @@
 //! ```text
 //! | topic_id: 4 | first_sequence: 8 | part: 2 |   a block, or one part of a large one; ids from 1
 //! | as one that goes | number: 1 |                nothing: it keeps its page from being merged
+//! | 0: 4 | 'A' |                                  the place in the fleet's stream, if there is one
 //! | 0: 4 | 'I' | topic_id: 4 | first_sequence: 8 | ids of events that are gone: a block of them
 //! | 0: 4 | 'L' |                                  the log itself: its format and epoch
 //! | 0: 4 | 'T' | topic_id: 4 |                    a topic: its name, and what was trimmed from it
@@ -28,6 +29,9 @@ pub(super) const TREE: &str = "events";
 
 /// The key of the log's own record.
 pub(super) const LOG: [u8; 5] = [0, 0, 0, 0, b'L'];
+
+/// The key of the place in the fleet's stream up to which the log has applied it.
+pub(super) const APPLIED: [u8; 5] = [0, 0, 0, 0, b'A'];
 
 /// The key of one part of a block.
 pub(super) type BlockKey = [u8; 4 + 8 + 2];
@@ -124,14 +128,14 @@ mod tests {
         assert!(keys.is_sorted());
         assert!(topic(id(u32::MAX)).as_slice() < keys[0].as_slice());
         assert_eq!(parse_topic(&topic(id(7))), Some(id(7)));
-        assert_eq!(parse_topic(&LOG), None);
+        assert_eq!((parse_topic(&LOG), parse_topic(&APPLIED)), (None, None));
         assert_eq!(parse_block(&topic(id(7))), None);
         let ids = ids(id(7), Sequence::new(8));
         assert_eq!(
             (parse_ids(&ids), parse_block(&ids), parse_topic(&ids)),
             (Some(id(7)), None, None)
         );
-        assert_eq!((parse_ids(&filler(&ids, 1)), parse_ids(&LOG)), (None, None));
+        assert_eq!((parse_ids(&filler(&ids, 1)), parse_ids(&APPLIED)), (None, None));
         assert!(is_filler(&filler(&keys[0], 1)) && !is_filler(&keys[0]));
     }
 }

@@ -61,6 +61,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{error, info, warn};
 
+use super::applied::Applied;
 use super::block::Block;
 use super::contract::{self, Log};
 use super::failed::{TellFailure, WriteFailure};
@@ -212,7 +213,14 @@ impl SledLog {
         }
         record.epoch = Epoch::new(rand::random());
         self.epoch = record.epoch;
-        self.write(|batch| batch.insert(&keys::LOG, meta::encode_log(&record)))
+        let is_lossy = marked.is_some_and(|marked| marked.loss > Loss::None);
+        let fill = |batch: &mut sled::Batch| {
+            batch.insert(&keys::LOG, meta::encode_log(&record));
+            if is_lossy {
+                batch.remove(&keys::APPLIED); // Not all records up to that place are applied.
+            }
+        };
+        self.write(fill)
             .and_then(|lsn| self.mark.begin(self.epoch, last, lsn))
             .and_then(|()| self.mark.sync())
             .map_err(|error| Error::open(directory, error))?;
@@ -296,6 +304,7 @@ impl SledLog {
                 chunk.iter().for_each(|t| batch.insert(&keys::topic(t.id), meta::encode_topic(t)));
                 if number == last {
                     batch.insert(&keys::LOG, meta::encode_log(record));
+                    batch.remove(&keys::APPLIED); // Some applied events are missing.
                 }
             });
             written.map_err(|error| Error::DamagedLog {
@@ -356,7 +365,7 @@ impl SledLog {
         let size_bytes = bytes_of(&group.appended)
             + bytes_of(&group.rewritten)
             + bytes_of(&group.ids)
-            + group.topics.len() as u64 * RECORD_BYTES
+            + (group.topics.len() + usize::from(group.applied.is_some())) as u64 * RECORD_BYTES
             + removals as u64 * REMOVAL_BYTES;
         let purpose = self.purpose(group);
         self.space.check(&self.database, &self.file, purpose, size_bytes).inspect_err(|_| {
@@ -439,8 +448,16 @@ impl Log for SledLog {
         records::read_ids(&self.tree).filter_map(heed).collect()
     }
 
+    fn applied(&self) -> Result<Option<Applied>> {
+        records::read_applied(&self.tree)
+    }
+
     fn check_writable(&self, group: &Group) -> Result<()> {
         self.failed.check()?; // After a failed write sled cannot read either; that is no damage.
+        if writing::has_unreadable_place(&self.tree, group) {
+            let problem = "the page with the place in the fleet's stream is unreadable".to_owned();
+            return Err(Error::DamagedLog { problem });
+        }
         let Some((topic, first)) = writing::first_unreadable(&self.tree, group) else {
             return Ok(());
         };

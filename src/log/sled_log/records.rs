@@ -4,6 +4,7 @@ use super::blocks;
 use super::engine::unreadable;
 use super::keys;
 use crate::error::{Error, Result};
+use crate::log::applied::Applied;
 use crate::log::block::Block;
 use crate::log::meta::{self, LogRecord};
 use crate::log::stored_topic::StoredTopic;
@@ -21,6 +22,22 @@ pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
         problem: format!("the log's own record: {problem}; {WAY_OUT}"),
     })?;
     Ok(Some(record))
+}
+
+/// Reads the place in the fleet's stream up to which the log has applied it; `None` if there is
+/// none.
+///
+/// # Errors
+///
+/// [`Error::DamagedLog`], [`Error::ReadFailed`].
+pub(super) fn read_applied(tree: &sled::Tree) -> Result<Option<Applied>> {
+    const PLACE: &str = "the fleet's";
+    let value = tree.get(keys::APPLIED).map_err(|error| unreadable_record(PLACE, error))?;
+    let Some(value) = value else { return Ok(None) };
+    let applied = meta::decode_applied(&value).map_err(|problem| Error::DamagedLog {
+        problem: format!("{PLACE} record: {problem}; {WAY_OUT}"),
+    })?;
+    Ok(Some(applied))
 }
 
 /// Reads every topic's record, in the order of the ids. For a damaged record it yields

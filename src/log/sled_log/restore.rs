@@ -3,6 +3,12 @@
 //! The record of the log is written last, and until then there is a file `restoring`: after an
 //! interruption the directory is not taken for a log. A new log begins a new epoch, so that readers
 //! with an earlier cursor are told of a gap.
+//!
+//! A node that joins a fleet is different: its log must become that of the other nodes, byte for
+//! byte. So it keeps the epoch, the blocks, the blocks of ids and all sizes as they are in a peer's
+//! backup. The peer goes on while the backup is made: records and blocks may already be as they
+//! are after later records of the stream. Once the node has applied the stream up to where the
+//! peer was at the backup's end, nothing of that is left.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,6 +23,7 @@ use super::mark::LogMark;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, OpenReason, Result};
 use crate::event::Timestamp;
+use crate::log::applied::Applied;
 use crate::log::backup::{BackupReader, Frame};
 use crate::log::block::Block;
 use crate::log::extent::{Compacted, Extent};
@@ -97,6 +104,43 @@ pub fn restore(
     target.finish()
 }
 
+/// Makes the log of a node that joins a fleet, in `directory`, from the backup of a peer. The log
+/// goes on from the backup's place in the fleet's stream.
+///
+/// # Errors
+///
+/// As [`restore`]. The backup must be one of everything, made by a node of a fleet.
+#[cfg_attr(not(test), allow(dead_code, reason = "a node that joins a fleet calls it"))]
+pub(crate) fn load_peer(
+    directory: &Path,
+    backup: &Path,
+    mut progress: impl FnMut(Restoring),
+) -> Result<RestoreReport> {
+    let bad = |problem: &str| Error::open(backup, OpenReason::BadBackup(problem.to_owned()));
+    let total = backup.metadata().map_or(0, |metadata| metadata.len());
+    let mut done_bytes = 0;
+    let mut report = |bytes: u64| {
+        done_bytes += bytes;
+        progress(Restoring { done_bytes, total_bytes: 2 * total });
+    };
+    let mut applied = None;
+    let note = |frame| {
+        if let Frame::Applied(place) = frame {
+            applied = Some(place);
+        }
+        Ok(())
+    };
+    let header = *read(backup, note, &mut report)?.header();
+    if header.from.get() > 0 {
+        return Err(bad("it follows another backup, and a node needs one of everything"));
+    }
+    let applied = applied.ok_or_else(|| bad("it is not from a node of a fleet"))?;
+    let mut target = NewLog::create(directory)?;
+    target.peer = Some((header.epoch, applied));
+    read(backup, |frame| target.take(frame), &mut report)?;
+    target.finish()
+}
+
 /// Reads a whole backup, and hands its frames to `take`.
 fn read(
     path: &Path,
@@ -128,6 +172,9 @@ pub(super) struct NewLog {
     topics: BTreeMap<TopicId, (StoredTopic, WrittenTopic)>,
     batch: sled::Batch,
     batch_bytes: usize,
+    /// The epoch of the peer whose log this becomes, and the place in the fleet's stream up to
+    /// which all is in it. `None` for a log of its own.
+    peer: Option<(Epoch, Applied)>,
     _lock: File,
 }
 
@@ -171,6 +218,7 @@ impl NewLog {
             topics: BTreeMap::new(),
             batch: sled::Batch::default(),
             batch_bytes: 0,
+            peer: None,
             _lock: lock,
         })
     }
@@ -195,6 +243,9 @@ impl NewLog {
                 Ok(())
             }
             Frame::Block(id, block) => self.write_block(id, block),
+            Frame::Ids(id, block) if self.peer.is_some() => self.write_ids(id, &block),
+            // A log of its own is in no fleet, and knows the ids of its events alone.
+            Frame::Ids(..) | Frame::Applied(_) => Ok(()),
         }
     }
 
@@ -234,7 +285,10 @@ impl NewLog {
         let Some((_, written)) = self.topics.get_mut(&id) else {
             return Err(self.bad(format!("a block is of topic {}, which has no record", id.get())));
         };
-        let block = block.ending_at(written.end_bytes + block.bytes().len() as u64);
+        let block = match self.peer {
+            Some(_) => block,
+            None => block.ending_at(written.end_bytes + block.bytes().len() as u64),
+        };
         let first = written.sequences.map_or(block.first_sequence(), |(first, _)| first);
         written.may_expire |= block.has_ttl();
         *written = WrittenTopic {
@@ -305,11 +359,13 @@ impl NewLog {
         let ends = |(topic, written): &(StoredTopic, WrittenTopic)| {
             written.sequences.filter(|(_, end)| topic.extent.earliest >= *end).map(|_| topic.id)
         };
-        let trimmed: Vec<_> = self.topics.values().filter_map(ends).collect();
+        let is_own = self.peer.is_none();
+        let trimmed: Vec<_> = self.topics.values().filter_map(ends).filter(|_| is_own).collect();
         trimmed.into_iter().try_for_each(|id| self.remove_blocks(id))?;
         let mut sequences: u64 = 0;
         for (id, (topic, written)) in std::mem::take(&mut self.topics) {
-            let topic = StoredTopic { extent: extent(&topic.extent, &written), ..topic };
+            let extent = if is_own { extent(&topic.extent, &written) } else { topic.extent };
+            let topic = StoredTopic { extent, ..topic };
             let record = meta::encode_topic(&topic);
             self.batch_bytes += record.len();
             self.batch.insert(&keys::topic(id), record);
@@ -323,9 +379,12 @@ impl NewLog {
                 self.flush()?;
             }
         }
-        let epoch = Epoch::new(rand::random());
+        let epoch = self.peer.map_or_else(|| Epoch::new(rand::random()), |(epoch, _)| epoch);
         let record = LogRecord::new(epoch, sequences, Position::new(report.last_position));
         self.batch.insert(&keys::LOG, meta::encode_log(&record));
+        if let Some((_, applied)) = &self.peer {
+            self.batch.insert(&keys::APPLIED, meta::encode_applied(applied));
+        }
         self.flush()?;
         self.database.flush().map_err(|error| self.failed(error))?;
         let lsn = written_lsn(&self.database);

@@ -20,6 +20,68 @@ fn a_reopened_log_has_the_same_topics_epoch_and_events() {
     assert_eq!(read_all(&log, 2, 1, 281, 1000), sequences[1]);
 }
 
+/// Copies the files of a log that is open, with this mark, as they are after a crash, without the
+/// last `cut_bytes` bytes of sled's file that are not zero.
+fn crashed(directory: &Path, mark: &[u8], cut_bytes: usize) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::create_dir(copy.path().join("sled")).unwrap();
+    std::fs::write(copy.path().join("mark"), mark).unwrap();
+    std::fs::copy(directory.join("sled/conf"), copy.path().join("sled/conf")).unwrap();
+    let mut bytes = std::fs::read(directory.join("sled/db")).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    bytes[end - cut_bytes..].fill(0);
+    std::fs::write(copy.path().join("sled/db"), bytes).unwrap();
+    copy
+}
+
+/// Goal: the place in the fleet's stream is exactly that of the events that are there, wherever a
+/// crash has cut the log.
+#[test]
+fn the_place_in_a_stream_fits_the_events_after_a_crash_at_any_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path());
+    log.commit(&Group { applied: Some(place(1)), ..Group::noting(new_topic(1)) }).unwrap();
+    // The mark from before the groups that are cut: what is durable by it is not cut.
+    let mark = std::fs::read(directory.path().join("mark")).unwrap();
+    let mut size_bytes = 0;
+    for sequence in 1..=40 {
+        let block = block((sequence, sequence, 1_000), size_bytes, &[&[b'x'; 100]]);
+        size_bytes = block.end_bytes();
+        let (appended, applied) = (vec![(id(1), block)], Some(place(sequence + 1)));
+        let durability = Durability::Process;
+        log.commit(&Group { appended, applied, durability, ..Group::default() }).unwrap();
+    }
+    let mut found = BTreeSet::new();
+    for cut_bytes in [0, 1, 9, 30, 100, 300, 700, 1_500, 3_000] {
+        let copy = crashed(directory.path(), &mark, cut_bytes);
+        let opened = open(copy.path());
+        let tail = opened.topics().unwrap()[0].extent.tail;
+        let expected = place(tail.get());
+        assert_eq!(opened.applied().unwrap(), Some(expected), "without {cut_bytes} bytes");
+        drop(opened);
+        let scratch = tempfile::tempdir().unwrap();
+        let report = check(copy.path(), scratch.path(), |_| {}).unwrap();
+        assert_eq!((report.applied, report.damage.len()), (Some(expected), 0));
+        found.insert(tail);
+    }
+    assert!(found.contains(&Sequence::new(41)) && found.len() >= 4, "{found:?}");
+}
+
+/// Goal: a log that has lost events to damage does not claim to have applied them.
+#[test]
+fn a_log_that_has_lost_events_has_no_place_in_a_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path());
+    fill(&log, 3, 7);
+    log.commit(&Group { applied: Some(place(1)), ..Group::default() }).unwrap();
+    drop(log);
+    let log = open(directory.path());
+    assert_eq!(log.applied().unwrap(), Some(place(1)));
+    log.mark_durable(Position::new(43)); // The log has 42 events.
+    drop(log);
+    assert_eq!(open(directory.path()).applied().unwrap(), None);
+}
+
 #[test]
 fn a_second_process_is_refused_and_told_why() {
     let directory = tempfile::tempdir().unwrap();

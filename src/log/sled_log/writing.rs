@@ -64,7 +64,8 @@ pub(super) fn write(database: &sled::Db, tree: &sled::Tree, group: &Group) -> sl
         let Err(error) = written else { return Ok(()) };
         attempts += 1;
         database.context.global_error()?;
-        if attempts >= MAX_ATTEMPTS || first_unreadable(tree, group).is_some() {
+        let is_lost = first_unreadable(tree, group).is_some() || has_unreadable_place(tree, group);
+        if attempts >= MAX_ATTEMPTS || is_lost {
             return Err(error);
         }
         tracing::debug!(%error, "a damaged page elsewhere cannot be cleaned");
@@ -94,6 +95,11 @@ pub(super) fn first_unreadable(
         }
     }
     None
+}
+
+/// Whether `group` has a place in the fleet's stream, and that goes to an unreadable page.
+pub(super) fn has_unreadable_place(tree: &sled::Tree, group: &Group) -> bool {
+    group.applied.is_some() && is_unreadable(tree, &keys::APPLIED)
 }
 
 /// Checks that the page of `topic`'s record can be read, and the page of a block that begins at
@@ -159,9 +165,9 @@ pub(super) fn settle(tree: &sled::Tree, group: &Group) {
 
 /// Returns the only key and value of `group`, if it has just one.
 fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
-    let Group { topics, removed, rewritten, appended, ids, forgotten, durability: _ } = group;
+    let Group { topics, removed, rewritten, appended, ids, forgotten, applied, .. } = group;
     let is_alone = topics.is_empty() && removed.is_empty() && rewritten.is_empty();
-    let has_no_ids = ids.is_empty() && forgotten.is_empty();
+    let has_no_ids = ids.is_empty() && forgotten.is_empty() && applied.is_none();
     match &appended[..] {
         [(topic, block)] if is_alone && has_no_ids && parts_of(block) == 1 => {
             blocks::parts(*topic, block).next()
@@ -180,14 +186,35 @@ fn fill(batch: &mut sled::Batch, tree: &sled::Tree, group: &Group) {
             batch.remove(&keys::block(*topic, block.first, part_number(part)));
         }
     }
+    if group.applied.is_some() {
+        remove_further_parts(batch, tree, group);
+    }
     let written = all_parts(&group.rewritten).chain(all_parts(&group.appended));
     written.for_each(|(key, bytes)| batch.insert(&key, bytes));
     forgotten(tree, group).for_each(|key| batch.remove(&key));
+    if let Some(applied) = &group.applied {
+        batch.insert(&keys::APPLIED, meta::encode_applied(applied));
+    }
     for (topic, block) in &group.ids {
         let key = keys::ids(*topic, block.first_sequence());
         if !is_unreadable(tree, &key) {
             batch.insert(&key, block.bytes().to_vec());
         }
+    }
+}
+
+/// Removes the parts that the blocks which `group` removes or replaces have here beyond those that
+/// they had on the node that has decided the group. A node that has loaded a peer's backup may have
+/// later, larger blocks in their places (restore.rs).
+fn remove_further_parts(batch: &mut sled::Batch, tree: &sled::Tree, group: &Group) {
+    let removed = group.removed.iter().map(|(topic, block)| (*topic, block.first, block.parts));
+    let rewritten = group.rewritten.iter();
+    let rewritten = rewritten.map(|(id, block)| (*id, block.first_sequence(), parts_of(block)));
+    for (topic, first, parts) in removed.chain(rewritten) {
+        let Ok(next) = u16::try_from(parts) else { continue };
+        let further = keys::block(topic, first, next)..=keys::block(topic, first, u16::MAX);
+        let keys = tree.range(further).keys().map_while(Result::ok);
+        keys.filter(|key| keys::parse_block(key).is_some()).for_each(|key| batch.remove(key));
     }
 }
 

@@ -52,19 +52,26 @@ pub(crate) async fn read_state(
             is_compacted: topic.effective_config().key_limit().is_some(),
             ages: Ages::of(&extent, now),
         };
-        let page = read_page(shared, &topic, &extent, read).await;
+        let page = match read_page(shared, &topic, &extent, read).await {
+            Ok(None) => continue,
+            Ok(Some(page)) => Ok(page),
+            Err(error) => Err(error),
+        };
         // Events that are missing because they were trimmed meanwhile are no damage.
         if page.is_ok() || topic.state().extent.earliest == extent.earliest {
             return page;
         }
     }
 }
+
+/// Reads a page. `None` if meanwhile another node, which does not know of this read, has dropped
+/// deletions of keys: the read must begin again.
 async fn read_page(
     shared: &Shared,
     topic: &Arc<Topic>,
     extent: &Extent,
     read: StateRead,
-) -> Result<StatePage> {
+) -> Result<Option<StatePage>> {
     let is_compacted = read.is_compacted;
     let unique = match topic.effective_config().key_limit() {
         // Below this sequence, the topic has at most one event of a key.
@@ -77,16 +84,18 @@ async fn read_page(
         let covered = shared.state_keys.cover(&shared.turns, noting, unique, read.below).await?;
         if let Some((keys, looked_at)) = covered {
             let mut page = Forward::new(read, keys, looked_at);
-            return shared.turns.read_long(move |log| page.step(log)).await;
+            return shared.turns.read_long(move |log| page.step(log)).await.map(Some);
         }
     }
     // A tombstone must not be dropped while events that it supersedes may have been read already.
     let position = || Position::new(shared.last_position());
     let horizon = shared.horizons.hold(Some(read.id), position);
+    let buried = topic.state().extent.buried_drop;
     let mut page = StateScan::new(read, topic.clone(), unique);
     let step = move |log: &dyn Log| {
         horizon.touch()?;
         page.step(log)
     };
-    shared.turns.read_long(step).await
+    let page = shared.turns.read_long(step).await?;
+    Ok((topic.state().extent.buried_drop == buried).then_some(page))
 }

@@ -1,0 +1,154 @@
+//! Groups that another node of the fleet has decided: the committer of a node that follows writes
+//! each of them to its log, and makes it visible as the leader did.
+//!
+//! ```text
+//! leader:    commands ──▶ decided ──▶ group ──▶ log ──▶ take_over (visible.rs)
+//!                                       │ the fleet's stream
+//! follower:                           group ──▶ log ──▶ take_over
+//! ```
+//!
+//! # Why
+//!
+//! A group says all that a follower needs. So the state of a follower is that of the leader, and
+//! that of a broker which is opened on the follower's log. Three things are not in a group, because
+//! they are no state of the log. The counts of what maintenance has dropped are those of the node
+//! that has dropped it, so that a fleet's sum is right. The memory of topics from which nothing
+//! needs to be dropped is empty after each change of the leadership. And a follower does not know
+//! how far compaction has looked: it takes the topic's tail, which is at least as far.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tracing::info;
+
+use super::committer::{Committer, GroupTopics};
+use super::gathered::Gathered;
+use super::visible::foretell;
+use crate::broker::leadership::Leadership;
+use crate::broker::topic::topics::{TopicRef, Topics};
+use crate::cursor::Sequence;
+use crate::error::{Error, Result};
+use crate::log::Group;
+use crate::topic::TopicId;
+
+/// Returns all topics that have an id, by their ids.
+pub(in crate::broker) fn topics_by_id(topics: &Topics) -> GroupTopics {
+    let with_id = topics.filtered(|topic| topic.state().id.is_some());
+    with_id.into_iter().filter_map(|topic| Some((topic.state().id?, topic))).collect()
+}
+
+impl Committer {
+    /// Writes a group that another node has decided, and makes it visible.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::commit`](crate::log::Log::commit). [`Error::NotWritten`] if this node leads, and
+    /// [`Error::DamagedLog`] if the group does not follow what the log has: nothing was written.
+    pub(super) fn apply(&mut self, group: Group) -> Result<()> {
+        if !self.leadership.follows() {
+            let leads = std::io::Error::other("this node leads, and takes no groups of another");
+            return Err(Error::NotWritten(leads.into()));
+        }
+        let now = self.read_clock();
+        self.window.expire(now);
+        let (topics, new) = self.topics_of(&group)?;
+        // Readers must know before the log drops anything what it may drop.
+        for (id, _) in &group.rewritten {
+            topics[id].upkeep.raise_looked_at(topics[id].state().extent.tail);
+        }
+        let foretold = foretell(&group, &topics);
+        for (id, block) in &group.ids {
+            let Some(topic) = self.followed.get(id) else { continue };
+            // The leader may have recalled them, and this node not.
+            self.window.remember_block(*id, block, topic.state().extent.purged, now);
+        }
+        if let Err(error) = self.store(&group) {
+            self.failure.stop_writes_after(&error);
+            foretold.into_iter().for_each(|(topic, state)| topic.set_state(state));
+            return Err(error);
+        }
+        self.followed.extend(new.iter().map(|(id, topic)| (*id, Arc::clone(topic))));
+        self.take_over(group, &topics);
+        Ok(())
+    }
+
+    /// Returns the topics of a group, and, apart, those that are new here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DamagedLog`] if the group does not follow what the log has.
+    fn topics_of(&self, group: &Group) -> Result<(GroupTopics, Vec<(TopicId, TopicRef)>)> {
+        let (mut topics, mut new) = (GroupTopics::new(), Vec::new());
+        let mut tails: HashMap<TopicId, Sequence> = HashMap::new();
+        for stored in &group.topics {
+            let topic = self.followed.get(&stored.id).cloned().unwrap_or_else(|| {
+                let opened = self.topics.of_log(&stored.name);
+                let topic = Arc::clone(&opened);
+                new.push((stored.id, opened));
+                topic
+            });
+            let (tail, noted) = (topic.state().extent.tail, stored.extent.tail);
+            if noted < tail {
+                let name = &stored.name;
+                return Err(unfit(format!("topic {name:?} ends at {tail}, not at {noted}")));
+            }
+            topics.insert(stored.id, topic);
+            tails.insert(stored.id, noted);
+        }
+        let removed = group.removed.iter().map(|(id, _)| *id);
+        let written = group.rewritten.iter().chain(&group.appended).map(|(id, _)| *id);
+        for id in removed.chain(written) {
+            if !topics.contains_key(&id) {
+                let known = self.followed.get(&id).cloned();
+                let known = known.ok_or_else(|| unfit(format!("topic {} is unknown", id.get())))?;
+                topics.insert(id, known);
+            }
+        }
+        for (id, block) in &group.appended {
+            let tail = tails.entry(*id).or_insert_with(|| topics[id].state().extent.tail);
+            if block.first_sequence() != *tail {
+                let (name, first) = (&topics[id].name, block.first_sequence());
+                return Err(unfit(format!("topic {name:?} ends at {tail}, not at {first}")));
+            }
+            *tail = block.last_sequence().next();
+        }
+        Ok((topics, new))
+    }
+
+    /// Leads from now on, or follows. What was asked for before was decided, or is refused.
+    pub(super) fn set_leadership(&mut self, leadership: Leadership) {
+        if !self.leadership.set(leadership) {
+            return;
+        }
+        self.quiet.clear();
+        self.followed = match leadership {
+            Leadership::Leads => GroupTopics::new(),
+            Leadership::Follows => topics_by_id(&self.topics),
+        };
+        info!(?leadership, "another node decides what is written, or this one does, from now on");
+        self.refuse(&mut Gathered::default());
+    }
+
+    /// Refuses the commands that only a leader decides, if another node leads.
+    pub(super) fn refuse(&mut self, gathered: &mut Gathered) {
+        if !self.leadership.follows() {
+            return;
+        }
+        for request in gathered.requests.drain(..) {
+            request.turn.fail();
+            let _publisher_is_gone = request.reply.send(Err(Error::NotLeading));
+        }
+        for change in gathered.changes.drain(..) {
+            let _nobody_waits = change.reply.send(Err(Error::NotLeading));
+        }
+        for step in self.steps.drain(..) {
+            let _nobody_waits = step.reply.send(Err(Error::NotLeading));
+        }
+    }
+}
+
+/// Returns the error for a group that does not follow what the log has.
+fn unfit(problem: String) -> Error {
+    let problem = format!("a group of the fleet does not follow what the log has: {problem}");
+    Error::DamagedLog { problem }
+}
