@@ -36,6 +36,7 @@
 //! | `server` | both, [`server`] and [`config`]: sockets, connections, the whole configuration |
 //! | `tls` | TLS on the server's sockets; the host chooses the cryptography |
 //! | `webhooks` | [`webhooks`]: events that the server sends to URLs; with `tls` |
+//! | `fleet` | [`cluster`]: several nodes that order their events through one stream |
 //! | `cli`, on by default | what the `leftoff` program needs |
 //! | `testing` | parts for the tests of a program that embeds the broker |
 //!
@@ -93,6 +94,8 @@ pub mod broker;
 mod cause;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "fleet")]
+pub mod cluster;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod consumers;

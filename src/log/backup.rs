@@ -25,7 +25,6 @@ use bytes::Bytes;
 
 use super::applied::Applied;
 use super::block::Block;
-use super::block_header::MAX_PLACE;
 use super::meta;
 use super::stored_topic::StoredTopic;
 use crate::cursor::{Epoch, Position};
@@ -214,9 +213,9 @@ impl<R: Read> BackupReader<R> {
         let id = id.and_then(TopicId::from_stored).ok_or_else(|| self.altered())?;
         let rest = content.slice(4..);
         match kind {
-            1 => Ok(Some(Frame::Topic(decode_topic(id, &rest)?))),
+            1 => Ok(Some(Frame::Topic(meta::decode_foreign_topic(id, &rest)?))),
             2 => Ok(Some(Frame::Block(id, Block::decode_foreign(rest)?))),
-            4 => Ok(Some(Frame::WholeTopic(decode_topic(id, &rest)?))),
+            4 => Ok(Some(Frame::WholeTopic(meta::decode_foreign_topic(id, &rest)?))),
             6 => Ok(Some(Frame::Ids(id, Block::decode_foreign(rest)?))),
             other => Err(format!("it has a part of kind {other}, which is not known")),
         }
@@ -224,17 +223,6 @@ impl<R: Read> BackupReader<R> {
 
     fn altered(&self) -> String {
         format!("its part {} was altered", self.frames + 1)
-    }
-}
-
-/// Decodes a topic's record from a backup. Refuses settings that a topic cannot have, and places
-/// that leave no room for more events.
-fn decode_topic(id: TopicId, record: &[u8]) -> Result<StoredTopic, String> {
-    let topic = meta::decode_topic(id, record)?;
-    topic.config.validate().map_err(|error| error.to_string())?;
-    match topic.extent.places().into_iter().find(|place| *place > MAX_PLACE) {
-        Some(place) => Err(format!("topic {:?} has the place {place}", topic.name.as_str())),
-        None => Ok(topic),
     }
 }
 

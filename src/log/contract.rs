@@ -4,7 +4,7 @@
 //! and nobody else needs them.
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 use std::ops::Range;
 

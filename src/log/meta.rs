@@ -29,6 +29,7 @@
 //! blocks, is deleted, or has damaged newest blocks. Otherwise take them from the newest block.
 
 use super::applied::Applied;
+use super::block_header::MAX_PLACE;
 use super::extent::{Ahead, Compacted, Extent};
 use super::stored_topic::{StoredTopic, sequences};
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
@@ -139,7 +140,7 @@ pub(super) fn decode_applied(bytes: &[u8]) -> Result<Applied, String> {
 }
 
 /// Encodes the record of a topic: all about the topic that its blocks do not say.
-pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
+pub(crate) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
     let StoredTopic { extent, config, .. } = topic;
     let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
     let flags = flag(topic.is_deleted, DELETED)
@@ -231,6 +232,21 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         config: serde_json::from_slice(config).map_err(|error| error.to_string())?,
         is_deleted: flags & DELETED != 0,
     })
+}
+
+/// Decodes a topic's record from a source that is not trusted. Refuses settings that a topic cannot
+/// have, and places that leave no room for more events.
+///
+/// # Errors
+///
+/// A sentence that says what does not fit.
+pub(crate) fn decode_foreign_topic(id: TopicId, record: &[u8]) -> Result<StoredTopic, String> {
+    let topic = decode_topic(id, record)?;
+    topic.config.validate().map_err(|error| error.to_string())?;
+    match topic.extent.places().into_iter().find(|place| *place > MAX_PLACE) {
+        Some(place) => Err(format!("topic {:?} has the place {place}", topic.name.as_str())),
+        None => Ok(topic),
+    }
 }
 
 fn trim_code(reason: TrimReason) -> u8 {

@@ -10,7 +10,7 @@ struct Layer {
     forbidden: &'static [&'static str],
 }
 
-const LAYERS: [Layer; 13] = [
+const LAYERS: [Layer; 14] = [
     Layer {
         name: "vocabulary",
         paths: &[
@@ -120,6 +120,21 @@ const LAYERS: [Layer; 13] = [
         name: "webhooks",
         paths: &["src/webhooks"],
         forbidden: &["crate::access", "crate::config", "crate::log", "crate::server", "sled"],
+    },
+    // A fleet is a log whose groups go through a stream: it knows the log's contract.
+    Layer {
+        name: "cluster",
+        paths: &["src/cluster"],
+        forbidden: &[
+            "crate::access",
+            "crate::config",
+            "crate::consumers",
+            "crate::edge",
+            "crate::server",
+            "axum",
+            "clap",
+            "sled",
+        ],
     },
     Layer {
         name: "server",

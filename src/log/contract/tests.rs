@@ -461,7 +461,11 @@ fn the_place_in_a_stream_moves_with_its_group(log: &dyn Log) {
     assert_eq!(log.applied().unwrap(), Some(place(2)), "a group without a place moves none");
 }
 
-const CONTRACT: [fn(&dyn Log); 12] = [
+/// A test of the contract, which is given a new log.
+type ContractTest = fn(&dyn Log);
+
+/// The tests of every log.
+pub(crate) const CONTRACT: [ContractTest; 11] = [
     what_was_appended_is_read_from_any_place_in_steps_of_any_size,
     reading_ahead_ends_before_a_position_and_tells_where_it_goes_on,
     seeking_by_time_and_position_finds_the_first_event_that_reaches_it,
@@ -473,8 +477,12 @@ const CONTRACT: [fn(&dyn Log); 12] = [
     stored_blocks_are_told_with_what_they_span_and_take,
     large_events_are_kept_beside_small_ones,
     ids_of_dropped_events_come_and_go_with_a_group,
-    the_place_in_a_stream_moves_with_its_group,
 ];
+
+/// Returns the tests of a log that is given its place in a stream, and does not find it itself.
+fn local_contract() -> impl Iterator<Item = ContractTest> {
+    CONTRACT.into_iter().chain([the_place_in_a_stream_moves_with_its_group as ContractTest])
+}
 
 pub(in crate::log) fn open(directory: &Path) -> SledLog {
     SledLog::open(directory, &LogConfig { min_free_bytes: 0, ..LogConfig::default() }).unwrap()
@@ -486,17 +494,17 @@ pub(in crate::log) fn blob_count(directory: &Path) -> usize {
 
 #[test]
 fn the_log_in_memory_keeps_the_contract() {
-    CONTRACT.iter().for_each(|test| test(&MemoryLog::default()));
+    local_contract().for_each(|test| test(&MemoryLog::default()));
 }
 
 #[test]
 fn the_faulty_log_without_a_fault_keeps_the_contract() {
-    CONTRACT.iter().for_each(|test| test(&FaultyLog::default()));
+    local_contract().for_each(|test| test(&FaultyLog::default()));
 }
 
 #[test]
 fn the_log_on_sled_keeps_the_contract_and_no_page_becomes_a_blob() {
-    for test in CONTRACT {
+    for test in local_contract() {
         let directory = tempfile::tempdir().unwrap();
         test(&open(directory.path()));
         assert_eq!(blob_count(directory.path()), 0);

@@ -1,0 +1,330 @@
+//! One record of the stream, as the nodes of a fleet write and read it.
+//!
+//! `name: 4` is a field of 4 bytes: the one byte `format` holds the number 1 ([`FORMAT`]). Numbers
+//! are big-endian; `crc32` covers all bytes after it.
+//!
+//! ```text
+//! | crc32: 4 | format: 1 | kind: 1 | term: 8 | number: 8 | chain: 4 | part: 2 | parts: 2 | body |
+//!
+//! kind 1, found         | epoch: 4 |                 the first record of a fleet, in term 0
+//! kind 2, announce      | epoch: 4 | incarnation: 8 | name_bytes: 1 | name |
+//!                                                    the first record of a term: its leader
+//! kind 3, heartbeat     | |                          the leader is there, and has nothing to say
+//! kind 4, group         a part of a group (group_form.rs)
+//! ```
+//!
+//! `number` counts the records of a term, from 0. `chain` is the `crc32` of the record before in
+//! the stream, and 0 in the first record. That checksum covers the `chain` before it, so the chain
+//! covers the whole stream up to there. `part`, from 1, and `parts` say which part of a group the
+//! body is; both are 0 in other records. `incarnation` is a number that a node draws when it
+//! starts: two processes with one name are two nodes.
+//!
+//! # Versions
+//!
+//! Nodes of two neighbouring versions read the same stream. What an older node does with what it
+//! does not know:
+//!
+//! ```text
+//! another format                it stops, and says that it must be updated
+//! a kind below 128              it stops, and says that it must be updated
+//! a kind from 128 on            it skips the record: its state does not depend on it
+//! more at the end of a body     it skips that; in a group, see group_form.rs
+//! ```
+//!
+//! So a later version can add what only informs. What every node must understand gets a new kind
+//! or format, which is written only after all nodes of the fleet can read it.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::stream::MAX_RECORD_BYTES;
+use crate::cursor::Epoch;
+
+/// The number of this layout.
+pub(super) const FORMAT: u8 = 1;
+
+/// The bytes before the body.
+pub(super) const HEAD_BYTES: usize = 4 + 1 + 1 + 8 + 8 + 4 + 2 + 2;
+const _: () = assert!(HEAD_BYTES == 30, "a changed head is a new FORMAT");
+
+/// The most bytes of a group that one record has.
+pub(super) const MAX_PART_BYTES: usize = MAX_RECORD_BYTES - HEAD_BYTES;
+
+/// The longest name of a node, in bytes.
+pub const MAX_NODE_NAME_BYTES: usize = 128;
+
+/// The first kind that a node may skip if it does not know it.
+const FIRST_SKIPPED_KIND: u8 = 128;
+
+const FOUND: u8 = 1;
+const ANNOUNCE: u8 = 2;
+const HEARTBEAT: u8 = 3;
+const GROUP: u8 = 4;
+
+/// The place of a record among the records of its stream, besides its sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RecordHead {
+    /// The term in which the record was written.
+    pub(super) term: u64,
+    /// The number of the record in its term, from 0.
+    pub(super) number: u64,
+    /// The checksum of the record before in the stream; 0 for the first record.
+    pub(super) chain: u32,
+}
+
+/// The content of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RecordBody {
+    /// The first record of a fleet, with the epoch of the logs of all its nodes.
+    Found(Epoch),
+    /// The first record of a term.
+    Announce {
+        /// The name of the node that wants to lead.
+        node: String,
+        /// The number that the node has drawn when it started.
+        incarnation: u64,
+        /// The epoch of the logs of all nodes, as in the first record, which may be trimmed.
+        epoch: Epoch,
+    },
+    /// A sign that the leader is there.
+    Heartbeat,
+    /// A part of a group.
+    Part {
+        /// The number of the part, from 1.
+        part: u16,
+        /// The number of parts of the group.
+        parts: u16,
+        /// The bytes of the part.
+        bytes: Bytes,
+    },
+    /// A record of a later version, which only informs.
+    Skipped,
+}
+
+/// A record, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StreamRecord {
+    pub(super) head: RecordHead,
+    pub(super) body: RecordBody,
+    /// The record's own checksum, which is the `chain` of the next record.
+    pub(super) crc: u32,
+}
+
+/// Encodes a record.
+///
+/// # Panics
+///
+/// If a node's name, or a part, is longer than it may be.
+pub(super) fn encode(head: &RecordHead, body: &RecordBody) -> Bytes {
+    let (kind, part, parts) = match body {
+        RecordBody::Found(_) => (FOUND, 0, 0),
+        RecordBody::Announce { .. } => (ANNOUNCE, 0, 0),
+        RecordBody::Heartbeat => (HEARTBEAT, 0, 0),
+        RecordBody::Part { part, parts, .. } => (GROUP, *part, *parts),
+        RecordBody::Skipped => (FIRST_SKIPPED_KIND, 0, 0),
+    };
+    let body_bytes = if let RecordBody::Part { bytes, .. } = body { bytes.len() } else { 0 };
+    let mut record = BytesMut::with_capacity(HEAD_BYTES + body_bytes.max(64));
+    record.put_u32(0);
+    record.put_slice(&[FORMAT, kind]);
+    record.put_u64(head.term);
+    record.put_u64(head.number);
+    record.put_u32(head.chain);
+    record.put_u16(part);
+    record.put_u16(parts);
+    match body {
+        RecordBody::Found(epoch) => record.put_u32(epoch.get()),
+        RecordBody::Announce { node, incarnation, epoch } => {
+            assert!(node.len() <= MAX_NODE_NAME_BYTES, "a node's name is short");
+            record.put_u32(epoch.get());
+            record.put_u64(*incarnation);
+            record.put_u8(node.len() as u8);
+            record.put_slice(node.as_bytes());
+        }
+        RecordBody::Part { bytes, .. } => record.put_slice(bytes),
+        RecordBody::Heartbeat | RecordBody::Skipped => {}
+    }
+    assert!(record.len() <= MAX_RECORD_BYTES, "a record fits the engine");
+    let crc = crc32fast::hash(&record[4..]);
+    record[..4].copy_from_slice(&crc.to_be_bytes());
+    record.freeze()
+}
+
+/// Decodes a record.
+///
+/// # Errors
+///
+/// A sentence that says that the record is damaged, or is of a version that this one does not know.
+pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, String> {
+    if record.len() > MAX_RECORD_BYTES {
+        return Err(format!("it has {} bytes; {MAX_RECORD_BYTES} is the most", record.len()));
+    }
+    let cut = || "it is cut".to_owned();
+    let (head, _) = record.split_first_chunk::<HEAD_BYTES>().ok_or_else(cut)?;
+    let crc = u32_at(head, 0);
+    if crc != crc32fast::hash(&record[4..]) {
+        return Err("its checksum does not fit".to_owned());
+    }
+    if head[4] != FORMAT {
+        let other = head[4];
+        return Err(format!(
+            "its format is {other}; this version reads {FORMAT}: update this node"
+        ));
+    }
+    let body = record.slice(HEAD_BYTES..);
+    let (part, parts) = (u16_at(head, 26), u16_at(head, 28));
+    let fits = match head[5] {
+        GROUP => (1..=parts).contains(&part),
+        kind => kind >= FIRST_SKIPPED_KIND || (part, parts) == (0, 0),
+    };
+    if !fits {
+        return Err(format!("it is part {part} of {parts}"));
+    }
+    let body = match head[5] {
+        FOUND => {
+            let epoch = body.first_chunk().ok_or_else(cut)?;
+            RecordBody::Found(Epoch::new(u32::from_be_bytes(*epoch)))
+        }
+        ANNOUNCE => {
+            let (epoch, rest) = body.split_first_chunk().ok_or_else(cut)?;
+            let (incarnation, name) = rest.split_first_chunk().ok_or_else(cut)?;
+            let (epoch, node) = (Epoch::new(u32::from_be_bytes(*epoch)), node_name(name)?);
+            let incarnation = u64::from_be_bytes(*incarnation);
+            RecordBody::Announce { node, incarnation, epoch }
+        }
+        HEARTBEAT => RecordBody::Heartbeat,
+        GROUP => RecordBody::Part { part, parts, bytes: body },
+        FIRST_SKIPPED_KIND.. => RecordBody::Skipped,
+        other => return Err(format!("its kind {other} is not known: update this node")),
+    };
+    let (term, number) = (u64_at(head, 6), u64_at(head, 14));
+    Ok(StreamRecord { head: RecordHead { term, number, chain: u32_at(head, 22) }, body, crc })
+}
+
+fn node_name(body: &[u8]) -> Result<String, String> {
+    let (length, rest) = body.split_first().ok_or("it has no name")?;
+    let name = rest.get(..usize::from(*length)).ok_or("its name is cut")?;
+    if name.len() > MAX_NODE_NAME_BYTES {
+        return Err(format!("its name has {} bytes", name.len()));
+    }
+    let name = std::str::from_utf8(name).map_err(|error| error.to_string())?;
+    Ok(name.to_owned())
+}
+
+fn u16_at(head: &[u8; HEAD_BYTES], at: usize) -> u16 {
+    u16::from_be_bytes([head[at], head[at + 1]])
+}
+
+fn u32_at(head: &[u8; HEAD_BYTES], at: usize) -> u32 {
+    u32::from_be_bytes(head[at..at + 4].try_into().expect("4 bytes"))
+}
+
+fn u64_at(head: &[u8; HEAD_BYTES], at: usize) -> u64 {
+    u64::from_be_bytes(head[at..at + 8].try_into().expect("8 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announce(node: &str) -> RecordBody {
+        let (node, epoch) = (node.to_owned(), Epoch::new(8));
+        RecordBody::Announce { node, incarnation: 0x0a0b_0c0d, epoch }
+    }
+
+    fn bodies() -> Vec<RecordBody> {
+        let bytes = Bytes::from_static(b"some of a group");
+        vec![
+            RecordBody::Found(Epoch::new(0x0102_0304)),
+            announce("n1"),
+            announce(""),
+            announce(&"n".repeat(MAX_NODE_NAME_BYTES)),
+            RecordBody::Heartbeat,
+            RecordBody::Part { part: 1, parts: 1, bytes: Bytes::new() },
+            RecordBody::Part { part: 2, parts: 300, bytes },
+            RecordBody::Skipped,
+        ]
+    }
+
+    /// Returns `record` with another byte at an offset, and the checksum made right.
+    fn resealed(record: &[u8], at: usize, byte: u8) -> Bytes {
+        let mut bytes = record.to_vec();
+        bytes[at] = byte;
+        let crc = crc32fast::hash(&bytes[4..]);
+        bytes[..4].copy_from_slice(&crc.to_be_bytes());
+        bytes.into()
+    }
+
+    #[test]
+    fn a_record_reads_back_and_one_that_is_cut_or_altered_is_refused() {
+        let head = RecordHead { term: 7, number: 1 << 40, chain: 0xdead_beef };
+        for body in bodies() {
+            let whole = encode(&head, &body);
+            let read = decode(&whole).unwrap();
+            assert_eq!((read.head, &read.body), (head, &body));
+            assert_eq!(read.crc.to_be_bytes(), whole[..4]);
+            for length in 0..whole.len() {
+                decode(&whole.slice(..length)).unwrap_err();
+            }
+            for bit in 0..whole.len() * 8 {
+                let mut altered = whole.to_vec();
+                altered[bit / 8] ^= 1 << (bit % 8);
+                decode(&altered.into()).unwrap_err();
+            }
+        }
+    }
+
+    /// Goal: a forged record with a right checksum is refused with a sentence.
+    #[test]
+    fn a_record_that_cannot_be_is_refused_whatever_byte_is_wrong() {
+        let head = RecordHead { term: 1, number: 1, chain: 1 };
+        for body in bodies() {
+            let whole = encode(&head, &body);
+            for at in 4..whole.len() {
+                for byte in 0..=255 {
+                    match decode(&resealed(&whole, at, byte)) {
+                        Ok(read) if read.body == RecordBody::Skipped => {}
+                        // Each other record has one form alone, but for what it has at its end.
+                        Ok(read) => {
+                            let again = encode(&read.head, &read.body);
+                            let bytes = resealed(&whole, at, byte);
+                            assert_eq!(again[4..], bytes[4..again.len()], "{body:?} {at} {byte}");
+                        }
+                        Err(problem) => assert!(!problem.is_empty()),
+                    }
+                }
+            }
+        }
+        let part = RecordBody::Part { part: 1, parts: 1, bytes: Bytes::new() };
+        let part = encode(&head, &part);
+        for (at, byte, problem) in [
+            (4, 2, "its format is 2; this version reads 1: update this node"),
+            (5, 9, "its kind 9 is not known: update this node"),
+            (5, 3, "it is part 1 of 1"),
+            (27, 0, "it is part 0 of 1"),
+            (27, 2, "it is part 2 of 1"),
+        ] {
+            // A kind that is not known has no parts.
+            let bytes = resealed(&part, at, byte);
+            let bytes = if byte == 9 { resealed(&resealed(&bytes, 27, 0), 29, 0) } else { bytes };
+            assert_eq!(decode(&bytes).unwrap_err(), problem);
+        }
+        let large = decode(&Bytes::from(vec![0; MAX_RECORD_BYTES + 1])).unwrap_err();
+        assert_eq!(large, "it has 1044481 bytes; 1044480 is the most");
+    }
+
+    #[test]
+    fn what_a_later_version_adds_to_inform_is_skipped() {
+        let head = RecordHead { term: 2, number: 5, chain: 9 };
+        let longer = |body: &RecordBody| {
+            let mut bytes = encode(&head, body).to_vec();
+            bytes.extend_from_slice(b"and more");
+            resealed(&bytes, 4, FORMAT)
+        };
+        for body in [RecordBody::Found(Epoch::new(3)), announce("n1"), RecordBody::Heartbeat] {
+            assert_eq!(decode(&longer(&body)).unwrap().body, body);
+        }
+        let later = resealed(&encode(&head, &RecordBody::Heartbeat), 5, 200);
+        let read = decode(&later).unwrap();
+        assert_eq!((read.head, read.body), (head, RecordBody::Skipped));
+    }
+}

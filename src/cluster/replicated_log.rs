@@ -1,0 +1,239 @@
+//! A log whose groups go through the stream: a group is stored once the stream has it.
+//!
+//! ```text
+//! commit of a leader     encode ─▶ writer ─▶ stream has it ─▶ local log, with its place
+//! commit of a follower   a group from the stream, with its place ─▶ local log
+//! ```
+//!
+//! The two are told apart by [`Group::applied`]: a group that has a place was decided before.
+//!
+//! # Why
+//!
+//! The stream makes a group durable, so the local log does not sync each of them, but one in
+//! [`SYNC_EVERY`]: what a node loses when its machine stops, it reads again from the stream.
+//!
+//! An outcome that is unknown is never told as certain. A group that the stream has is stored, even
+//! if the local log then fails: that is told as unknown, too, and this node leads no longer, for its
+//! log does not have what it decided.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::chain::StreamPlace;
+use super::clock::SteadyClock;
+use super::group_form;
+use super::stream::StreamSequence;
+use super::writer::{GroupToDecide, NotDecided, StreamWriter};
+use crate::cursor::{Epoch, Position, Sequence};
+use crate::error::{Cause, Error, Result};
+use crate::event::{Durability, Timestamp};
+use crate::log::contract::{ReadAhead, TellFailure};
+use crate::log::{Applied, Block, Extent, Group, Log, LogSpace, Seek, StoredBlock, StoredTopic};
+use crate::topic::TopicId;
+
+/// The time after which the local log is synced again, if something was written.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// A log whose groups go through the stream of a fleet. The blocks are in a local log.
+pub struct ReplicatedLog {
+    local: Arc<dyn Log>,
+    epoch: Epoch,
+    writer: StreamWriter,
+    clock: Arc<dyn SteadyClock>,
+    kept: Mutex<LocalPlace>,
+}
+
+/// How far the local log is.
+#[derive(Debug, Clone, Copy)]
+struct LocalPlace {
+    applied: Option<Applied>,
+    synced: Option<Applied>,
+    /// The time of the last sync.
+    synced_at: Duration,
+}
+
+impl ReplicatedLog {
+    /// Returns the log of a node, on its local log. `epoch` is that of the fleet: the local log
+    /// begins a new one of its own when it loses events that were not synced, and these come again
+    /// from the stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::applied`].
+    pub fn new(
+        local: Arc<dyn Log>,
+        epoch: Epoch,
+        writer: StreamWriter,
+        clock: Arc<dyn SteadyClock>,
+    ) -> Result<Self> {
+        let applied = local.applied()?;
+        let kept = LocalPlace { applied, synced: applied, synced_at: clock.now() };
+        Ok(Self { local, epoch, writer, clock, kept: Mutex::new(kept) })
+    }
+
+    /// Returns the place up to which the local log has applied the stream, and would still have
+    /// after a loss of power. The stream must not be trimmed beyond it.
+    pub fn synced(&self) -> Option<Applied> {
+        self.kept().synced
+    }
+
+    fn kept(&self) -> MutexGuard<'_, LocalPlace> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns `group` in the form in which the stream takes it.
+    pub(super) fn to_decide(&self, group: &Group) -> Result<GroupToDecide> {
+        self.local.check_writable(group)?;
+        let bytes = group_form::encode(group)?;
+        let applied = self.kept().applied;
+        let base = StreamSequence::new(applied.map_or(0, |applied| applied.stream));
+        Ok(GroupToDecide { bytes, base })
+    }
+
+    /// Ends the commit of a group of this node's own, about which the stream has decided.
+    pub(super) fn settle(
+        &self,
+        group: &Group,
+        decided: std::result::Result<StreamPlace, NotDecided>,
+    ) -> Result<()> {
+        let place = decided.map_err(|error| match error {
+            NotDecided::Unknown(_) => Error::OutcomeUnknown(error.into()),
+            NotDecided::NotLeading(_) | NotDecided::NotStored(_) => Error::NotWritten(error.into()),
+        })?;
+        self.keep(group, place.into()).map_err(|error| {
+            self.writer.begin_step_down(format!("its own log failed: {error}"));
+            Error::OutcomeUnknown(match error {
+                Error::OutcomeUnknown(cause) => cause,
+                error => Cause::from(error),
+            })
+        })
+    }
+
+    /// Writes a group that the stream has to the local log.
+    fn keep(&self, group: &Group, applied: Applied) -> Result<()> {
+        // One thread commits, so nothing changes this in between; the lock is not held meanwhile,
+        // because the role's task asks how far the log is.
+        let LocalPlace { applied: last, synced_at, .. } = *self.kept();
+        if last.is_some_and(|last| last.stream >= applied.stream) {
+            let again = std::io::Error::other(format!(
+                "record {} of the stream is applied already",
+                applied.stream
+            ));
+            return Err(Error::NotWritten(again.into()));
+        }
+        let is_synced = self.clock.now() >= synced_at + SYNC_EVERY;
+        let durability = if is_synced { Durability::Fsync } else { Durability::Process };
+        self.local.commit(&Group { durability, applied: Some(applied), ..group.clone() })?;
+        let mut kept = self.kept();
+        kept.applied = Some(applied);
+        if is_synced {
+            (kept.synced, kept.synced_at) = (Some(applied), self.clock.now());
+        }
+        Ok(())
+    }
+}
+
+impl Log for ReplicatedLog {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn tell_failure(&self, tell: TellFailure) {
+        self.local.tell_failure(tell);
+    }
+
+    fn space(&self) -> Result<Option<LogSpace>> {
+        self.local.space()
+    }
+
+    fn topics(&self) -> Result<Vec<StoredTopic>> {
+        self.local.topics()
+    }
+
+    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
+        self.local.ids()
+    }
+
+    fn applied(&self) -> Result<Option<Applied>> {
+        self.local.applied()
+    }
+
+    fn check_writable(&self, group: &Group) -> Result<()> {
+        self.local.check_writable(group)
+    }
+
+    fn check_appendable(&self, topic: &StoredTopic) -> Result<()> {
+        self.local.check_appendable(topic)
+    }
+
+    /// Writes `group`, as the contract says. A group without a place is appended to the stream
+    /// first, which only the leader may do.
+    ///
+    /// # Errors
+    ///
+    /// Besides those of the contract, with [`NotDecided`] as the cause:
+    ///
+    /// - [`Error::NotWritten`]: this node does not lead, or the stream did not take the group and
+    ///   never will.
+    /// - [`Error::OutcomeUnknown`]: the stream may have the group. Later commits of this node fail
+    ///   with [`Error::NotWritten`] until it leads again. The log need not be opened again.
+    fn commit(&self, group: &Group) -> Result<()> {
+        if let Some(applied) = group.applied {
+            return self.keep(group, applied);
+        }
+        let decided = self.writer.blocking_decide(self.to_decide(group)?);
+        self.settle(group, decided)
+    }
+
+    fn read(
+        &self,
+        topic: TopicId,
+        from: Sequence,
+        below: Sequence,
+        max_bytes: usize,
+    ) -> Result<Vec<Block>> {
+        self.local.read(topic, from, below, max_bytes)
+    }
+
+    fn read_ahead(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        before: Position,
+        max_bytes: usize,
+        more_bytes: usize,
+    ) -> Result<ReadAhead> {
+        self.local.read_ahead(topic, sequences, before, max_bytes, more_bytes)
+    }
+
+    fn stored_blocks(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        max_parts: usize,
+    ) -> Result<Vec<StoredBlock>> {
+        self.local.stored_blocks(topic, sequences, max_parts)
+    }
+
+    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
+        self.local.last_below(topic, sequence)
+    }
+
+    fn seek(
+        &self,
+        topic: TopicId,
+        seek: Seek,
+        earliest: Sequence,
+        tail: Sequence,
+    ) -> Result<Sequence> {
+        self.local.seek(topic, seek, earliest, tail)
+    }
+
+    fn is_whole(&self, topic: TopicId, extent: &Extent) -> Result<bool> {
+        self.local.is_whole(topic, extent)
+    }
+}

@@ -1,0 +1,212 @@
+//! Tests of the replicated log: it keeps the contract of logs, and says what is so.
+
+use std::error::Error as _;
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::*;
+use crate::cluster::chain::{Assembler, TakenRecord};
+use crate::cluster::clock::RuntimeClock;
+use crate::cluster::samples::{appending, topic};
+use crate::cluster::simulated::{SimulatedStream, StreamFaults};
+use crate::cluster::stream::Stream;
+use crate::cluster::writer::{Leading, WriterConfig};
+use crate::log::contract::tests::CONTRACT;
+use crate::log::{Fault, FaultyLog, LogConfig, MemoryLog, SledLog};
+
+const PATIENCE: Duration = Duration::from_millis(50);
+
+const EPOCH: Epoch = Epoch::new(7);
+
+fn config(lease: Duration) -> WriterConfig {
+    WriterConfig::new("n1".to_owned(), 1, lease)
+}
+
+/// A node alone in its fleet, whose writer runs on a runtime of its own.
+struct Lone {
+    runtime: Runtime,
+    stream: SimulatedStream,
+    writer: StreamWriter,
+    log: ReplicatedLog,
+}
+
+impl Lone {
+    /// Returns a node that does not lead yet.
+    fn new(local: Arc<dyn Log>, config: WriterConfig) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let clock = Arc::new(RuntimeClock::default());
+        let faults = StreamFaults { patience: PATIENCE, ..StreamFaults::default() };
+        let stream = SimulatedStream::new(1, faults, clock.clone());
+        let (writer, task) = StreamWriter::new(Arc::new(stream.clone()), clock.clone(), config);
+        runtime.spawn(task);
+        let log = ReplicatedLog::new(local, EPOCH, writer.clone(), clock).unwrap();
+        Self { runtime, stream, writer, log }
+    }
+
+    /// Returns a node that leads, with a lease that does not end in a test.
+    fn leading(local: Arc<dyn Log>) -> Self {
+        let lone = Self::new(local, config(Duration::from_secs(60)));
+        lone.begin();
+        lone
+    }
+
+    /// Founds the fleet, announces the node, reads that back, and leads.
+    fn begin(&self) {
+        self.runtime.block_on(async {
+            let founded = self.writer.found(EPOCH).await.unwrap();
+            let announced = self.writer.announce(founded, EPOCH).await.unwrap();
+            self.writer.lead(announced, StreamSequence::BEFORE_ALL).await;
+        });
+    }
+
+    /// Reads the whole stream into a log.
+    fn follower(&self) -> MemoryLog {
+        let log = MemoryLog::default();
+        let mut assembler = Assembler::after(StreamPlace::START);
+        self.runtime.block_on(async {
+            let tail = self.stream.tail().await.unwrap();
+            let mut reader = self.stream.read(StreamSequence::new(1)).await.unwrap();
+            while assembler.place().stream < tail {
+                let (at, record) = reader.next().await.unwrap();
+                if let TakenRecord::Group(group) = assembler.take(at, &record).unwrap() {
+                    let applied = Some(assembler.place().into());
+                    log.commit(&Group { applied, ..*group }).unwrap();
+                }
+            }
+        });
+        log
+    }
+
+    fn tail(&self) -> u64 {
+        self.runtime.block_on(self.stream.tail()).unwrap().get()
+    }
+}
+
+/// Returns all that `log` holds.
+fn content(log: &dyn Log) -> String {
+    let topics = log.topics().unwrap();
+    let blocks: Vec<_> = topics
+        .iter()
+        .flat_map(|topic| {
+            let all = Sequence::FIRST..topic.extent.tail;
+            let stored = log.stored_blocks(topic.id, all, usize::MAX).unwrap();
+            let end = topic.extent.tail;
+            stored.into_iter().map(move |block| log.read(topic.id, block.first, end, 1).unwrap())
+        })
+        .collect();
+    format!("{:?} {topics:?} {blocks:?} {:?}", log.applied().unwrap(), log.ids().unwrap())
+}
+
+fn cause(error: &Error) -> Option<&NotDecided> {
+    error.source().and_then(|cause| cause.downcast_ref())
+}
+
+/// Goal: a log whose groups go through a stream is a log like the others, and whoever reads the
+/// stream has the same, byte for byte.
+#[test]
+fn a_replicated_log_keeps_the_contract_and_a_follower_holds_the_same() {
+    for test in CONTRACT {
+        let in_memory = Lone::leading(Arc::new(MemoryLog::default()));
+        test(&in_memory.log);
+        assert_eq!(content(&in_memory.follower()), content(&in_memory.log));
+        let directory = tempfile::tempdir().unwrap();
+        let config = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
+        let on_disk = Lone::leading(Arc::new(SledLog::open(directory.path(), &config).unwrap()));
+        test(&on_disk.log);
+        assert_eq!(content(&on_disk.follower()), content(&on_disk.log));
+    }
+}
+
+#[test]
+fn a_node_that_does_not_lead_writes_nothing_and_applies_what_was_decided() {
+    let lone = Lone::new(Arc::new(MemoryLog::default()), config(Duration::from_secs(60)));
+    let group = appending(&topic(1), 1, 0, b"one");
+    let error = lone.log.commit(&group).unwrap_err();
+    assert!(matches!(error, Error::NotWritten(_)), "{error}");
+    assert!(matches!(cause(&error), Some(NotDecided::NotLeading(_))), "{error:?}");
+    assert_eq!((lone.tail(), lone.log.topics().unwrap()), (0, Vec::new()));
+    let applied = Applied { stream: 5, term: 2, number: 1, chain: 9 };
+    let decided = Group { applied: Some(applied), ..group };
+    lone.log.commit(&decided).unwrap();
+    assert_eq!(lone.log.applied().unwrap(), Some(applied));
+    assert_eq!(lone.tail(), 0);
+    let again = lone.log.commit(&decided).unwrap_err();
+    assert!(matches!(again, Error::NotWritten(_)), "a group is applied once: {again}");
+    // The log is at the place 5, and this leader knows of no group: it may not decide.
+    lone.begin();
+    let error = lone.log.commit(&appending(&topic(1), 2, 0, b"two")).unwrap_err();
+    assert!(matches!(cause(&error), Some(NotDecided::NotLeading(_))), "{error:?}");
+    assert_eq!(lone.tail(), 2, "nothing but the announcement");
+}
+
+/// Goal: while the engine is away, a publisher gets an answer in a bounded time, and is not told
+/// more than is known.
+#[test]
+fn an_outcome_that_stays_unknown_is_told_as_unknown_and_ends_leading() {
+    let (decide_within, pause) = (Duration::from_millis(500), Duration::from_millis(10));
+    let config = WriterConfig { decide_within, pause, ..config(Duration::from_secs(60)) };
+    let lone = Lone::new(Arc::new(MemoryLog::default()), config);
+    lone.begin();
+    lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap();
+    lone.stream.cut(Duration::from_secs(3_600));
+    let started = std::time::Instant::now();
+    let error = lone.log.commit(&appending(&topic(1), 2, 0, b"two")).unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(matches!(cause(&error), Some(NotDecided::Unknown(_))), "{error:?}");
+    assert!(matches!(*lone.writer.leading().borrow(), Leading::No(_)));
+    let error = lone.log.commit(&appending(&topic(1), 2, 0, b"two")).unwrap_err();
+    assert!(matches!(cause(&error), Some(NotDecided::NotLeading(_))), "{error:?}");
+    let left = lone.log.topics().unwrap().remove(0).extent.tail;
+    assert_eq!(left, Sequence::new(2), "what is not known to be decided is not applied");
+}
+
+/// Goal: another node's record is noticed, and then the outcome is certain.
+#[test]
+fn a_leader_that_was_overtaken_stores_nothing_and_leads_no_longer() {
+    let lone = Lone::leading(Arc::new(MemoryLog::default()));
+    let tail = lone.tail();
+    let foreign = bytes::Bytes::from_static(b"of somebody else");
+    lone.runtime.block_on(lone.stream.append(StreamSequence::new(tail), foreign)).unwrap();
+    let error = lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap_err();
+    assert!(matches!(error, Error::NotWritten(_)), "{error}");
+    assert!(matches!(cause(&error), Some(NotDecided::NotStored(_))), "{error:?}");
+    assert!(matches!(*lone.writer.leading().borrow(), Leading::No(_)));
+    assert_eq!(lone.tail(), tail + 1);
+}
+
+/// Goal: a group that the stream has is not told to be refused because the disk is full.
+#[test]
+fn a_group_that_the_local_log_does_not_take_is_told_as_unknown() {
+    let local = Arc::new(FaultyLog::default());
+    let lone = Lone::leading(local.clone());
+    local.fail(1, Fault::DiskFull);
+    let error = lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+    assert_eq!(lone.follower().topics().unwrap().len(), 1, "a follower has it");
+    let error = lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap_err();
+    assert!(matches!(cause(&error), Some(NotDecided::NotLeading(_))), "{error:?}");
+}
+
+/// Goal: a leader with nothing to say shows that it is there, and its heartbeats do not get into
+/// the way of its groups.
+#[test]
+fn heartbeats_and_groups_share_one_chain() {
+    let lone = Lone::new(Arc::new(MemoryLog::default()), config(Duration::from_millis(30)));
+    lone.begin();
+    let mut size = 0;
+    for first in 1..=20 {
+        let group = appending(&topic(1), first, size, b"an event");
+        size = group.appended[0].1.end_bytes();
+        lone.log.commit(&group).unwrap();
+        if first % 5 == 0 {
+            let tail = lone.tail();
+            while lone.tail() < tail + 2 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    lone.runtime.block_on(lone.writer.step_down("the test is over".to_owned()));
+    assert_eq!(content(&lone.follower()), content(&lone.log));
+    assert!(lone.tail() >= 2 + 20 + 8);
+}

@@ -1,0 +1,36 @@
+//! Blocks and groups for tests.
+
+use crate::cursor::{Position, Sequence};
+use crate::event::{NewEvent, Timestamp};
+use crate::log::{Block, BlockBuilder, Group, NewRecords, StoredTopic};
+use crate::topic::{TopicId, TopicName};
+
+/// Returns the topic with this number, before its first event.
+pub(super) fn topic(number: u32) -> StoredTopic {
+    let id = TopicId::from_stored(number).expect("a number from 1");
+    StoredTopic::new(id, TopicName::new(&format!("topic.{number}")).expect("a name"))
+}
+
+/// Returns a block with one event for each of `payloads`. `first` is the sequence and the position
+/// of the first event.
+pub(super) fn block(first: u64, start_bytes: u64, payloads: &[&[u8]]) -> Block {
+    let mut builder = BlockBuilder::new(Sequence::new(first));
+    for payload in payloads {
+        let event = NewEvent::new(payload.to_vec());
+        builder.push(NewRecords::encode([&event]).record(0), false, false);
+    }
+    builder.finish(Position::new(first), Timestamp::from_ms(1_000 + first), start_bytes)
+}
+
+/// Returns a group that appends one event to `topic`, whose next sequence is `first`. The topic is
+/// created with its first event.
+pub(super) fn appending(
+    topic: &StoredTopic,
+    first: u64,
+    start_bytes: u64,
+    payload: &[u8],
+) -> Group {
+    let block = block(first, start_bytes, &[payload]);
+    let topics = if first == 1 { vec![topic.clone()] } else { Vec::new() };
+    Group { topics, appended: vec![(topic.id, block)], ..Group::default() }
+}

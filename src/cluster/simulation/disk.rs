@@ -1,0 +1,130 @@
+//! The local log of a simulated node, and its disk: what is left of the log after a crash.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::checker::FleetChecker;
+use crate::cursor::{Epoch, Position, Sequence};
+use crate::error::{Error, Result};
+use crate::event::{Durability, Timestamp};
+use crate::log::{Applied, Block, Group, Log, MemoryLog, StoredBlock, StoredTopic};
+use crate::topic::TopicId;
+
+/// The groups on the disk of a node.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk(Arc<Mutex<StoredGroups>>);
+
+#[derive(Debug, Default)]
+struct StoredGroups {
+    groups: Vec<Group>,
+    /// The number of groups that outlive a loss of power.
+    synced: usize,
+}
+
+impl Disk {
+    fn stored(&self) -> MutexGuard<'_, StoredGroups> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the number of groups.
+    pub(super) fn count(&self) -> usize {
+        self.stored().groups.len()
+    }
+
+    /// Loses what is not synced.
+    pub(super) fn lose_power(&self) {
+        let mut stored = self.stored();
+        let synced = stored.synced;
+        stored.groups.truncate(synced);
+    }
+
+    /// Loses everything.
+    pub(super) fn wipe(&self) {
+        *self.stored() = StoredGroups::default();
+    }
+}
+
+/// A log in memory with a disk. It fails now and then.
+pub(super) struct DiskLog {
+    node: usize,
+    memory: MemoryLog,
+    disk: Disk,
+    checker: FleetChecker,
+    random: Mutex<StdRng>,
+}
+
+impl DiskLog {
+    /// Opens the log of `node` from its disk.
+    pub(super) fn open(node: usize, disk: Disk, checker: FleetChecker, seed: u64) -> Self {
+        let memory = MemoryLog::default();
+        let groups = disk.stored().groups.clone();
+        groups.iter().for_each(|group| memory.commit(group).expect("memory does not fail"));
+        let random = Mutex::new(StdRng::seed_from_u64(seed));
+        Self { node, memory, disk, checker, random }
+    }
+}
+
+impl Log for DiskLog {
+    fn epoch(&self) -> Epoch {
+        self.memory.epoch()
+    }
+
+    fn topics(&self) -> Result<Vec<StoredTopic>> {
+        self.memory.topics()
+    }
+
+    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
+        self.memory.ids()
+    }
+
+    fn applied(&self) -> Result<Option<Applied>> {
+        self.memory.applied()
+    }
+
+    fn commit(&self, group: &Group) -> Result<()> {
+        let is_full = {
+            let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+            random.random_range(0..200) == 0
+        };
+        if is_full {
+            return Err(Error::DiskFull { free_bytes: 0, needed_bytes: 1 });
+        }
+        let applied = group.applied.expect("a node applies what has a place");
+        self.memory.commit(group)?;
+        let mut stored = self.disk.stored();
+        // The nodes may sync at different times, and agree in everything else.
+        let plain = Group { durability: Durability::default(), ..group.clone() };
+        self.checker.applied(self.node, stored.groups.len(), applied, &plain);
+        stored.groups.push(group.clone());
+        if group.durability == Durability::Fsync {
+            stored.synced = stored.groups.len();
+        }
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        topic: TopicId,
+        from: Sequence,
+        below: Sequence,
+        max_bytes: usize,
+    ) -> Result<Vec<Block>> {
+        self.memory.read(topic, from, below, max_bytes)
+    }
+
+    fn stored_blocks(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        max_parts: usize,
+    ) -> Result<Vec<StoredBlock>> {
+        self.memory.stored_blocks(topic, sequences, max_parts)
+    }
+
+    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
+        self.memory.last_below(topic, sequence)
+    }
+}
