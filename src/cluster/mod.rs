@@ -10,7 +10,7 @@
 //! follower   engine ──▶ stream ──▶ assembler ──▶ committer ──▶ local log
 //! ```
 //!
-//! `stream.rs` is the contract of the engine. `record.rs` is the form of a record of the stream,
+//! `stream.rs` is the contract of the engine, and `nats/` the engine in NATS JetStream. `record.rs` is the form of a record of the stream,
 //! `group_form.rs` that of a group, and `chain.rs` says which record may follow which. `writer.rs`
 //! is the one task that appends, with `sending.rs`, which finds out whether a record is stored.
 //! `replicated_log.rs` is the log that a broker of a fleet has.
@@ -18,6 +18,7 @@
 mod chain;
 mod clock;
 mod group_form;
+pub mod nats;
 mod record;
 mod replicated_log;
 #[cfg(test)]
