@@ -27,6 +27,9 @@ pub enum Durability {
     /// A crash of the process, of the system, and a loss of power.
     #[default]
     Fsync,
+    /// The loss of a node: the stream of the broker's fleet has the event. What the stream itself
+    /// outlives, its engine's settings say. A topic cannot ask for it.
+    Replicated,
 }
 
 impl Durability {
@@ -36,6 +39,7 @@ impl Durability {
             Self::Memory => "memory",
             Self::Process => "process",
             Self::Fsync => "fsync",
+            Self::Replicated => "replicated",
         }
     }
 }
@@ -50,9 +54,10 @@ impl FromStr for Durability {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let all = [Self::Memory, Self::Process, Self::Fsync];
+        let all = [Self::Memory, Self::Process, Self::Fsync, Self::Replicated];
         all.into_iter().find(|durability| durability.as_str() == text).ok_or_else(|| {
-            Error::invalid("durability", format!("{text:?} is not one of memory, process, fsync"))
+            let words = "memory, process, fsync, replicated";
+            Error::invalid("durability", format!("{text:?} is not one of {words}"))
         })
     }
 }

@@ -131,8 +131,9 @@ impl TopicConfig {
     ///
     /// [`Error::Invalid`] or [`Error::OverLimit`], with the name of the setting.
     pub fn validate(&self) -> Result<()> {
-        if self.durability == Some(Durability::Memory) {
-            return Err(Error::invalid("durability", "is \"memory\"; write fsync or process"));
+        if let Some(asked @ (Durability::Memory | Durability::Replicated)) = self.durability {
+            let problem = format!("is \"{asked}\"; write fsync or process");
+            return Err(Error::invalid("durability", problem));
         }
         match self.max_events_per_key {
             Some(0) => Err(Error::invalid("max_events_per_key", "is 0; 1 is the least")),

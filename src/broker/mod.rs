@@ -75,6 +75,7 @@ pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
 pub use filter::Filter;
+pub(crate) use leadership::Leadership;
 pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
 pub use presence::{MemberList, Presence};
@@ -114,7 +115,6 @@ use clock::Now;
 use command::{Change, Work};
 use filter::Conditions;
 use handing_in::hand_in;
-use leadership::Leadership;
 use maintenance::foresight::Foresight;
 use maintenance::maintainer::Ask;
 use publish::{Answer, PublishTurn};
@@ -220,10 +220,24 @@ impl Broker {
     /// # Errors
     ///
     /// As [`Self::with_log`].
-    #[allow(dead_code, reason = "the role of a fleet's node calls it")]
-    pub(crate) fn following(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
+    #[cfg(feature = "fleet")]
+    pub(crate) fn following(log: Arc<dyn Log>, config: &OpenConfig) -> Result<Self> {
         let started = Some(Instant::now());
-        opening::open(log, config, now, started, Busy::default(), Leadership::Follows).map(Self)
+        let (now, begins) = (clock::system_clock(), Leadership::Follows);
+        opening::open(log, config, now, started, Busy::default(), begins).map(Self)
+    }
+
+    /// Waits until the broker stores nothing more: it has failed, or it is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: another call waits for the same.
+    #[cfg(feature = "fleet")]
+    pub(crate) async fn ended(&self) {
+        tokio::select! {
+            () = self.0.failure.happened() => {}
+            () = self.0.closing.ended() => {}
+        }
     }
 
     /// Writes a group that the fleet's leader has decided, and makes it visible as the leader did.
@@ -240,7 +254,7 @@ impl Broker {
     /// # Cancel safety
     ///
     /// The group may be written all the same.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the role of a fleet's node calls it"))]
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "a fleet's node calls it"))]
     pub(crate) async fn apply(&self, group: Group) -> Result<()> {
         let group = Box::new(group);
         self.0.ask(|reply| Queued::Apply { group, reply }).await?
@@ -256,7 +270,7 @@ impl Broker {
     /// # Cancel safety
     ///
     /// The leadership may change all the same.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the role of a fleet's node calls it"))]
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "a fleet's node calls it"))]
     pub(crate) async fn lead(&self, leadership: Leadership) -> Result<()> {
         self.0.ask(|reply| Queued::Lead { leadership, reply }).await
     }

@@ -184,6 +184,7 @@ pub(super) fn ack(ack: proto::Ack) -> Ack {
         durability: match ack.durability() {
             proto::Durability::Memory => Durability::Memory,
             proto::Durability::Process => Durability::Process,
+            proto::Durability::Replicated => Durability::Replicated,
             proto::Durability::Fsync | proto::Durability::Unspecified => Durability::Fsync,
         },
         first_appended: ack.first_appended.map(receipt),

@@ -11,7 +11,7 @@
 //!
 //! - The first record founds the fleet. Each other record is in the term of the record before, with
 //!   the next number, or it announces the next term, with the number 0.
-//! - Each record has the checksum of the record before.
+//! - Each record has the checksum of the record before. Announcements name the fleet's epoch.
 //! - The parts of a group follow one another. A group counts when its last part is there. If an
 //!   announcement comes in between, the parts before it count for nobody: their leader is no leader
 //!   any more, so the rest never comes.
@@ -45,12 +45,14 @@ pub struct StreamPlace {
     pub number: u64,
     /// The checksum of the record.
     pub chain: u32,
+    /// The epoch of the logs of all nodes; `None` before the first record, which says it.
+    pub epoch: Option<Epoch>,
 }
 
 impl StreamPlace {
     /// The place before the first record of a fleet.
     pub const START: Self =
-        Self { stream: StreamSequence::BEFORE_ALL, term: 0, number: 0, chain: 0 };
+        Self { stream: StreamSequence::BEFORE_ALL, term: 0, number: 0, chain: 0, epoch: None };
 
     /// Returns the head of the record that follows, if it has this body.
     fn next_head(&self, body: &RecordBody) -> RecordHead {
@@ -67,26 +69,28 @@ impl StreamPlace {
         let head = self.next_head(body);
         let record = record::encode(&head, body);
         let [a, b, c, d, ..] = record[..] else { unreachable!("a record has a checksum") };
-        (record, self.after(&head, u32::from_be_bytes([a, b, c, d])))
+        (record, self.after(&head, body, u32::from_be_bytes([a, b, c, d])))
     }
 
-    fn after(&self, head: &RecordHead, crc: u32) -> Self {
+    fn after(&self, head: &RecordHead, body: &RecordBody, crc: u32) -> Self {
         let RecordHead { term, number, .. } = *head;
-        Self { stream: self.stream.next(), term, number, chain: crc }
+        let epoch = if let RecordBody::Found(epoch) = body { Some(*epoch) } else { self.epoch };
+        Self { stream: self.stream.next(), term, number, chain: crc, epoch }
     }
 }
 
 impl From<Applied> for StreamPlace {
     fn from(applied: Applied) -> Self {
-        let Applied { stream, term, number, chain } = applied;
-        Self { stream: StreamSequence::new(stream), term, number, chain }
+        let Applied { stream, term, number, chain, epoch } = applied;
+        Self { stream: StreamSequence::new(stream), term, number, chain, epoch: Some(epoch) }
     }
 }
 
-impl From<StreamPlace> for Applied {
-    fn from(place: StreamPlace) -> Self {
-        let StreamPlace { stream, term, number, chain } = place;
-        Self { stream: stream.get(), term, number, chain }
+impl StreamPlace {
+    /// Returns the place for a log; `None` before the first record.
+    pub fn applied(self) -> Option<Applied> {
+        let Self { stream, term, number, chain, epoch } = self;
+        Some(Applied { stream: stream.get(), term, number, chain, epoch: epoch? })
     }
 }
 
@@ -113,13 +117,13 @@ pub enum TakenRecord {
         node: String,
         /// The number that the node has drawn when it started.
         incarnation: u64,
-        /// The epoch of the logs of all nodes.
-        epoch: Epoch,
         /// The parts before this record that count for nobody.
         skipped_parts: usize,
     },
     /// The leader is there.
     Heartbeat,
+    /// The leader leads no longer: nobody needs to wait for the end of its lease.
+    Resigned,
     /// A part of a group, and not the last one.
     Part,
     /// A group, whose last part this record was. [`Assembler::place`] is its place.
@@ -142,16 +146,15 @@ pub struct ChainBreak {
 #[derive(Debug)]
 pub struct Assembler {
     place: StreamPlace,
-    last_group: StreamSequence,
     parts: Vec<Bytes>,
     broken: Option<ChainBreak>,
 }
 
 impl Assembler {
-    /// Returns a reader of the records after `place`, which is [`StreamPlace::START`], or the place
-    /// of the group that a log has applied last.
+    /// Returns a reader of the records after `place`, which is [`StreamPlace::START`], or a place up
+    /// to which a log has applied all groups.
     pub fn after(place: StreamPlace) -> Self {
-        Self { place, last_group: place.stream, parts: Vec::new(), broken: None }
+        Self { place, parts: Vec::new(), broken: None }
     }
 
     /// Returns the place of the record that was taken last.
@@ -159,10 +162,10 @@ impl Assembler {
         self.place
     }
 
-    /// Returns the place of the last group up to here: that of its last part. A log that has
-    /// applied all groups is at this place.
-    pub fn last_group(&self) -> StreamSequence {
-        self.last_group
+    /// Whether no group has begun that has not ended. Only then may a log that has applied all groups
+    /// go on from here when it is opened again.
+    pub fn is_between_groups(&self) -> bool {
+        self.parts.is_empty()
     }
 
     /// Takes the next record.
@@ -204,11 +207,9 @@ impl Assembler {
                 other.number, other.term
             ));
         }
+        let next = place.after(&record.head, &record.body, record.crc);
         let taken = self.assemble(record.body)?;
-        self.place = place.after(&record.head, record.crc);
-        if matches!(taken, TakenRecord::Group(_)) {
-            self.last_group = at;
-        }
+        self.place = next;
         Ok(taken)
     }
 
@@ -216,13 +217,18 @@ impl Assembler {
         let waits_for_part = !self.parts.is_empty();
         Ok(match body {
             RecordBody::Found(epoch) => TakenRecord::Founded(epoch),
-            RecordBody::Announce { node, incarnation, epoch } => {
+            RecordBody::Announce { epoch, .. } if self.place.epoch != Some(epoch) => {
+                let known = self.place.epoch.map_or("none".to_owned(), |epoch| epoch.to_string());
+                return Err(format!("it is of a fleet with the epoch {epoch}, and not {known}"));
+            }
+            RecordBody::Announce { node, incarnation, .. } => {
                 let skipped_parts = std::mem::take(&mut self.parts).len();
-                TakenRecord::Announced { node, incarnation, epoch, skipped_parts }
+                TakenRecord::Announced { node, incarnation, skipped_parts }
             }
             RecordBody::Part { part, parts, bytes } => self.add_part(part, parts, bytes)?,
             _ if waits_for_part => return Err("the rest of a group is missing".to_owned()),
             RecordBody::Heartbeat => TakenRecord::Heartbeat,
+            RecordBody::Resigned => TakenRecord::Resigned,
             RecordBody::Skipped => TakenRecord::Skipped,
         })
     }
@@ -259,8 +265,11 @@ mod tests {
     use crate::cluster::samples::{appending, topic};
 
     fn announce(node: &str) -> RecordBody {
-        let (node, epoch) = (node.to_owned(), Epoch::new(9));
-        RecordBody::Announce { node, incarnation: 7, epoch }
+        announce_in(node, Epoch::new(9))
+    }
+
+    fn announce_in(node: &str, epoch: Epoch) -> RecordBody {
+        RecordBody::Announce { node: node.to_owned(), incarnation: 7, epoch }
     }
 
     fn group(first: u64) -> Bytes {
@@ -299,21 +308,22 @@ mod tests {
         let mut pair = Pair::begun();
         assert_eq!((pair.place.stream.get(), pair.place.term, pair.place.number), (2, 1, 0));
         for part_bytes in [1 << 20, 1_000, 37, 1] {
-            let (group, before) = (group(5), pair.assembler.last_group());
+            let group = group(5);
             let parts = parts_of(&group, part_bytes);
             assert_eq!(parts.len(), group.len().div_ceil(part_bytes));
             for part in &parts[..parts.len() - 1] {
                 assert!(matches!(pair.add(part), Ok(TakenRecord::Part)));
-                assert_eq!(pair.assembler.last_group(), before);
+                assert!(!pair.assembler.is_between_groups());
             }
             let Ok(TakenRecord::Group(read)) = pair.add(&parts[parts.len() - 1]) else { panic!() };
             assert_eq!(group_form::encode(&read).unwrap(), group);
-            assert_eq!(pair.assembler.last_group(), pair.place.stream);
+            assert!(pair.assembler.is_between_groups());
             assert!(matches!(pair.add(&RecordBody::Heartbeat), Ok(TakenRecord::Heartbeat)));
+            assert!(matches!(pair.add(&RecordBody::Resigned), Ok(TakenRecord::Resigned)));
             assert!(matches!(pair.add(&RecordBody::Skipped), Ok(TakenRecord::Skipped)));
         }
         // A reader that begins after a group goes on alike.
-        let mut later = Assembler::after(StreamPlace::from(Applied::from(pair.place)));
+        let mut later = Assembler::after(pair.place.applied().unwrap().into());
         let (record, place) = pair.place.following(&RecordBody::Heartbeat);
         assert!(matches!(later.take(place.stream, &record), Ok(TakenRecord::Heartbeat)));
     }
@@ -350,6 +360,7 @@ mod tests {
             pair
         };
         let heartbeat = RecordBody::Heartbeat;
+        let elsewhere = announce_in("n1", Epoch::new(8));
         let other = |change: fn(&mut StreamPlace)| {
             let mut place = begun(false).place;
             change(&mut place);
@@ -361,6 +372,7 @@ mod tests {
             (false, other(|place| place.number += 1), "it is number 2 of term 1, where number 1"),
             (false, other(|place| place.term += 1), "it is number 1 of term 2, where number 1"),
             (false, after(false, &RecordBody::Found(Epoch::new(1))), "a stream begins with"),
+            (false, after(false, &elsewhere), "it is of a fleet with the epoch 00000008"),
             (false, after(false, &parts[1]), "it is part 2 of a group, where part 1 belongs"),
             (true, after(true, &parts[2]), "it is part 3 of a group, where part 2 belongs"),
             (true, after(true, &parts[0]), "it is part 1 of a group, where part 2 belongs"),

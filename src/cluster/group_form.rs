@@ -17,7 +17,7 @@
 //!            kind 6, a forgotten block of ids  | first: 8 |
 //! ```
 //!
-//! `durability`: 0 memory, 1 process, 2 fsync. Flag 1: the block has ids. Flag 2: events of it can
+//! `durability`: 0 memory, 1 process, 2 fsync, 3 replicated. Flag 1: the block has ids. Flag 2: events of it can
 //! expire. Flag 4: its last event is known. Entries of one kind are in their order.
 //!
 //! # Versions
@@ -261,6 +261,7 @@ fn durability_code(durability: Durability) -> u8 {
         Durability::Memory => 0,
         Durability::Process => 1,
         Durability::Fsync => 2,
+        Durability::Replicated => 3,
     }
 }
 
@@ -269,6 +270,7 @@ fn durability(code: u8) -> std::result::Result<Durability, String> {
         0 => Durability::Memory,
         1 => Durability::Process,
         2 => Durability::Fsync,
+        3 => Durability::Replicated,
         other => return Err(format!("the group's durability {other} is not known")),
     })
 }

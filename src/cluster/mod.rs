@@ -10,17 +10,25 @@
 //! follower   engine ──▶ stream ──▶ assembler ──▶ committer ──▶ local log
 //! ```
 //!
-//! `stream.rs` is the contract of the engine, and `nats/` the engine in NATS JetStream. `record.rs` is the form of a record of the stream,
-//! `group_form.rs` that of a group, and `chain.rs` says which record may follow which. `writer.rs`
-//! is the one task that appends, with `sending.rs`, which finds out whether a record is stored.
-//! `replicated_log.rs` is the log that a broker of a fleet has.
+//! ```text
+//! stream.rs  nats/        the contract of the engine, and the engine in NATS JetStream
+//! record.rs  group_form.rs   the form of a record of the stream, and of a group
+//! chain.rs                which record may follow which
+//! writer.rs  sending.rs   the one task that appends, and finds out whether a record is stored
+//! replicated_log.rs       the log that the broker of a node has
+//! role.rs  founding.rs    who leads, and how a fleet begins
+//! node.rs  status.rs      a node: its broker and its tasks, and how it is
+//! ```
 
 mod chain;
 mod clock;
+mod founding;
 mod group_form;
 pub mod nats;
+mod node;
 mod record;
 mod replicated_log;
+mod role;
 #[cfg(test)]
 mod samples;
 mod sending;
@@ -28,11 +36,14 @@ mod sending;
 mod simulated;
 #[cfg(test)]
 mod simulation;
+mod status;
 pub mod stream;
 mod writer;
 
 pub use chain::{Assembler, ChainBreak, StreamPlace, TakenRecord};
 pub use clock::{RuntimeClock, SteadyClock};
+pub use node::{FleetNode, NodeConfig, NodeOpenError, open};
 pub use record::MAX_NODE_NAME_BYTES;
 pub use replicated_log::ReplicatedLog;
+pub use status::{NodeRole, NodeStatus};
 pub use writer::{Leading, NotDecided, StreamWriter, WriterConfig};

@@ -11,6 +11,7 @@
 //!                                                    the first record of a term: its leader
 //! kind 3, heartbeat     | |                          the leader is there, and has nothing to say
 //! kind 4, group         a part of a group (group_form.rs)
+//! kind 129, resigned    | |                          the leader leads no longer: wait for nobody
 //! ```
 //!
 //! `number` counts the records of a term, from 0. `chain` is the `crc32` of the record before in
@@ -59,6 +60,8 @@ const FOUND: u8 = 1;
 const ANNOUNCE: u8 = 2;
 const HEARTBEAT: u8 = 3;
 const GROUP: u8 = 4;
+/// A node that does not know it waits for the end of the lease.
+const RESIGNED: u8 = 129;
 
 /// The place of a record among the records of its stream, besides its sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +99,8 @@ pub(super) enum RecordBody {
         /// The bytes of the part.
         bytes: Bytes,
     },
+    /// A sign that the leader leads no longer.
+    Resigned,
     /// A record of a later version, which only informs.
     Skipped,
 }
@@ -120,6 +125,7 @@ pub(super) fn encode(head: &RecordHead, body: &RecordBody) -> Bytes {
         RecordBody::Announce { .. } => (ANNOUNCE, 0, 0),
         RecordBody::Heartbeat => (HEARTBEAT, 0, 0),
         RecordBody::Part { part, parts, .. } => (GROUP, *part, *parts),
+        RecordBody::Resigned => (RESIGNED, 0, 0),
         RecordBody::Skipped => (FIRST_SKIPPED_KIND, 0, 0),
     };
     let body_bytes = if let RecordBody::Part { bytes, .. } = body { bytes.len() } else { 0 };
@@ -141,7 +147,7 @@ pub(super) fn encode(head: &RecordHead, body: &RecordBody) -> Bytes {
             record.put_slice(node.as_bytes());
         }
         RecordBody::Part { bytes, .. } => record.put_slice(bytes),
-        RecordBody::Heartbeat | RecordBody::Skipped => {}
+        RecordBody::Heartbeat | RecordBody::Resigned | RecordBody::Skipped => {}
     }
     assert!(record.len() <= MAX_RECORD_BYTES, "a record fits the engine");
     let crc = crc32fast::hash(&record[4..]);
@@ -174,7 +180,8 @@ pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, String> {
     let (part, parts) = (u16_at(head, 26), u16_at(head, 28));
     let fits = match head[5] {
         GROUP => (1..=parts).contains(&part),
-        kind => kind >= FIRST_SKIPPED_KIND || (part, parts) == (0, 0),
+        kind if kind < FIRST_SKIPPED_KIND || kind == RESIGNED => (part, parts) == (0, 0),
+        _ => true,
     };
     if !fits {
         return Err(format!("it is part {part} of {parts}"));
@@ -193,6 +200,7 @@ pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, String> {
         }
         HEARTBEAT => RecordBody::Heartbeat,
         GROUP => RecordBody::Part { part, parts, bytes: body },
+        RESIGNED => RecordBody::Resigned,
         FIRST_SKIPPED_KIND.. => RecordBody::Skipped,
         other => return Err(format!("its kind {other} is not known: update this node")),
     };
@@ -239,6 +247,7 @@ mod tests {
             announce(""),
             announce(&"n".repeat(MAX_NODE_NAME_BYTES)),
             RecordBody::Heartbeat,
+            RecordBody::Resigned,
             RecordBody::Part { part: 1, parts: 1, bytes: Bytes::new() },
             RecordBody::Part { part: 2, parts: 300, bytes },
             RecordBody::Skipped,

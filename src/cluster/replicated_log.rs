@@ -14,7 +14,8 @@
 //!
 //! An outcome that is unknown is never told as certain. A group that the stream has is stored, even
 //! if the local log then fails: that is told as unknown, too, and this node leads no longer, for its
-//! log does not have what it decided.
+//! log does not have what it decided. The broker goes on in both cases, as a node that follows, unless
+//! the local log takes nothing more ([`Log::goes_on_after`]).
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,6 @@ use std::time::Duration;
 use super::chain::StreamPlace;
 use super::clock::SteadyClock;
 use super::group_form;
-use super::stream::StreamSequence;
 use super::writer::{GroupToDecide, NotDecided, StreamWriter};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Cause, Error, Result};
@@ -81,6 +81,11 @@ impl ReplicatedLog {
         self.kept().synced
     }
 
+    /// Returns the place up to which the local log has applied the stream.
+    pub(super) fn place(&self) -> StreamPlace {
+        self.kept().applied.map_or(StreamPlace::START, StreamPlace::from)
+    }
+
     fn kept(&self) -> MutexGuard<'_, LocalPlace> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,9 +94,7 @@ impl ReplicatedLog {
     pub(super) fn to_decide(&self, group: &Group) -> Result<GroupToDecide> {
         self.local.check_writable(group)?;
         let bytes = group_form::encode(group)?;
-        let applied = self.kept().applied;
-        let base = StreamSequence::new(applied.map_or(0, |applied| applied.stream));
-        Ok(GroupToDecide { bytes, base })
+        Ok(GroupToDecide { bytes, base: self.place().stream })
     }
 
     /// Ends the commit of a group of this node's own, about which the stream has decided.
@@ -102,9 +105,11 @@ impl ReplicatedLog {
     ) -> Result<()> {
         let place = decided.map_err(|error| match error {
             NotDecided::Unknown(_) => Error::OutcomeUnknown(error.into()),
-            NotDecided::NotLeading(_) | NotDecided::NotStored(_) => Error::NotWritten(error.into()),
+            NotDecided::NotStored(_) => Error::NotWritten(error.into()),
+            NotDecided::NotLeading(_) => Error::NotLeading,
         })?;
-        self.keep(group, place.into()).map_err(|error| {
+        let applied = place.applied().expect("a fleet is founded before somebody leads it");
+        self.keep(group, applied).map_err(|error| {
             self.writer.begin_step_down(format!("its own log failed: {error}"));
             Error::OutcomeUnknown(match error {
                 Error::OutcomeUnknown(cause) => cause,
@@ -142,6 +147,10 @@ impl Log for ReplicatedLog {
         self.epoch
     }
 
+    fn durability(&self, _asked: Durability) -> Durability {
+        Durability::Replicated
+    }
+
     fn tell_failure(&self, tell: TellFailure) {
         self.local.tell_failure(tell);
     }
@@ -162,6 +171,14 @@ impl Log for ReplicatedLog {
         self.local.applied()
     }
 
+    fn goes_on_after(&self, error: &Error) -> bool {
+        let Error::OutcomeUnknown(cause) = error else { return false };
+        // The local log's own failure is for good only if it does not know the outcome itself.
+        let is_refusal = |error: &Error| !matches!(error, Error::ReadOnly(_));
+        let cause = &**cause;
+        cause.is::<NotDecided>() || cause.downcast_ref::<Error>().is_some_and(is_refusal)
+    }
+
     fn check_writable(&self, group: &Group) -> Result<()> {
         self.local.check_writable(group)
     }
@@ -175,12 +192,14 @@ impl Log for ReplicatedLog {
     ///
     /// # Errors
     ///
-    /// Besides those of the contract, with [`NotDecided`] as the cause:
+    /// Besides those of the contract:
     ///
-    /// - [`Error::NotWritten`]: this node does not lead, or the stream did not take the group and
-    ///   never will.
-    /// - [`Error::OutcomeUnknown`]: the stream may have the group. Later commits of this node fail
-    ///   with [`Error::NotWritten`] until it leads again. The log need not be opened again.
+    /// - [`Error::NotLeading`]: this node does not lead, or no longer. The stream does not have the
+    ///   group, and never will.
+    /// - [`Error::NotWritten`], with [`NotDecided`] as the cause: the engine refused the group, for
+    ///   example because the stream is full. This node goes on leading.
+    /// - [`Error::OutcomeUnknown`]: the stream may have the group, or has it and the local log does
+    ///   not. Later commits of this node fail with [`Error::NotLeading`] until it leads again.
     fn commit(&self, group: &Group) -> Result<()> {
         if let Some(applied) = group.applied {
             return self.keep(group, applied);

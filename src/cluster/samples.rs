@@ -2,7 +2,7 @@
 
 use crate::cursor::{Position, Sequence};
 use crate::event::{NewEvent, Timestamp};
-use crate::log::{Block, BlockBuilder, Group, NewRecords, StoredTopic};
+use crate::log::{Block, BlockBuilder, Group, Log, NewRecords, StoredTopic};
 use crate::topic::{TopicId, TopicName};
 
 /// Returns the topic with this number, before its first event.
@@ -33,4 +33,18 @@ pub(super) fn appending(
     let block = block(first, start_bytes, &[payload]);
     let topics = if first == 1 { vec![topic.clone()] } else { Vec::new() };
     Group { topics, appended: vec![(topic.id, block)], ..Group::default() }
+}
+
+/// Returns all that `log` holds, but for its place in the stream.
+pub(super) fn content(log: &dyn Log) -> String {
+    let topics = log.topics().expect("the topics");
+    let blocks: Vec<_> = topics
+        .iter()
+        .flat_map(|topic| {
+            let (id, end) = (topic.id, topic.extent.tail);
+            let stored = log.stored_blocks(id, Sequence::FIRST..end, usize::MAX).expect("blocks");
+            stored.into_iter().map(move |block| log.read(id, block.first, end, 1).expect("a block"))
+        })
+        .collect();
+    format!("{topics:?} {blocks:?} {:?}", log.ids().expect("the ids"))
 }

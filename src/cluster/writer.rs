@@ -1,7 +1,7 @@
 //! The writer: the one task of a node that appends to the stream.
 //!
 //! ```text
-//! role task     ── found, announce, lead, step down ──┐
+//! role task     ── found, announce, lead, resign ─────┐
 //! committer     ── groups ────────────────────────────┤ commands, one at a time
 //!                                                     ▼
 //!                                                   writer ── records, each after the last ─▶
@@ -21,8 +21,11 @@
 //! [`StreamWriter::lead`] with that place. From then on the writer appends groups, until a record
 //! is not stored: then it steps down by itself, and refuses groups until it is told to lead again.
 //! While a node leads, its role does not need to read the stream, because the fence notices the
-//! record of anybody else. After stepping down, the role reads on after the group that the local
-//! log has applied last: a group whose outcome was unknown comes from there, or never.
+//! record of anybody else. After stepping down, the role reads on after the place up to which the
+//! local log has applied the stream: a group whose outcome was unknown comes from there, or never.
+//!
+//! A leader that resigns says so in its last record. So nobody waits for the end of its lease, and
+//! nobody needs to be chosen: whoever announces itself first leads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,10 +78,11 @@ impl WriterConfig {
 /// Why a record or a group was not appended, or may not have been.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NotDecided {
-    /// This node does not lead. Nothing was appended. Ask the leader.
+    /// This node does not lead, or no longer. Nothing counts in the stream, and never will. Ask the
+    /// leader.
     #[error("this node does not lead: {0}")]
     NotLeading(String),
-    /// Nothing counts in the stream, and never will.
+    /// The engine refused it. Nothing counts in the stream, and never will.
     #[error("the stream did not take it: {0}")]
     NotStored(String),
     /// Nobody knows whether it is in the stream, or will be. Whoever reads the stream on finds out.
@@ -99,8 +103,9 @@ pub enum Leading {
 enum WriterCommand {
     /// Appends one record after a place, while the node does not lead.
     Append(StreamPlace, RecordBody, oneshot::Sender<Result<StreamPlace, NotDecided>>),
-    Lead(StreamPlace, StreamSequence, oneshot::Sender<()>),
-    StepDown(String, oneshot::Sender<()>),
+    Lead(StreamPlace, oneshot::Sender<()>),
+    StepDown(String),
+    Resign(String, oneshot::Sender<()>),
     Decide(GroupToDecide, oneshot::Sender<Result<StreamPlace, NotDecided>>),
 }
 
@@ -109,7 +114,7 @@ enum WriterCommand {
 pub(super) struct GroupToDecide {
     /// The group, encoded.
     pub(super) bytes: Bytes,
-    /// The last group that the log has on which this one is based.
+    /// The place up to which the log that this group is based on has applied the stream.
     pub(super) base: StreamSequence,
 }
 
@@ -149,6 +154,16 @@ impl StreamWriter {
         self.leading.clone()
     }
 
+    /// Waits until the writer does not lead in this term, and returns why.
+    pub(super) async fn stepped_down(&self, term: u64) -> String {
+        let mut leading = self.leading.clone();
+        match leading.wait_for(|leading| *leading != Leading::Yes(term)).await.as_deref() {
+            Ok(Leading::No(why)) => why.clone(),
+            Ok(Leading::Yes(other)) => format!("it leads in term {other}"),
+            Err(_writer_is_gone) => "its writer has ended".to_owned(),
+        }
+    }
+
     /// Founds a fleet whose logs have this epoch. Returns the place of the record.
     ///
     /// # Errors
@@ -158,39 +173,40 @@ impl StreamWriter {
         self.append(StreamPlace::START, RecordBody::Found(epoch)).await
     }
 
-    /// Announces this node as the next leader, if `place` is still the last one. `epoch` is that of
-    /// the fleet. The node may lead once it has read the announcement back: see [`Self::lead`].
-    /// Returns its place.
+    /// Announces this node as the next leader, if `place` is still the last one. The node may lead
+    /// once it has read the announcement back: see [`Self::lead`]. Returns its place.
     ///
     /// # Errors
     ///
     /// [`NotDecided`]. After [`NotDecided::Unknown`] the announcement may still come.
-    pub async fn announce(
-        &self,
-        place: StreamPlace,
-        epoch: Epoch,
-    ) -> Result<StreamPlace, NotDecided> {
+    ///
+    /// # Panics
+    ///
+    /// If `place` is before the first record of the fleet.
+    pub async fn announce(&self, place: StreamPlace) -> Result<StreamPlace, NotDecided> {
         let WriterConfig { node, incarnation, .. } = &*self.config;
         let (node, incarnation) = (node.clone(), *incarnation);
+        let epoch = place.epoch.expect("a fleet is founded before somebody leads it");
         self.append(place, RecordBody::Announce { node, incarnation, epoch }).await
     }
 
     /// Lets the writer lead: it appends after `place`, the announcement of this very process, which
-    /// was read back. `last_group` is the place of the last group before it.
+    /// was read back, and up to which the log has applied the stream.
     ///
     /// If others have appended something since, the first record of this leader is refused, and the
     /// writer steps down.
-    pub async fn lead(&self, place: StreamPlace, last_group: StreamSequence) {
+    pub async fn lead(&self, place: StreamPlace) {
         let (answer, answered) = oneshot::channel();
-        let _writer_is_gone =
-            self.commands.send(WriterCommand::Lead(place, last_group, answer)).await;
+        let _writer_is_gone = self.commands.send(WriterCommand::Lead(place, answer)).await;
         let _writer_is_gone = answered.await;
     }
 
-    /// Lets the writer lead no longer. When this returns, it appends nothing more.
-    pub async fn step_down(&self, why: String) {
+    /// Lets the writer lead no longer, and tells the other nodes so, in a time that is bounded by
+    /// that of a heartbeat. When this returns, the writer appends nothing more. Does nothing if the
+    /// writer does not lead.
+    pub async fn resign(&self, why: String) {
         let (answer, answered) = oneshot::channel();
-        let _writer_is_gone = self.commands.send(WriterCommand::StepDown(why, answer)).await;
+        let _writer_is_gone = self.commands.send(WriterCommand::Resign(why, answer)).await;
         let _writer_is_gone = answered.await;
     }
 
@@ -231,12 +247,11 @@ impl StreamWriter {
         answered.await.unwrap_or_else(|_| Err(is_lost()))
     }
 
-    /// Lets the writer lead no longer, as [`Self::step_down`] does, without waiting: for a thread.
-    /// A group that the writer has not begun is still refused.
+    /// Lets the writer lead no longer, without waiting: for a thread. Groups that come later are
+    /// refused.
     pub(super) fn begin_step_down(&self, why: String) {
-        let (answer, _nobody_waits) = oneshot::channel();
-        // The places are for those who wait. If all are taken, the role is stepping down already.
-        let _full = self.commands.try_send(WriterCommand::StepDown(why, answer));
+        // The committer sends one command at a time, and the role another one: there is room.
+        let _writer_is_gone = self.commands.try_send(WriterCommand::StepDown(why));
     }
 }
 
@@ -252,6 +267,7 @@ fn is_lost() -> NotDecided {
 #[derive(Debug, Clone, Copy)]
 struct LeadersTail {
     place: StreamPlace,
+    /// The last group, or the announcement.
     last_group: StreamSequence,
     /// The time of the last record.
     appended: Duration,
@@ -295,13 +311,15 @@ impl WriterTask {
             WriterCommand::Append(place, body, answer) => {
                 let _asker_is_gone = answer.send(self.append(place, &body).await);
             }
-            WriterCommand::Lead(place, last_group, answer) => {
-                self.leads = Some(LeadersTail { place, last_group, appended: self.clock.now() });
+            WriterCommand::Lead(place, answer) => {
+                let (last_group, appended) = (place.stream, self.clock.now());
+                self.leads = Some(LeadersTail { place, last_group, appended });
                 self.leading.send_replace(Leading::Yes(place.term));
                 let _asker_is_gone = answer.send(());
             }
-            WriterCommand::StepDown(why, answer) => {
-                self.step_down(why);
+            WriterCommand::StepDown(why) => self.step_down(why),
+            WriterCommand::Resign(why, answer) => {
+                self.resign(why).await;
                 let _asker_is_gone = answer.send(());
             }
             WriterCommand::Decide(group, answer) => {
@@ -317,6 +335,14 @@ impl WriterTask {
         }
     }
 
+    async fn resign(&mut self, why: String) {
+        let Some(tail) = self.leads else { return };
+        let within = self.config.heartbeat;
+        // If it is not stored, the others wait for the end of the lease.
+        let _told = self.send(tail.place, &RecordBody::Resigned, within).await;
+        self.step_down(why);
+    }
+
     async fn append(
         &mut self,
         place: StreamPlace,
@@ -325,7 +351,7 @@ impl WriterTask {
         if self.leads.is_some() {
             return Err(NotDecided::NotStored("this node leads already".to_owned()));
         }
-        match self.send(place, body).await {
+        match self.send(place, body, self.config.decide_within).await {
             Ok(place) => Ok(place),
             Err(NotSent::Unknown(why)) => Err(NotDecided::Unknown(why)),
             Err(error) => Err(NotDecided::NotStored(problem(error))),
@@ -333,16 +359,21 @@ impl WriterTask {
     }
 
     /// Appends the record with this body after `place`. Returns its place.
-    async fn send(&self, place: StreamPlace, body: &RecordBody) -> Result<StreamPlace, NotSent> {
+    async fn send(
+        &self,
+        place: StreamPlace,
+        body: &RecordBody,
+        within: Duration,
+    ) -> Result<StreamPlace, NotSent> {
         let (record, next) = place.following(body);
-        let WriterConfig { decide_within, pause, .. } = *self.config;
-        let patience = SendPatience { deadline: self.clock.now() + decide_within, pause };
+        let pause = self.config.pause;
+        let patience = SendPatience { deadline: self.clock.now() + within, pause };
         send(&*self.stream, &*self.clock, place.stream, &record, patience).await?;
         Ok(next)
     }
 
     async fn beat(&mut self, tail: LeadersTail) {
-        match self.send(tail.place, &RecordBody::Heartbeat).await {
+        match self.send(tail.place, &RecordBody::Heartbeat, self.config.decide_within).await {
             Ok(place) => {
                 self.leads = Some(LeadersTail { place, appended: self.clock.now(), ..tail });
             }
@@ -361,14 +392,15 @@ impl WriterTask {
             let why = if let Leading::No(why) = leading { why } else { String::new() };
             return Err(NotDecided::NotLeading(why));
         };
-        if group.base != tail.last_group {
+        // Heartbeats after the last group change no log.
+        if !(tail.last_group..=tail.place.stream).contains(&group.base) {
             let why = "its log does not have all groups of the stream".to_owned();
             self.step_down(why.clone());
             return Err(NotDecided::NotLeading(why));
         }
         let parts = parts_of(&group.bytes, self.config.part_bytes);
         for (index, part) in parts.iter().enumerate() {
-            match self.send(tail.place, part).await {
+            match self.send(tail.place, part, self.config.decide_within).await {
                 Ok(place) => {
                     tail = LeadersTail { place, appended: self.clock.now(), ..tail };
                     self.leads = Some(tail);
@@ -390,7 +422,11 @@ impl WriterTask {
         if !goes_on {
             self.step_down(why.clone());
         }
-        if is_unknown { NotDecided::Unknown(why) } else { NotDecided::NotStored(why) }
+        match (is_unknown, goes_on) {
+            (true, _) => NotDecided::Unknown(why),
+            (_, true) => NotDecided::NotStored(why),
+            _ => NotDecided::NotLeading(why),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub use super::stored_block::{LastEvent, StoredBlock};
 pub use super::stored_topic::StoredTopic;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
-use crate::event::Timestamp;
+use crate::event::{Durability, Timestamp};
 use crate::topic::TopicId;
 
 /// The most parts of trimmed blocks that are looked at to find out whether a topic is whole.
@@ -50,9 +50,9 @@ pub trait Log: Send + Sync + 'static {
     /// Returns the epoch of the log. It is fixed while the log is open.
     fn epoch(&self) -> Epoch;
 
-    /// Whether appended events outlive the process and a loss of power.
-    fn is_durable(&self) -> bool {
-        true
+    /// Returns what an acknowledged event outlives, if its topic asks for `asked`.
+    fn durability(&self, asked: Durability) -> Durability {
+        asked
     }
 
     /// Registers `tell`, which is called when a failure between two commits ends all writing. A
@@ -130,6 +130,13 @@ pub trait Log: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether the log takes groups again, without being opened anew, after a commit that failed with
+    /// `error`, and whose outcome is unknown.
+    fn goes_on_after(&self, error: &Error) -> bool {
+        let _outcome_unknown = error;
+        false
+    }
+
     /// Writes `group`: all of it or nothing, also across a crash. The group is durable when this
     /// returns. From then on, events below a topic's `earliest` do not belong to the topic. A group
     /// removes at most [`MAX_REMOVED_PARTS`] parts more than it writes.
@@ -142,7 +149,7 @@ pub trait Log: Send + Sync + 'static {
     /// - [`Error::Damaged`], [`Error::DamagedLog`]: nothing was written, because the group belongs
     ///   to a page that cannot be read; the log goes on.
     /// - [`Error::OutcomeUnknown`]: the group may be stored; later commits fail until the log is
-    ///   reopened.
+    ///   reopened, unless [`Log::goes_on_after`] says otherwise.
     /// - [`Error::ReadOnly`]: nothing was written, because of such a failure before.
     ///
     /// [`Error::NotWritten`]: crate::Error::NotWritten

@@ -13,7 +13,7 @@ use super::stored_block::StoredBlock;
 use super::stored_topic::StoredTopic;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
-use crate::event::Timestamp;
+use crate::event::{Durability, Timestamp};
 use crate::topic::TopicId;
 
 /// A log that keeps its blocks in an ordered map.
@@ -52,8 +52,8 @@ impl Log for MemoryLog {
         self.epoch
     }
 
-    fn is_durable(&self) -> bool {
-        false
+    fn durability(&self, _asked: Durability) -> Durability {
+        Durability::Memory
     }
 
     fn topics(&self) -> Result<Vec<StoredTopic>> {

@@ -5,7 +5,7 @@
 //! ```text
 //! the log     | crc32: 4 | format: 1 | epoch: 4 | lost_positions: 8, signed |
 //! the place in the fleet's stream
-//!             | crc32: 4 | format: 1 | stream: 8 | term: 8 | number: 8 | chain: 4 |
+//!             | crc32: 4 | format: 1 | stream: 8 | term: 8 | number: 8 | chain: 4 | epoch: 4 |
 //! a topic     | crc32: 4 | format: 1 | flags: 1 | trim_reason: 1 | numbers: 1
 //!             | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8 | appended_bytes: 8
 //!             | dropped_bytes: 8 | dropped_events: 8 | trimmed_position: 8 | rewritten: 8
@@ -119,9 +119,10 @@ pub(super) fn decode_log(bytes: &[u8]) -> Result<LogRecord, String> {
 
 /// Encodes the record of the place in the fleet's stream.
 pub(super) fn encode_applied(applied: &Applied) -> Vec<u8> {
-    let Applied { stream, term, number, chain } = applied;
+    let Applied { stream, term, number, chain, epoch } = applied;
     let mut content = [stream, term, number].map(|number| number.to_be_bytes()).concat();
     content.extend_from_slice(&chain.to_be_bytes());
+    content.extend_from_slice(&epoch.get().to_be_bytes());
     seal(&content)
 }
 
@@ -131,12 +132,19 @@ pub(super) fn encode_applied(applied: &Applied) -> Vec<u8> {
 ///
 /// A sentence that says what does not fit.
 pub(super) fn decode_applied(bytes: &[u8]) -> Result<Applied, String> {
-    let bytes: &[u8; 28] = unseal(bytes)?.1.try_into().map_err(|_| "it is cut".to_owned())?;
-    let (numbers, chain) = bytes.split_at(24);
+    let bytes: &[u8; 32] = unseal(bytes)?.1.try_into().map_err(|_| "it is cut".to_owned())?;
+    let (numbers, rest) = bytes.split_at(24);
     let (numbers, _) = numbers.as_chunks::<8>();
     let number = |index: usize| u64::from_be_bytes(numbers[index]);
-    let chain = u32::from_be_bytes(chain.try_into().expect("4 bytes"));
-    Ok(Applied { stream: number(0), term: number(1), number: number(2), chain })
+    let [a, b, c, d, epoch @ ..] = rest else { unreachable!("8 bytes are left") };
+    let epoch = epoch.try_into().expect("4 bytes");
+    Ok(Applied {
+        stream: number(0),
+        term: number(1),
+        number: number(2),
+        chain: u32::from_be_bytes([*a, *b, *c, *d]),
+        epoch: Epoch::new(u32::from_be_bytes(epoch)),
+    })
 }
 
 /// Encodes the record of a topic: all about the topic that its blocks do not say.
@@ -346,7 +354,8 @@ mod tests {
 
     #[test]
     fn the_place_in_a_stream_reads_back_and_every_flipped_bit_is_found() {
-        let applied = Applied { stream: u64::MAX - 1, term: 3, number: 7, chain: 0xdead_beef };
+        let (stream, epoch) = (u64::MAX - 1, Epoch::new(0x0102_0304));
+        let applied = Applied { stream, term: 3, number: 7, chain: 0xdead_beef, epoch };
         let bytes = encode_applied(&applied);
         assert_eq!(decode_applied(&bytes), Ok(applied));
         for index in 0..bytes.len() * 8 {

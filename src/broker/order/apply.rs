@@ -63,7 +63,7 @@ impl Committer {
             self.window.remember_block(*id, block, topic.state().extent.purged, now);
         }
         if let Err(error) = self.store(&group) {
-            self.failure.stop_writes_after(&error);
+            self.note_failure(&error);
             foretold.into_iter().for_each(|(topic, state)| topic.set_state(state));
             return Err(error);
         }

@@ -120,7 +120,7 @@ impl Committer {
             return Ok(());
         }
         let group = Group { topics, ..Group::default() };
-        self.log.commit(&group).inspect_err(|error| self.failure.stop_writes_after(error))?;
+        self.log.commit(&group).inspect_err(|error| self.note_failure(error))?;
         let with_id = |(topic, state): &(Arc<Topic>, TopicState)| Some((state.id?, topic.clone()));
         let topics = changed.topics.iter().filter_map(with_id).collect();
         self.take_over(group, &topics);

@@ -91,10 +91,7 @@ impl Committer {
 
     /// Returns the durability that an acknowledgement of a publish to `topic` promises.
     pub(super) fn durability(&self, topic: &Topic) -> Durability {
-        match self.log.is_durable() {
-            true => topic.effective_config().durability.unwrap_or_default(),
-            false => Durability::Memory,
-        }
+        self.log.durability(topic.effective_config().durability.unwrap_or_default())
     }
 
     pub(super) fn new_id(&mut self) -> Result<TopicId> {
@@ -142,6 +139,13 @@ impl Committer {
         self.window.were_removed(&group.forgotten);
         group.ids.iter().for_each(|(topic, block)| self.window.were_stored(*topic, block));
         Ok(())
+    }
+
+    /// Notes the error of a commit: nothing more is stored if the log takes no more groups.
+    pub(super) fn note_failure(&self, error: &Error) {
+        if !self.log.goes_on_after(error) {
+            self.failure.stop_writes_after(error);
+        }
     }
 
     /// Returns the number of the next drop. All that one group drops has the same number.

@@ -41,7 +41,8 @@ use crate::broker::failure::PanicGuard;
 use crate::broker::queue::{Queued, QueuedPublish};
 use crate::broker::report::Reached;
 use crate::cursor::Position;
-use crate::event::{Durability, Timestamp};
+use crate::error::Error;
+use crate::event::Timestamp;
 
 /// The time, in milliseconds, after which maintenance removes the blocks that a publish has
 /// trimmed.
@@ -109,7 +110,7 @@ impl Committer {
         draft.build(self.max_block_bytes);
         draft.retain(self, now);
         let mut group = draft.finish(now);
-        let durability = if self.log.is_durable() { group.durability } else { Durability::Memory };
+        let durability = self.log.durability(group.durability);
         let outcome = self.commit(&mut group);
         let appended = group.appended.len();
         match &outcome {
@@ -118,8 +119,10 @@ impl Committer {
                 self.take_over_retained(&mut draft, now);
             }
             Err(error) => {
-                error!(%error, "cannot commit a group");
-                self.failure.stop_writes_after(error);
+                if !matches!(error, Error::NotLeading) {
+                    error!(%error, "cannot commit a group");
+                }
+                self.note_failure(error);
             }
         }
         self.failure.count_refused(draft.answer(outcome, Some(durability), now));

@@ -81,7 +81,7 @@ impl Committer {
         let foretold = foretell(&group, &topics);
         let outcome = if placed.is_empty() { Ok(()) } else { self.commit(&mut group) };
         if let Err(error) = &outcome {
-            self.failure.stop_writes_after(error);
+            self.note_failure(error);
             foretold.into_iter().for_each(|(topic, state)| topic.set_state(state));
         }
         let took = started.elapsed() / placed.len().max(1) as u32;

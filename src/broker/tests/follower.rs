@@ -64,7 +64,8 @@ impl Log for StreamLog {
         let mut group = group.clone();
         if group.applied.is_none() {
             let stream = self.applied()?.map_or(1, |applied| applied.stream + 1);
-            group.applied = Some(Applied { stream, term: 1, number: stream, chain: 0 });
+            let epoch = self.epoch();
+            group.applied = Some(Applied { stream, term: 1, number: stream, chain: 0, epoch });
             self.decided.lock().unwrap().push(group.clone());
         }
         self.inner.commit(&group)

@@ -37,7 +37,7 @@ fn each_serde_form_is_that_of_the_wire_and_reads_back() {
     check_texts::<OnGap>(&["resume", "earliest", "latest", "fail"]);
     check_texts::<Timestamp>(&["2026-01-31T00:00:00.250Z", "1970-01-01T00:00:00.000Z"]);
     check_texts::<Epoch>(&["9f3c2a1b", "0000000a"]);
-    check_texts::<Durability>(&["memory", "process", "fsync"]);
+    check_texts::<Durability>(&["memory", "process", "fsync", "replicated"]);
     check_texts::<TopicName>(&["orders.new"]);
     check_texts::<TopicPattern>(&["orders.*", ">"]);
     check(&Sequence::new(42), json!(42));

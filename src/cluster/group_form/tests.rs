@@ -54,7 +54,8 @@ fn a_group_reads_back_whole() {
         assert_eq!(shown(&read), shown(&group));
         assert_eq!(encode(&read).unwrap(), bytes);
     }
-    for durability in [Durability::Memory, Durability::Process, Durability::Fsync] {
+    let all = [Durability::Memory, Durability::Process, Durability::Fsync, Durability::Replicated];
+    for durability in all {
         let bytes = encode(&Group { durability, ..Group::default() }).unwrap();
         assert_eq!(decode(&bytes).unwrap().durability, durability);
     }

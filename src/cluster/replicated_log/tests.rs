@@ -7,9 +7,9 @@ use tokio::runtime::{Builder, Runtime};
 use super::*;
 use crate::cluster::chain::{Assembler, TakenRecord};
 use crate::cluster::clock::RuntimeClock;
-use crate::cluster::samples::{appending, topic};
+use crate::cluster::samples::{appending, content, topic};
 use crate::cluster::simulated::{SimulatedStream, StreamFaults};
-use crate::cluster::stream::Stream;
+use crate::cluster::stream::{Stream, StreamSequence};
 use crate::cluster::writer::{Leading, WriterConfig};
 use crate::log::contract::tests::CONTRACT;
 use crate::log::{Fault, FaultyLog, LogConfig, MemoryLog, SledLog};
@@ -50,13 +50,19 @@ impl Lone {
         lone
     }
 
-    /// Founds the fleet, announces the node, reads that back, and leads.
+    /// Founds the fleet, announces the node, and leads.
     fn begin(&self) {
+        let announced = self.announce();
+        let applied = announced.applied();
+        self.log.commit(&Group { applied, ..Group::default() }).unwrap();
+        self.runtime.block_on(self.writer.lead(announced));
+    }
+
+    fn announce(&self) -> StreamPlace {
         self.runtime.block_on(async {
             let founded = self.writer.found(EPOCH).await.unwrap();
-            let announced = self.writer.announce(founded, EPOCH).await.unwrap();
-            self.writer.lead(announced, StreamSequence::BEFORE_ALL).await;
-        });
+            self.writer.announce(founded).await.unwrap()
+        })
     }
 
     /// Reads the whole stream into a log.
@@ -69,7 +75,7 @@ impl Lone {
             while assembler.place().stream < tail {
                 let (at, record) = reader.next().await.unwrap();
                 if let TakenRecord::Group(group) = assembler.take(at, &record).unwrap() {
-                    let applied = Some(assembler.place().into());
+                    let applied = assembler.place().applied();
                     log.commit(&Group { applied, ..*group }).unwrap();
                 }
             }
@@ -80,21 +86,6 @@ impl Lone {
     fn tail(&self) -> u64 {
         self.runtime.block_on(self.stream.tail()).unwrap().get()
     }
-}
-
-/// Returns all that `log` holds.
-fn content(log: &dyn Log) -> String {
-    let topics = log.topics().unwrap();
-    let blocks: Vec<_> = topics
-        .iter()
-        .flat_map(|topic| {
-            let all = Sequence::FIRST..topic.extent.tail;
-            let stored = log.stored_blocks(topic.id, all, usize::MAX).unwrap();
-            let end = topic.extent.tail;
-            stored.into_iter().map(move |block| log.read(topic.id, block.first, end, 1).unwrap())
-        })
-        .collect();
-    format!("{:?} {topics:?} {blocks:?} {:?}", log.applied().unwrap(), log.ids().unwrap())
 }
 
 fn cause(error: &Error) -> Option<&NotDecided> {
@@ -122,10 +113,9 @@ fn a_node_that_does_not_lead_writes_nothing_and_applies_what_was_decided() {
     let lone = Lone::new(Arc::new(MemoryLog::default()), config(Duration::from_secs(60)));
     let group = appending(&topic(1), 1, 0, b"one");
     let error = lone.log.commit(&group).unwrap_err();
-    assert!(matches!(error, Error::NotWritten(_)), "{error}");
-    assert!(matches!(cause(&error), Some(NotDecided::NotLeading(_))), "{error:?}");
+    assert!(matches!(error, Error::NotLeading), "{error}");
     assert_eq!((lone.tail(), lone.log.topics().unwrap()), (0, Vec::new()));
-    let applied = Applied { stream: 5, term: 2, number: 1, chain: 9 };
+    let applied = Applied { stream: 5, term: 2, number: 1, chain: 9, epoch: EPOCH };
     let decided = Group { applied: Some(applied), ..group };
     lone.log.commit(&decided).unwrap();
     assert_eq!(lone.log.applied().unwrap(), Some(applied));
@@ -133,9 +123,10 @@ fn a_node_that_does_not_lead_writes_nothing_and_applies_what_was_decided() {
     let again = lone.log.commit(&decided).unwrap_err();
     assert!(matches!(again, Error::NotWritten(_)), "a group is applied once: {again}");
     // The log is at the place 5, and this leader knows of no group: it may not decide.
-    lone.begin();
+    let announced = lone.announce();
+    lone.runtime.block_on(lone.writer.lead(announced));
     let error = lone.log.commit(&appending(&topic(1), 2, 0, b"two")).unwrap_err();
-    assert!(matches!(cause(&error), Some(NotDecided::NotLeading(_))), "{error:?}");
+    assert!(matches!(error, Error::NotLeading), "{error:?}");
     assert_eq!(lone.tail(), 2, "nothing but the announcement");
 }
 
@@ -154,9 +145,10 @@ fn an_outcome_that_stays_unknown_is_told_as_unknown_and_ends_leading() {
     assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
     assert!(started.elapsed() < Duration::from_secs(10));
     assert!(matches!(cause(&error), Some(NotDecided::Unknown(_))), "{error:?}");
+    assert!(lone.log.goes_on_after(&error));
     assert!(matches!(*lone.writer.leading().borrow(), Leading::No(_)));
     let error = lone.log.commit(&appending(&topic(1), 2, 0, b"two")).unwrap_err();
-    assert!(matches!(cause(&error), Some(NotDecided::NotLeading(_))), "{error:?}");
+    assert!(matches!(error, Error::NotLeading), "{error:?}");
     let left = lone.log.topics().unwrap().remove(0).extent.tail;
     assert_eq!(left, Sequence::new(2), "what is not known to be decided is not applied");
 }
@@ -169,23 +161,39 @@ fn a_leader_that_was_overtaken_stores_nothing_and_leads_no_longer() {
     let foreign = bytes::Bytes::from_static(b"of somebody else");
     lone.runtime.block_on(lone.stream.append(StreamSequence::new(tail), foreign)).unwrap();
     let error = lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap_err();
-    assert!(matches!(error, Error::NotWritten(_)), "{error}");
-    assert!(matches!(cause(&error), Some(NotDecided::NotStored(_))), "{error:?}");
+    assert!(matches!(error, Error::NotLeading), "{error}");
     assert!(matches!(*lone.writer.leading().borrow(), Leading::No(_)));
     assert_eq!(lone.tail(), tail + 1);
 }
 
-/// Goal: a group that the stream has is not told to be refused because the disk is full.
+/// Goal: a group that the stream has is not told to be refused because the disk is full. The broker
+/// goes on, unless the local log takes nothing more.
 #[test]
 fn a_group_that_the_local_log_does_not_take_is_told_as_unknown() {
-    let local = Arc::new(FaultyLog::default());
-    let lone = Lone::leading(local.clone());
-    local.fail(1, Fault::DiskFull);
+    for (fault, goes_on) in [(Fault::DiskFull, true), (Fault::SyncFails, false)] {
+        let local = Arc::new(FaultyLog::default());
+        let lone = Lone::leading(local.clone());
+        local.fail(1, fault);
+        let error = lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+        assert_eq!(lone.log.goes_on_after(&error), goes_on);
+        assert_eq!(lone.follower().topics().unwrap().len(), 1, "a follower has it");
+        let error = lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap_err();
+        assert!(matches!(error, Error::NotLeading), "{error:?}");
+    }
+}
+
+/// Goal: what the engine refuses does not end leading, and is told to be not stored.
+#[test]
+fn a_refusal_of_the_engine_is_an_error_of_one_group() {
+    let lone = Lone::leading(Arc::new(MemoryLog::default()));
+    let faults = StreamFaults { patience: PATIENCE, ..StreamFaults::default() };
+    lone.stream.set_faults(StreamFaults { refusals: 1_000, ..faults });
     let error = lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap_err();
-    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
-    assert_eq!(lone.follower().topics().unwrap().len(), 1, "a follower has it");
-    let error = lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap_err();
-    assert!(matches!(cause(&error), Some(NotDecided::NotLeading(_))), "{error:?}");
+    assert!(matches!(cause(&error), Some(NotDecided::NotStored(_))), "{error:?}");
+    assert!(matches!(error, Error::NotWritten(_)), "{error}");
+    lone.stream.set_faults(faults);
+    lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap();
 }
 
 /// Goal: a leader with nothing to say shows that it is there, and its heartbeats do not get into
@@ -206,7 +214,8 @@ fn heartbeats_and_groups_share_one_chain() {
             }
         }
     }
-    lone.runtime.block_on(lone.writer.step_down("the test is over".to_owned()));
+    lone.runtime.block_on(lone.writer.resign("the test is over".to_owned()));
+    assert!(matches!(*lone.writer.leading().borrow(), Leading::No(_)));
     assert_eq!(content(&lone.follower()), content(&lone.log));
     assert!(lone.tail() >= 2 + 20 + 8);
 }

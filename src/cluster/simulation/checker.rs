@@ -100,7 +100,7 @@ impl FleetChecker {
                     heard.violations.push(problem);
                 }
             }
-            Err(Error::NotWritten(_)) => {
+            Err(Error::NotWritten(_) | Error::NotLeading) => {
                 heard.refused.insert(id);
             }
             Err(Error::OutcomeUnknown(_)) => {}

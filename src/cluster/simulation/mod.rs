@@ -1,8 +1,8 @@
 //! A simulation of a fleet: nodes that lead in turn, or believe that they lead, on a simulated
-//! stream, with crashes, stops, cuts, delays, and answers that are lost or come twice.
+//! stream, with crashes, stops, orderly ends, cuts, delays, and answers that are lost or come twice.
 //!
-//! The nodes run the real writer, chain, form and replicated log. What is simulated is the engine,
-//! the disk, the clock, and the task that plays a node's role.
+//! The nodes run the real role, writer, chain, form and replicated log. What is simulated is the
+//! engine, the disk, the clock, and the broker (`living.rs`).
 //!
 //! Checked for each seed (`checker.rs`): all nodes apply the same groups in the same order; each
 //! acknowledged group is there once; nothing that was told to be not stored is there; no two nodes
@@ -13,6 +13,7 @@
 
 mod checker;
 mod disk;
+mod living;
 mod world;
 
 use std::sync::Arc;
@@ -23,27 +24,22 @@ use rand::{RngExt, SeedableRng};
 
 use self::checker::{FleetChecker, Outcome};
 use self::disk::{Disk, DiskLog};
+use self::living::LivingNode;
 use self::world::FleetWorld;
-use super::chain::{Assembler, ChainBreak, StreamPlace, TakenRecord};
-use super::clock::{SteadyClock, until};
-use super::replicated_log::ReplicatedLog;
-use super::samples::{appending, topic};
+use super::clock::SteadyClock;
 use super::simulated::{SimulatedStream, StreamFaults};
-use super::stream::*;
-use super::writer::{Leading, StreamWriter, WriterConfig};
-use crate::cursor::Epoch;
-use crate::log::{Group, Log};
+use super::writer::{StreamWriter, WriterConfig};
+use tokio_util::sync::CancellationToken;
 
 const NODES: usize = 3;
-const LEASE_MS: u64 = 300;
-const EPOCH: Epoch = Epoch::new(7);
+const LEASE: Duration = ms(300);
 
 /// The time in which faults happen, and the time after them in which the fleet must go on.
 const FAULTY: Duration = Duration::from_secs(4);
 const CALM: Duration = Duration::from_secs(5);
 const SETTLED: Duration = Duration::from_secs(3);
 
-fn ms(ms: u64) -> Duration {
+const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -65,122 +61,6 @@ fn faults() -> StreamFaults {
     }
 }
 
-/// A node while it runs.
-struct Running {
-    number: usize,
-    incarnation: u64,
-    world: FleetWorld,
-    link: SimulatedStream,
-    checker: FleetChecker,
-    local: Arc<DiskLog>,
-    log: ReplicatedLog,
-    writer: StreamWriter,
-    random: StdRng,
-    /// The last term that this node has led.
-    led: u64,
-}
-
-impl Running {
-    async fn sleep(&self, time: Duration) {
-        self.world.sleep_until(self.world.now() + time).await;
-    }
-
-    async fn live(mut self) {
-        loop {
-            match self.follow().await {
-                Ok(term) => self.lead(term).await,
-                Err(broken) => {
-                    return self.checker.violation(format!("node {}: {broken}", self.number));
-                }
-            }
-        }
-    }
-
-    /// Follows the stream until this node leads. Returns the term.
-    async fn follow(&mut self) -> Result<u64, ChainBreak> {
-        loop {
-            if let Some(term) = self.read_on().await? {
-                return Ok(term);
-            }
-            self.sleep(ms(20)).await;
-        }
-    }
-
-    /// Reads on after the last applied group, until this node leads; `None` if reading ends before.
-    async fn read_on(&mut self) -> Result<Option<u64>, ChainBreak> {
-        let applied = self.local.applied().expect("memory does not fail");
-        let mut assembler = Assembler::after(applied.map_or(StreamPlace::START, StreamPlace::from));
-        let Ok(mut reader) = self.link.read(assembler.place().stream.next()).await else {
-            return Ok(None);
-        };
-        loop {
-            let lease = ms(self.random.random_range(LEASE_MS..2 * LEASE_MS));
-            let record = until(&self.world, self.world.now() + lease, reader.next()).await;
-            let (at, record) = match record {
-                Some(Ok(read)) => read,
-                Some(Err(_)) => return Ok(None),
-                None => {
-                    self.announce(assembler.place()).await;
-                    continue;
-                }
-            };
-            match assembler.take(at, &record)? {
-                TakenRecord::Group(group) => {
-                    let applied = Some(assembler.place().into());
-                    if self.log.commit(&Group { applied, ..*group }).is_err() {
-                        return Ok(None);
-                    }
-                }
-                TakenRecord::Announced { incarnation, .. } => {
-                    let place = assembler.place();
-                    if incarnation == self.incarnation && place.term > self.led {
-                        self.led = place.term;
-                        self.writer.lead(place, assembler.last_group()).await;
-                        return Ok(Some(place.term));
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Wants to lead. Whether it does, the stream says.
-    async fn announce(&self, place: StreamPlace) {
-        let _outcome = match place == StreamPlace::START {
-            true => self.writer.found(EPOCH).await,
-            false => self.writer.announce(place, EPOCH).await,
-        };
-    }
-
-    /// Publishes until this node leads no longer.
-    async fn lead(&mut self, term: u64) {
-        let leading = self.writer.leading();
-        loop {
-            let pause = ms(self.random.random_range(2..80));
-            self.sleep(pause).await;
-            if *leading.borrow() != Leading::Yes(term) {
-                return;
-            }
-            let Some(id) = self.checker.next_id() else { continue };
-            let group = self.draft(id);
-            let outcome = match self.log.to_decide(&group) {
-                Ok(to_decide) => self.log.settle(&group, self.writer.decide(to_decide).await),
-                Err(error) => Err(error),
-            };
-            self.checker.told(self.number, term, id, &outcome);
-        }
-    }
-
-    /// Returns a group as a committer makes it from the state of its log, in one part or several.
-    fn draft(&mut self, id: u64) -> Group {
-        let topics = self.local.topics().expect("memory does not fail");
-        let topic = topics.into_iter().next().unwrap_or_else(|| topic(1));
-        let mut payload = id.to_be_bytes().to_vec();
-        payload.resize(8 + self.random.random_range(0..300), 7);
-        appending(&topic, topic.extent.tail.get(), topic.extent.appended_bytes, &payload)
-    }
-}
-
 /// A fleet in a world.
 struct Fleet {
     seed: u64,
@@ -188,6 +68,8 @@ struct Fleet {
     links: Vec<SimulatedStream>,
     disks: Vec<Disk>,
     checker: FleetChecker,
+    /// Cancelled when a node is to stop in order.
+    stopping: Vec<CancellationToken>,
     starts: u64,
 }
 
@@ -197,13 +79,16 @@ impl Fleet {
         let link = SimulatedStream::new(seed, faults, Arc::new(world.clone()));
         let links = (0..NODES).map(|_| link.another_link()).collect();
         let disks = (0..NODES).map(|_| Disk::default()).collect();
-        let mut fleet =
-            Self { seed, world, links, disks, checker: FleetChecker::default(), starts: 0 };
+        let checker = FleetChecker::default();
+        let stopping = vec![CancellationToken::new(); NODES];
+        let mut fleet = Self { seed, world, links, disks, checker, stopping, starts: 0 };
         (0..NODES).for_each(|node| fleet.start(node));
         fleet
     }
 
+    /// Starts a node, which is down, or has been told to stop.
     fn start(&mut self, number: usize) {
+        self.world.kill(number);
         self.starts += 1;
         let (world, checker) = (self.world.clone(), self.checker.clone());
         let (incarnation, seed) = (self.starts, self.seed.wrapping_mul(1_000) + self.starts);
@@ -211,25 +96,26 @@ impl Fleet {
             Arc::new(DiskLog::open(number, self.disks[number].clone(), checker.clone(), seed));
         let clock = Arc::new(world.clone());
         let link = self.links[number].clone();
-        let mut config = WriterConfig::new(format!("n{number}"), incarnation, ms(LEASE_MS));
+        let name = format!("n{number}");
+        let mut config = WriterConfig::new(name.clone(), incarnation, LEASE);
         config.part_bytes = 150;
-        let (writer, task) = StreamWriter::new(Arc::new(link.clone()), clock.clone(), config);
-        let log = ReplicatedLog::new(local.clone(), EPOCH, writer.clone(), clock).expect("a log");
-        let random = StdRng::seed_from_u64(seed);
-        let running = Running {
+        let (writer, task) = StreamWriter::new(Arc::new(link.clone()), clock, config);
+        let stopping = CancellationToken::new();
+        self.stopping[number] = stopping.clone();
+        let living = LivingNode {
             number,
+            name,
             incarnation,
             world,
             link,
             checker,
             local,
-            log,
             writer,
-            random,
-            led: 0,
+            stopping,
+            seed,
         };
         self.world.begin(number, Box::pin(task));
-        self.world.begin(number, Box::pin(running.live()));
+        self.world.begin(number, Box::pin(living.live()));
     }
 
     /// Lets one fault happen.
@@ -237,7 +123,11 @@ impl Fleet {
         let node = random.random_range(0..NODES);
         let is_down = restarts.iter().any(|(_, down)| *down == node);
         match random.random_range(0..10) {
-            0..4 if !is_down => {
+            0 if !is_down => {
+                self.stopping[node].cancel();
+                restarts.push((self.world.now() + ms(random.random_range(1..1_500)), node));
+            }
+            0..5 if !is_down => {
                 self.world.kill(node);
                 match random.random_range(0..10) {
                     0 => self.disks[node].wipe(),

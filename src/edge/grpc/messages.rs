@@ -128,6 +128,7 @@ fn durability(durability: Durability) -> proto::Durability {
         Durability::Fsync => proto::Durability::Fsync,
         Durability::Process => proto::Durability::Process,
         Durability::Memory => proto::Durability::Memory,
+        Durability::Replicated => proto::Durability::Replicated,
     }
 }
 
@@ -380,6 +381,7 @@ pub(in crate::edge) fn config_of(config: Option<proto::TopicConfig>) -> Result<T
         Ok(proto::Durability::Fsync) => Some(Durability::Fsync),
         Ok(proto::Durability::Process) => Some(Durability::Process),
         Ok(proto::Durability::Memory) => Some(Durability::Memory),
+        Ok(proto::Durability::Replicated) => Some(Durability::Replicated),
         Err(_) => {
             return Err(Error::invalid(
                 "durability",

@@ -439,7 +439,8 @@ fn ids_of_dropped_events_come_and_go_with_a_group(log: &dyn Log) {
 
 /// Returns a place in a fleet's stream.
 pub(in crate::log) fn place(stream: u64) -> Applied {
-    Applied { stream, term: 2, number: stream - 1, chain: 7 * stream as u32 }
+    let epoch = Epoch::new(9);
+    Applied { stream, term: 2, number: stream - 1, chain: 7 * stream as u32, epoch }
 }
 
 fn the_place_in_a_stream_moves_with_its_group(log: &dyn Log) {

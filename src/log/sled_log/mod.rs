@@ -330,7 +330,7 @@ impl SledLog {
         let lsn = written_lsn(&self.database);
         match durability {
             Durability::Fsync => self.file.sync_data()?,
-            Durability::Process | Durability::Memory => {}
+            Durability::Process | Durability::Memory | Durability::Replicated => {}
         }
         Ok(lsn)
     }
@@ -475,7 +475,7 @@ impl Log for SledLog {
     fn commit(&self, group: &Group) -> Result<()> {
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.check_space(group)?;
-        if group.durability == Durability::Process {
+        if matches!(group.durability, Durability::Process | Durability::Replicated) {
             let noted = self.mark.record_unsynced();
             noted.map_err(|error| Error::NotWritten(error.into()))?;
         }

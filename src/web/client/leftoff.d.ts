@@ -282,7 +282,7 @@ export interface Receipt {
   time: string;
   /** Whether an event with its id was stored before: by an earlier try, for example. */
   duplicate: boolean;
-  durability: "fsync" | "process" | "memory";
+  durability: "fsync" | "process" | "memory" | "replicated";
 }
 
 /** Over a WebSocket it has further fields, which are about the message that brought it. */

@@ -255,7 +255,7 @@ fn receipt() -> Object {
             field("duplicate", boolean(), "Whether an event with its id was stored before."),
             field(
                 "durability",
-                one_of(&["fsync", "process", "memory"]),
+                one_of(&["fsync", "process", "memory", "replicated"]),
                 "The failures that the event survives.",
             ),
         ],

@@ -1,0 +1,258 @@
+//! A node of a fleet: a broker on a log whose groups go through the stream, and the tasks that play
+//! the node's role.
+//!
+//! [`open`] makes both of a local log and a stream. The broker is used as any other. While another
+//! node leads, it refuses what would store something with [`Error::NotLeading`].
+//!
+//! # Why a leader resigns
+//!
+//! A leader that is closed in order appends a last record, which says that it leads no longer, and
+//! the others need not wait for the end of its lease. A node that does not know this record waits.
+//! Nobody is named as the next one: the leader does not know who is up, and whoever is first has
+//! applied all that there is.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::clock::{RuntimeClock, SteadyClock};
+use super::founding::fleet_epoch;
+use super::group_form::MAX_GROUP_BYTES;
+use super::record::MAX_NODE_NAME_BYTES;
+use super::replicated_log::ReplicatedLog;
+use super::role::{LedBroker, RoleParts, RoleTask};
+use super::status::{NodeRole, NodeStatus};
+use super::stream::{Stream, StreamError, StreamFuture, StreamSequence};
+use super::writer::{StreamWriter, WriterConfig};
+use crate::broker::{Broker, Leadership, OpenConfig};
+use crate::error::{Error, Result};
+use crate::log::{Group, Log};
+
+/// The time after which a log's place is moved over records that change no log.
+const MOVE_EVERY: Duration = Duration::from_secs(5);
+
+/// The bounds of a lease. A shorter one ends with every pause of a system.
+const MIN_LEASE: Duration = Duration::from_millis(100);
+const MAX_LEASE: Duration = Duration::from_secs(60);
+
+/// The settings of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// The name of the node in its fleet: 1 to [`MAX_NODE_NAME_BYTES`] bytes.
+    pub name: String,
+    /// The silence of the leader after which another node leads: 100 ms to 60 s. Default: 3 s. A
+    /// publish whose outcome is not known is answered after three times as long.
+    pub lease: Duration,
+}
+
+impl NodeConfig {
+    /// Returns the settings of a node with this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), lease: Duration::from_secs(3) }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let Self { name, lease } = self;
+        if name.is_empty() || name.len() > MAX_NODE_NAME_BYTES {
+            let bytes = name.len();
+            let problem = format!("has {bytes} bytes; 1 to {MAX_NODE_NAME_BYTES} are allowed");
+            return Err(Error::invalid("node", problem));
+        }
+        if !(MIN_LEASE..=MAX_LEASE).contains(lease) {
+            let problem = format!("{lease:?} is not within {MIN_LEASE:?} and {MAX_LEASE:?}");
+            return Err(Error::invalid("lease", problem));
+        }
+        Ok(())
+    }
+}
+
+/// Why a node cannot be opened.
+#[derive(Debug, Clone, Error)]
+pub enum NodeOpenError {
+    /// The settings are wrong, or the log or the broker cannot be opened.
+    #[error(transparent)]
+    Broker(#[from] Error),
+    /// The log is empty, and the stream does not have all records from the first one on any more.
+    #[error("{0}, and this node has none of their events: load a backup of another node")]
+    Trimmed(StreamError),
+    /// The stream is none of a fleet.
+    #[error("{0}")]
+    Broken(StreamError),
+}
+
+impl LedBroker for Broker {
+    fn apply(&self, group: Group) -> StreamFuture<'_, Result<()>> {
+        Box::pin(self.apply(group))
+    }
+
+    fn lead(&self, leadership: Leadership) -> StreamFuture<'_, Result<()>> {
+        Box::pin(self.lead(leadership))
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check_ready()
+    }
+
+    fn ended(&self) -> StreamFuture<'_, ()> {
+        Box::pin(self.ended())
+    }
+}
+
+/// The tasks of a node, which play its role in the fleet. If this is dropped, they end at once, as if
+/// the process had ended; [`Self::close`] ends them in order.
+pub struct FleetNode {
+    broker: Broker,
+    writer: StreamWriter,
+    status: watch::Receiver<NodeStatus>,
+    stopping: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for FleetNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FleetNode").field("status", &*self.status.borrow()).finish_non_exhaustive()
+    }
+}
+
+/// Opens a node of a fleet on its local log: a broker that follows, and leads when nobody else does.
+///
+/// A log that is empty joins the fleet, and founds it if the stream is empty, too. For that it waits
+/// until the engine answers. A log that was in the fleet before needs no engine to be opened.
+///
+/// A log that has events and is not of the fleet takes no part in it: the broker serves its readers,
+/// and the status says why it does nothing else.
+///
+/// # Errors
+///
+/// [`NodeOpenError`]. The stream may have been founded.
+///
+/// # Cancel safety
+///
+/// As with an error.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub async fn open(
+    local: Arc<dyn Log>,
+    stream: Arc<dyn Stream>,
+    config: NodeConfig,
+    open: &OpenConfig,
+) -> Result<(Broker, FleetNode), NodeOpenError> {
+    open_with(local, stream, config, open, &|task| tokio::spawn(task)).await
+}
+
+/// The work of a task of a node.
+type NodeWork = StreamFuture<'static, ()>;
+
+/// Opens a node whose tasks `spawn` begins.
+async fn open_with(
+    local: Arc<dyn Log>,
+    stream: Arc<dyn Stream>,
+    config: NodeConfig,
+    open: &OpenConfig,
+    spawn: &(dyn Fn(NodeWork) -> JoinHandle<()> + Sync),
+) -> Result<(Broker, FleetNode), NodeOpenError> {
+    config.validate()?;
+    let max_group_bytes = open.broker.max_group_bytes + open.limits.max_batch_bytes;
+    if max_group_bytes > MAX_GROUP_BYTES as u64 / 2 {
+        let problem = format!(
+            "with the largest batch, {max_group_bytes} is over {} in a fleet",
+            MAX_GROUP_BYTES / 2
+        );
+        return Err(Error::invalid("broker.max_group_bytes", problem).into());
+    }
+    let NodeConfig { name, lease } = config;
+    let clock: Arc<dyn SteadyClock> = Arc::new(RuntimeClock::default());
+    let incarnation = rand::random();
+    let writing = WriterConfig::new(name.clone(), incarnation, lease);
+    let (writer, writer_task) = StreamWriter::new(stream.clone(), clock.clone(), writing);
+    let mut tasks = vec![spawn(Box::pin(writer_task))];
+    let applied = local.applied()?;
+    let is_foreign = applied.is_none() && !local.topics()?.is_empty();
+    let epoch = match applied {
+        Some(applied) => applied.epoch,
+        None if is_foreign => local.epoch(),
+        None => {
+            let pause = lease / 10;
+            let epoch = fleet_epoch(local.epoch(), &*stream, &writer, &*clock, pause).await;
+            epoch.map_err(|error| match error {
+                StreamError::Trimmed { .. } => NodeOpenError::Trimmed(error),
+                error => NodeOpenError::Broken(error),
+            })?
+        }
+    };
+    let log = Arc::new(ReplicatedLog::new(local, epoch, writer.clone(), clock.clone())?);
+    let broker = Broker::following(log.clone(), open)?;
+    let applied = applied.map_or(0, |applied| applied.stream);
+    let status = NodeStatus { applied: StreamSequence::new(applied), ..NodeStatus::default() };
+    let (status, watched) = watch::channel(status);
+    let stopping = CancellationToken::new();
+    if is_foreign {
+        let problem = "the log has events and no place in the stream of a fleet: it is of a broker \
+                       that was alone, or has lost data to damage; take an empty data directory";
+        tracing::error!(problem, "this node takes no part in its fleet");
+        status.send_modify(|status| {
+            (status.role, status.problem) = (NodeRole::Stopped, Some(problem.to_owned()));
+        });
+    } else {
+        let role = RoleTask::new(RoleParts {
+            broker: Arc::new(broker.clone()),
+            log,
+            stream,
+            clock,
+            writer: writer.clone(),
+            status: Arc::new(status),
+            stopping: stopping.clone(),
+            node: name,
+            incarnation,
+            lease,
+            move_every: MOVE_EVERY,
+            seed: rand::random(),
+        });
+        tasks.push(spawn(Box::pin(async {
+            let _told_by_the_status = role.run().await;
+        })));
+    }
+    let node = FleetNode { broker: broker.clone(), writer, status: watched, stopping, tasks };
+    Ok((broker, node))
+}
+
+impl FleetNode {
+    /// Returns how the node is; changes are told.
+    pub fn status(&self) -> watch::Receiver<NodeStatus> {
+        self.status.clone()
+    }
+
+    /// Closes the broker, as [`Broker::close`] does, and ends the node's part in the fleet. What a
+    /// leader has accepted is stored and answered first; then it says that it leads no longer. When
+    /// this returns, the node appends nothing more to the stream, and its data directory is free.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the broker closes all the same, and the others may have to wait for
+    /// the end of the lease.
+    pub async fn close(mut self) {
+        self.stopping.cancel();
+        let role = if self.tasks.len() > 1 { self.tasks.pop() } else { None };
+        if let Some(role) = role {
+            let _panicked = role.await;
+        }
+        self.broker.close().await;
+        self.writer.resign("it is closing".to_owned()).await;
+    }
+}
+
+impl Drop for FleetNode {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}

@@ -1,0 +1,491 @@
+//! Tests of nodes with real brokers, on a simulated stream.
+
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use super::*;
+use crate::cluster::samples::content;
+use crate::cluster::simulated::{SimulatedStream, StreamFaults};
+use crate::cluster::writer::NotDecided;
+use crate::event::{Durability, NewEvent};
+use crate::log::{LogConfig, MemoryLog, SledLog};
+use crate::topic::TopicName;
+use crate::{Delivery, OnGap, Publish, StartPoint, TopicConfig};
+
+/// The time after which a test fails that waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const LEASE: Duration = Duration::from_millis(300);
+
+/// Stops the tasks of a node, as a system does with a process.
+#[derive(Default)]
+struct Freezer {
+    is_frozen: AtomicBool,
+    held: Mutex<Vec<Waker>>,
+}
+
+impl Freezer {
+    fn freeze(&self) {
+        self.is_frozen.store(true, Ordering::SeqCst);
+    }
+
+    fn thaw(&self) {
+        self.is_frozen.store(false, Ordering::SeqCst);
+        self.held.lock().unwrap().drain(..).for_each(Waker::wake);
+    }
+}
+
+struct Freezable {
+    work: NodeWork,
+    freezer: Arc<Freezer>,
+}
+
+impl Future for Freezable {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut held = self.freezer.held.lock().unwrap();
+        if self.freezer.is_frozen.load(Ordering::SeqCst) {
+            held.push(context.waker().clone());
+            return Poll::Pending;
+        }
+        drop(held);
+        self.work.as_mut().poll(context)
+    }
+}
+
+/// The disk of a node: what is left of it when it is closed.
+enum TestDisk {
+    Memory(Arc<MemoryLog>),
+    Sled(tempfile::TempDir),
+}
+
+impl TestDisk {
+    fn open(&self) -> Arc<dyn Log> {
+        match self {
+            Self::Memory(log) => log.clone(),
+            Self::Sled(directory) => {
+                let config = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
+                Arc::new(SledLog::open(directory.path(), &config).unwrap())
+            }
+        }
+    }
+}
+
+struct TestNode {
+    broker: Broker,
+    node: FleetNode,
+    local: Arc<dyn Log>,
+    freezer: Arc<Freezer>,
+}
+
+impl TestNode {
+    async fn close(self) {
+        self.node.close().await;
+    }
+
+    /// Ends the node as a crash does: its lease runs out.
+    async fn kill(self) {
+        drop(self.node);
+        self.broker.close().await;
+    }
+
+    fn leads(&self) -> bool {
+        self.node.status().borrow().role == NodeRole::Leading
+    }
+}
+
+struct TestFleet {
+    lease: Duration,
+    links: Vec<SimulatedStream>,
+    disks: Vec<TestDisk>,
+    nodes: Vec<Option<TestNode>>,
+}
+
+fn faultless() -> StreamFaults {
+    StreamFaults { patience: Duration::from_millis(50), ..StreamFaults::default() }
+}
+
+impl TestFleet {
+    /// Returns a fleet of three nodes, one of them with its log on disk.
+    async fn begun(lease: Duration) -> Self {
+        let stream = SimulatedStream::new(1, faultless(), Arc::new(RuntimeClock::default()));
+        let mut fleet = Self {
+            lease,
+            links: (0..3).map(|_| stream.another_link()).collect(),
+            disks: vec![
+                TestDisk::Memory(Arc::default()),
+                TestDisk::Memory(Arc::default()),
+                TestDisk::Sled(tempfile::tempdir().unwrap()),
+            ],
+            nodes: (0..3).map(|_| None).collect(),
+        };
+        for number in 0..3 {
+            fleet.start(number).await;
+        }
+        fleet
+    }
+
+    async fn start(&mut self, number: usize) {
+        let local = self.disks[number].open();
+        let node = open_node(local, Arc::new(self.links[number].clone()), number, self.lease);
+        self.nodes[number] = Some(node.await.unwrap());
+    }
+
+    fn take(&mut self, number: usize) -> TestNode {
+        self.nodes[number].take().unwrap()
+    }
+
+    fn node(&self, number: usize) -> &TestNode {
+        self.nodes[number].as_ref().unwrap()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &TestNode> {
+        self.nodes.iter().flatten()
+    }
+
+    /// Waits until a node other than `former` leads. Returns its number.
+    async fn leader_but(&self, former: Option<usize>) -> usize {
+        let found = wait_for(|| {
+            let leads = |number: &usize| {
+                let node = self.nodes[*number].as_ref().is_some_and(TestNode::leads);
+                node && Some(*number) != former
+            };
+            (0..3).find(leads)
+        });
+        found.await
+    }
+
+    /// Publishes an event with this id at whatever node leads, until that is acknowledged.
+    async fn publish_somewhere(&self, topic: &str, id: &str) {
+        let began = Instant::now();
+        loop {
+            for node in self.running() {
+                if publish(&node.broker, topic, id).await.is_ok() {
+                    return;
+                }
+            }
+            assert!(began.elapsed() < PATIENCE, "nobody stores anything");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until all nodes that run hold the same. Returns it.
+    async fn agreed(&self) -> String {
+        let same = wait_for(|| {
+            let all: Vec<String> = self.running().map(|node| content(&*node.local)).collect();
+            all.iter().all(|content| *content == all[0]).then(|| all[0].clone())
+        });
+        same.await
+    }
+
+    async fn close(mut self) {
+        for number in 0..3 {
+            if let Some(node) = self.nodes[number].take() {
+                node.close().await;
+            }
+        }
+    }
+}
+
+async fn open_node(
+    local: Arc<dyn Log>,
+    stream: Arc<dyn Stream>,
+    number: usize,
+    lease: Duration,
+) -> Result<TestNode, NodeOpenError> {
+    let freezer = Arc::new(Freezer::default());
+    let spawn = |work| tokio::spawn(Freezable { work, freezer: freezer.clone() });
+    let config = NodeConfig { lease, ..NodeConfig::new(format!("n{number}")) };
+    let (broker, node) =
+        open_with(local.clone(), stream, config, &OpenConfig::default(), &spawn).await?;
+    Ok(TestNode { broker, node, local, freezer })
+}
+
+/// Waits until `look` finds something.
+async fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "it does not happen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn name(topic: &str) -> TopicName {
+    topic.parse().unwrap()
+}
+
+async fn publish(broker: &Broker, topic: &str, id: &str) -> Result<crate::Ack> {
+    let event = NewEvent::new(format!("event {id}")).with_id(id);
+    broker.publish(Publish::one(name(topic), event)).await
+}
+
+/// Returns the ids of the events of a topic, as readers of `broker` get them.
+async fn ids(broker: &Broker, topic: &str) -> Vec<String> {
+    let start = StartPoint::Earliest;
+    let mut reader = broker.subscribe(&name(topic), start, OnGap::Fail).await.unwrap();
+    let mut ids = Vec::new();
+    loop {
+        let delivery = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap();
+        match delivery.unwrap().unwrap() {
+            Delivery::Events(run) => {
+                ids.extend(run.to_events().into_iter().map(|event| event.content.id));
+            }
+            Delivery::CaughtUp => return ids,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_leads_and_all_hold_what_it_has_decided_byte_for_byte() {
+    let fleet = TestFleet::begun(LEASE).await;
+    let leader = fleet.leader_but(None).await;
+    let broker = &fleet.node(leader).broker;
+    for number in 0..30 {
+        let topic = format!("t{}", number % 3);
+        let ack = publish(broker, &topic, &number.to_string()).await.unwrap();
+        assert_eq!(ack.durability, Durability::Replicated);
+    }
+    let again = publish(broker, "t0", "0").await.unwrap();
+    assert!(again.is_duplicate() && again.durability == Durability::Replicated);
+    let limited = TopicConfig { max_events: Some(3), ..TopicConfig::default() };
+    broker.set_topic(&name("t1"), limited).await.unwrap();
+    broker.maintain(None).await.unwrap();
+    broker.delete_topic(&name("t2")).await.unwrap();
+    broker.create_topic(&name("t3"), TopicConfig::default()).await.unwrap();
+    fleet.agreed().await;
+    let epoch = broker.epoch();
+    for (number, node) in fleet.nodes.iter().flatten().enumerate() {
+        assert_eq!(node.broker.epoch(), epoch);
+        assert_eq!(node.broker.last_position(), broker.last_position());
+        let expected: Vec<String> = (0..10).map(|index| (3 * index).to_string()).collect();
+        assert_eq!(ids(&node.broker, "t0").await, expected);
+        let status = node.node.status().borrow().clone();
+        assert_eq!(status.term, 1, "{status:?}");
+        assert_eq!(status.leader.as_deref(), Some(&*format!("n{leader}")), "{status:?}");
+        if number != leader {
+            let refused = publish(&node.broker, "t0", "new").await.unwrap_err();
+            assert!(matches!(refused, Error::NotLeading), "{refused}");
+            let refused = node.broker.delete_topic(&name("t0")).await.unwrap_err();
+            assert!(matches!(refused, Error::NotLeading), "{refused}");
+        }
+    }
+    fleet.close().await;
+}
+
+/// Goal: a leader that stood still decides nothing once another one leads, tells nobody what is not
+/// so, and follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_wakes_up_late_acknowledges_nothing_and_follows() {
+    let fleet = TestFleet::begun(LEASE).await;
+    let former = fleet.leader_but(None).await;
+    fleet.publish_somewhere("a", "before").await;
+    let frozen = fleet.node(former);
+    frozen.freezer.freeze();
+    let broker = frozen.broker.clone();
+    let late = tokio::spawn(async move { publish(&broker, "a", "late").await });
+    let next = fleet.leader_but(Some(former)).await;
+    publish(&fleet.node(next).broker, "a", "after").await.unwrap();
+    assert!(frozen.leads(), "it still believes so");
+    assert!(!late.is_finished());
+    assert_eq!(ids(&frozen.broker, "a").await, ["before"], "its readers are served");
+    frozen.freezer.thaw();
+    let refused = late.await.unwrap().unwrap_err();
+    assert!(matches!(refused, Error::NotLeading), "{refused}");
+    wait_for(|| (!frozen.leads()).then_some(())).await;
+    fleet.agreed().await;
+    for node in fleet.running() {
+        assert_eq!(ids(&node.broker, "a").await, ["before", "after"]);
+    }
+    assert_eq!(fleet.leader_but(None).await, next);
+    fleet.close().await;
+}
+
+/// Goal: nobody waits for the lease of a leader that was closed in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_leader_is_closed_another_one_leads_at_once() {
+    let lease = Duration::from_millis(1_500);
+    let mut fleet = TestFleet::begun(lease).await;
+    let former = fleet.leader_but(None).await;
+    let node = fleet.take(former);
+    let broker = node.broker.clone();
+    let publishes = (0..20).map(|number| {
+        let broker = broker.clone();
+        tokio::spawn(async move {
+            (number, publish(&broker, "a", &number.to_string()).await.is_ok())
+        })
+    });
+    let publishes: Vec<_> = publishes.collect();
+    node.close().await;
+    let began = Instant::now();
+    let mut acknowledged = Vec::new();
+    for publish in publishes {
+        let (number, is_stored) = publish.await.unwrap();
+        acknowledged.extend(is_stored.then(|| number.to_string()));
+    }
+    let next = fleet.leader_but(None).await;
+    assert!(began.elapsed() < lease - Duration::from_millis(100), "{:?}", began.elapsed());
+    publish(&fleet.node(next).broker, "b", "after").await.unwrap();
+    fleet.agreed().await;
+    let stored = if acknowledged.is_empty() {
+        Vec::new()
+    } else {
+        ids(&fleet.node(next).broker, "a").await
+    };
+    assert!(acknowledged.iter().all(|id| stored.contains(id)), "{acknowledged:?} {stored:?}");
+    fleet.start(former).await;
+    fleet.agreed().await;
+    fleet.close().await;
+}
+
+/// Goal: while the engine is away, publishers are told so in a bounded time, readers are served, and
+/// all goes on by itself when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_engine_is_away_reading_goes_on_and_writing_comes_back() {
+    let fleet = TestFleet::begun(LEASE).await;
+    let leader = fleet.leader_but(None).await;
+    fleet.publish_somewhere("a", "before").await;
+    fleet.agreed().await;
+    fleet.links.iter().for_each(|link| link.cut(PATIENCE));
+    let began = Instant::now();
+    let unknown = publish(&fleet.node(leader).broker, "a", "unknown").await.unwrap_err();
+    assert!(began.elapsed() < 10 * LEASE, "{:?}", began.elapsed());
+    let Error::OutcomeUnknown(cause) = &unknown else { panic!("{unknown}") };
+    assert!(cause.is::<NotDecided>(), "{cause}");
+    wait_for(|| (!fleet.node(leader).leads()).then_some(())).await;
+    for node in fleet.running() {
+        let refused = publish(&node.broker, "a", "refused").await.unwrap_err();
+        assert!(matches!(refused, Error::NotLeading), "{refused}");
+        assert_eq!(ids(&node.broker, "a").await, ["before"]);
+        node.broker.check_ready().unwrap();
+        wait_for(|| node.node.status().borrow().engine_problem.clone()).await;
+    }
+    fleet.links.iter().for_each(|link| link.cut(Duration::ZERO));
+    // Whoever does not know the outcome publishes again with the same id.
+    fleet.publish_somewhere("a", "unknown").await;
+    fleet.publish_somewhere("a", "after").await;
+    fleet.agreed().await;
+    for node in fleet.running() {
+        assert_eq!(ids(&node.broker, "a").await, ["before", "unknown", "after"]);
+        wait_for(|| node.node.status().borrow().engine_problem.is_none().then_some(())).await;
+    }
+    fleet.close().await;
+}
+
+/// Goal: whichever node goes and comes, and if all do, nothing that was acknowledged is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_come_back_catch_up() {
+    let mut fleet = TestFleet::begun(LEASE).await;
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        let leader = fleet.leader_but(None).await;
+        let gone = if round == 1 { leader } else { (leader + 1) % 3 };
+        fleet.take(gone).kill().await;
+        for number in 0..5 {
+            let id = format!("{round}-{number}");
+            fleet.publish_somewhere("a", &id).await;
+            expected.push(id);
+        }
+        fleet.start(gone).await;
+        fleet.agreed().await;
+    }
+    for number in 0..3 {
+        fleet.take(number).kill().await;
+    }
+    for number in [2, 0, 1] {
+        fleet.start(number).await;
+    }
+    fleet.publish_somewhere("a", "last").await;
+    expected.push("last".to_owned());
+    fleet.agreed().await;
+    for node in fleet.running() {
+        assert_eq!(ids(&node.broker, "a").await, expected);
+    }
+    fleet.close().await;
+}
+
+/// Goal: a node that cannot take part says why, and serves what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_belong_to_the_fleet_stops_and_serves_its_readers() {
+    let mut fleet = TestFleet::begun(LEASE).await;
+    fleet.publish_somewhere("a", "of the fleet").await;
+    let stopped = async |node: &TestNode| {
+        let status = node.node.status();
+        wait_for(|| {
+            let status = status.borrow();
+            (status.role == NodeRole::Stopped).then(|| status.problem.clone().unwrap())
+        })
+        .await
+    };
+    // A log of a broker that was alone.
+    let alone: Arc<dyn Log> = Arc::new(MemoryLog::default());
+    let broker = Broker::with_log(alone.clone(), &OpenConfig::default()).unwrap();
+    publish(&broker, "b", "of its own").await.unwrap();
+    broker.close().await;
+    let link = fleet.links[0].clone();
+    let link = || Arc::new(link.another_link());
+    let foreign = open_node(alone, link(), 3, LEASE).await.unwrap();
+    assert!(stopped(&foreign).await.contains("no place in the stream"));
+    assert_eq!(ids(&foreign.broker, "b").await, ["of its own"]);
+    let refused = publish(&foreign.broker, "b", "more").await.unwrap_err();
+    assert!(matches!(refused, Error::NotLeading), "{refused}");
+    foreign.close().await;
+    // A node of another fleet.
+    let elsewhere = SimulatedStream::new(2, faultless(), Arc::new(RuntimeClock::default()));
+    let disk = Arc::new(MemoryLog::default());
+    let other = open_node(disk.clone(), Arc::new(elsewhere), 3, LEASE).await.unwrap();
+    wait_for(|| other.leads().then_some(())).await;
+    publish(&other.broker, "b", "elsewhere").await.unwrap();
+    other.close().await;
+    let other = open_node(disk, link(), 3, LEASE).await.unwrap();
+    fleet.publish_somewhere("a", "more").await;
+    let problem = stopped(&other).await;
+    assert!(problem.contains("does not follow the record before it"), "{problem}");
+    assert_eq!(ids(&other.broker, "b").await, ["elsewhere"]);
+    other.close().await;
+    // A node that was away for too long, and one that comes too late.
+    let leader = fleet.leader_but(None).await;
+    let gone = (leader + 1) % 3;
+    fleet.take(gone).kill().await;
+    fleet.publish_somewhere("a", "missed").await;
+    let tail = fleet.links[0].tail().await.unwrap();
+    fleet.links[0].trim(tail.next()).await.unwrap();
+    fleet.start(gone).await;
+    let problem = stopped(fleet.node(gone)).await;
+    assert!(problem.contains("were trimmed"), "{problem}");
+    assert_eq!(ids(&fleet.node(gone).broker, "a").await, ["of the fleet", "more"]);
+    let late = open_node(Arc::new(MemoryLog::default()), link(), 4, LEASE).await;
+    assert!(matches!(late, Err(NodeOpenError::Trimmed(_))));
+    fleet.close().await;
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_are_refused_before_anything_is_done() {
+    let stream = SimulatedStream::new(1, faultless(), Arc::new(RuntimeClock::default()));
+    let mut large = OpenConfig::default();
+    large.broker.max_group_bytes = 1 << 30;
+    let named = NodeConfig::new("n1");
+    let cases = [
+        (NodeConfig::new(""), OpenConfig::default(), "node: has 0 bytes; 1 to 128 are allowed"),
+        (NodeConfig::new("n".repeat(129)), OpenConfig::default(), "node: has 129 bytes"),
+        (
+            NodeConfig { lease: Duration::from_millis(99), ..named.clone() },
+            OpenConfig::default(),
+            "lease: 99ms is not within 100ms and 60s",
+        ),
+        (named, large, "broker.max_group_bytes: "),
+    ];
+    for (config, open_config, problem) in cases {
+        let (log, link) = (Arc::new(MemoryLog::default()), Arc::new(stream.clone()));
+        let error = open(log, link, config, &open_config).await.unwrap_err();
+        assert!(error.to_string().starts_with(problem), "{error}");
+    }
+    assert_eq!(stream.tail().await, Ok(StreamSequence::BEFORE_ALL));
+}
