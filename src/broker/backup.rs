@@ -8,7 +8,14 @@
 //! an event because of one beyond that position, so it looks no further as long as the backup
 //! lasts. Events that are trimmed meanwhile are missing in the backup, as they are in the log: a
 //! topic whose front was trimmed while it was read begins later in the backup, too.
+//!
+//! A backup of everything from a node of a fleet is also for a node that joins: it has the records
+//! of all topics exactly as they are at its place in the stream, and the blocks as they are in the
+//! log, also those of events that are trimmed and not removed yet. Blocks that later records of the
+//! stream remove or rewrite may be missing, or be as they are after it: whoever applies the stream
+//! from the place on ends up with the same blocks.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,7 +31,7 @@ use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::backup::{BackupEncoder, BackupHeader, Frame};
-use crate::log::{Applied, Block, Extent, Seek, StoredTopic};
+use crate::log::{Applied, Block, Extent, Log, Seek, StoredTopic};
 use crate::topic::TopicId;
 
 /// A backup on its way to a caller, who takes its bytes in order.
@@ -44,6 +51,8 @@ pub struct Backup {
     /// The topics that are not read yet. No event of a topic up to the backup's position has a
     /// later time than the one beside it.
     topics: std::vec::IntoIter<(Arc<Topic>, Timestamp)>,
+    /// The records of the topics that are not read yet, in a backup for a node that joins the fleet.
+    stored: std::vec::IntoIter<StoredTopic>,
     current: Option<TopicReading>,
     expected_bytes: u64,
     horizon: Horizon,
@@ -62,15 +71,11 @@ pub struct BackupDone {
 /// The topic that is read.
 #[derive(Debug)]
 struct TopicReading {
-    topic: Arc<Topic>,
+    /// The topic; `None` in a backup for a node that joins the fleet.
+    topic: Option<Arc<Topic>>,
     /// The last record of the topic in the backup.
     told: StoredTopic,
     next: Sequence,
-    /// The end of what was read. What is before `next` and not read is trimmed.
-    sent: Sequence,
-    /// Whether a block that is trimmed in part is in the backup as a whole, so that a node of the
-    /// same fleet has the same blocks.
-    keeps_front: bool,
     /// The end of the topic in the backup.
     end: BackupEnd,
     /// Whether the whole topic is read, with the events that an earlier backup holds.
@@ -106,12 +111,16 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
     let horizon = shared.horizons.hold(None, || Position::new(shared.last_position()));
     // At the moment of the answer, every topic's state has all events up to this position, and a
     // log in a fleet has applied exactly the records up to this place. The horizon is no later.
-    let Reached { position, applied } = shared.ask(|reply| Queued::Barrier { reply }).await?;
+    let Reached { position, applied, topics: stored } = shared.ask(|reply| Queued::Barrier { reply }).await?;
     if from > position {
         return invalid(format!("is ahead of the log, which ends at {position}"));
     }
+    let applied = applied?;
+    let is_for_node = applied.is_some() && from == Position::BEFORE_ALL;
+    let stored = if is_for_node { stored } else { Vec::new() };
     let topics = shared.topics.filtered(|topic| topic.state().id.is_some());
     let expected_bytes = topics.iter().map(|t| t.state().extent.size_bytes()).sum();
+    let topics = if is_for_node { Vec::new() } else { topics };
     let topics: Vec<_> = topics
         .into_iter()
         .map(|topic| {
@@ -119,7 +128,6 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
             (topic, last_time)
         })
         .collect();
-    let applied = applied?;
     // Read after the place: what changed in between, a node that joins is told by the stream.
     let ids = match applied {
         Some(_) => shared.turns.read(|log| log.ids()).await?,
@@ -135,6 +143,7 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
         applied,
         is_begun: false,
         topics: topics.into_iter(),
+        stored: stored.into_iter(),
         current: None,
         expected_bytes,
         horizon,
@@ -190,14 +199,19 @@ impl Backup {
                 }
                 continue;
             }
+            if let Some(stored) = self.stored.next() {
+                let frame = Frame::WholeTopic(stored.clone());
+                self.encoded.extend_from_slice(&encoder.frame(&frame));
+                self.current = Some(TopicReading::for_node(stored, &self.header));
+                continue;
+            }
             let Some(topic) = self.topics.as_slice().first().cloned() else {
                 if let Some(encoder) = self.encoder.take() {
                     self.encoded.extend_from_slice(&encoder.end());
                 }
                 break;
             };
-            let keeps_front = self.applied.is_some() && self.header.from == Position::BEFORE_ALL;
-            let begun = begin(&self.shared, &self.header, topic, keeps_front).await?;
+            let begun = begin(&self.shared, &self.header, topic).await?;
             self.topics.next(); // Not before: a call that is given up must not lose the topic.
             let Some(reading) = begun else { continue };
             let stored = reading.told.clone();
@@ -216,7 +230,6 @@ async fn begin(
     shared: &Shared,
     header: &BackupHeader,
     (topic, time): (Arc<Topic>, Timestamp),
-    keeps_front: bool,
 ) -> Result<Option<TopicReading>> {
     loop {
         let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
@@ -239,8 +252,8 @@ async fn begin(
         let end = BackupEnd { tail, position, time };
         let extent = end.cut(extent);
         let told = StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted };
-        let sent = if keeps_front { Sequence::FIRST } else { next };
-        return Ok(Some(TopicReading { topic, told, next, sent, keeps_front, end, is_whole }));
+        let topic = Some(topic);
+        return Ok(Some(TopicReading { topic, told, next, end, is_whole }));
     }
 }
 
@@ -267,11 +280,18 @@ impl BackupEnd {
 }
 
 impl TopicReading {
+    /// Returns the reading of a topic for a node that joins the fleet.
+    fn for_node(told: StoredTopic, header: &BackupHeader) -> Self {
+        let Extent { tail, last_time: time, .. } = told.extent;
+        let end = BackupEnd { tail, position: header.position, time };
+        Self { topic: None, told, next: Sequence::FIRST, end, is_whole: true }
+    }
+
     /// Returns the topic's record once more, if its front was trimmed since the last record. The
     /// topic then begins later in the backup: otherwise the trimmed events would be a hole that no
     /// reader is told of.
-    fn retold(&mut self) -> Option<Frame> {
-        let extent = self.end.cut(self.topic.state().extent);
+    fn retold(&mut self, topic: &Topic) -> Option<Frame> {
+        let extent = self.end.cut(topic.state().extent);
         if extent.earliest <= self.told.extent.earliest {
             return None;
         }
@@ -299,11 +319,12 @@ async fn after(
 
 /// Returns the next blocks of a topic, cut to the sequences that the backup holds.
 async fn read(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<Frame>> {
+    let Some(topic) = reading.topic.clone() else { return read_stored(shared, reading).await };
     loop {
-        let earliest = reading.topic.state().extent.earliest;
+        let earliest = topic.state().extent.earliest;
         reading.next = reading.next.max(earliest);
         if reading.next >= reading.end.tail {
-            return Ok(reading.retold().into_iter().collect());
+            return Ok(reading.retold(&topic).into_iter().collect());
         }
         let (id, next, end) = (reading.told.id, reading.next, reading.end.tail);
         let limit = shared.max_read_bytes;
@@ -311,16 +332,60 @@ async fn read(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<Frame>>
         let blocks = match blocks {
             Ok(blocks) => blocks,
             // The blocks were trimmed meanwhile; they are not damaged.
-            Err(_) if reading.topic.state().extent.earliest > earliest => continue,
+            Err(_) if topic.state().extent.earliest > earliest => continue,
             Err(error) => return Err(error),
         };
         reading.next = blocks.last().map_or(end, |block| block.last_sequence().next()).min(end);
-        let first = if reading.keeps_front { reading.sent } else { next };
-        reading.sent = reading.next;
-        let parts = blocks.iter().filter_map(|block| block.part(first..end));
+        let parts = blocks.iter().filter_map(|block| block.part(next..end));
         let parts = parts.map(|part| Frame::Block(id, part));
-        return Ok(reading.retold().into_iter().chain(parts).collect());
+        return Ok(reading.retold(&topic).into_iter().chain(parts).collect());
     }
+}
+
+/// Returns the next blocks of a topic as they are in the log, for a node that joins the fleet. Only
+/// a block that reaches beyond the end of the topic in the backup is cut there.
+async fn read_stored(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<Frame>> {
+    let (id, next, end) = (reading.told.id, reading.next, reading.end.tail);
+    let limit = shared.max_read_bytes;
+    let blocks = shared.turns.read(move |log| stored_blocks(log, id, next..end, limit)).await?;
+    reading.next = blocks.last().map_or(end, |block| block.last_sequence().next()).min(end);
+    let parts = blocks.iter().filter_map(|block| block.part(Sequence::FIRST..end));
+    Ok(parts.map(|part| Frame::Block(id, part)).collect())
+}
+
+/// Returns the blocks that hold some of `sequences`, in order, up to about `max_bytes`: at least one,
+/// if there is one.
+fn stored_blocks(
+    log: &dyn Log,
+    id: TopicId,
+    sequences: Range<Sequence>,
+    max_bytes: usize,
+) -> Result<Vec<Block>> {
+    let Range { start: mut next, end } = sequences;
+    let (mut blocks, mut bytes) = (Vec::new(), 0);
+    while next < end && bytes < max_bytes {
+        let listed = log.stored_blocks(id, next..end, 1)?.first().map(|block| block.first);
+        // A block that was rewritten meanwhile may begin before `next`.
+        let from = if listed == Some(next) || next == Sequence::FIRST { listed } else { Some(next) };
+        let Some(from) = from else { break };
+        let block = match log.read(id, from, end, 1) {
+            Ok(blocks) => blocks.into_iter().next(),
+            // It was removed meanwhile, or is damaged.
+            Err(error) => match log.stored_blocks(id, from..end, 1)?.first() {
+                Some(block) if block.first == from => return Err(error),
+                Some(block) => {
+                    next = block.first;
+                    continue;
+                }
+                None => None,
+            },
+        };
+        let Some(block) = block else { break };
+        bytes += block.bytes().len();
+        next = block.last_sequence().next();
+        blocks.push(block);
+    }
+    Ok(blocks)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::cursor::{Position, Sequence};
 use crate::error::Result;
 use crate::event::{Durability, Timestamp};
-use crate::log::Applied;
+use crate::log::{Applied, StoredTopic};
 
 /// The place of the log at a moment between two groups.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Reached {
     pub(super) position: Position,
     /// The place in the fleet's stream up to which exactly the log has applied it.
     pub(super) applied: Result<Option<Applied>>,
+    /// All topics as they are at that place, if the log has one.
+    pub(super) topics: Vec<StoredTopic>,
 }
 
 /// The place and time that one event was given.

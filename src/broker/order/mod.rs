@@ -35,7 +35,7 @@ pub(super) mod window;
 
 use tracing::error;
 
-use self::committer::Committer;
+use self::committer::{Committer, stored};
 use self::draft::Draft;
 use crate::broker::failure::PanicGuard;
 use crate::broker::queue::{Queued, QueuedPublish};
@@ -75,9 +75,7 @@ impl Committer {
             };
             self.take_steps(appended_blocks, gathered.now);
             for answer in gathered.barriers {
-                let position = Position::new(self.announced.position());
-                let reached = Reached { position, applied: self.log.applied() };
-                let _nobody_waits = answer.send(reached);
+                let _nobody_waits = answer.send(self.reached());
             }
             match gathered.next {
                 // Commands that entered the queue before it closed are still answered.
@@ -127,6 +125,20 @@ impl Committer {
         }
         self.failure.count_refused(draft.answer(outcome, Some(durability), now));
         appended
+    }
+
+    /// Returns how far the log is, between two groups.
+    fn reached(&self) -> Reached {
+        let position = Position::new(self.announced.position());
+        let applied = self.log.applied();
+        let topics = match &applied {
+            Ok(Some(_)) => {
+                let all = self.topics.filtered(|topic| topic.state().id.is_some());
+                all.iter().filter_map(|topic| stored(topic).ok()).collect()
+            }
+            _ => Vec::new(),
+        };
+        Reached { position, applied, topics }
     }
 
     /// Notes what the group has found out about the fronts of its topics.

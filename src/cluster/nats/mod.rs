@@ -41,7 +41,7 @@ mod reader;
 mod settings;
 mod stuck_fence;
 #[cfg(test)]
-mod tests;
+pub(in crate::cluster) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

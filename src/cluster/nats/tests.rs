@@ -1,7 +1,7 @@
 //! The engine in NATS against real servers, of one and of three, whole and broken on purpose.
 
 #[path = "../../../tests/suite/fleet/nats_servers.rs"]
-mod nats_servers;
+pub(in crate::cluster) mod nats_servers;
 
 mod faults;
 
@@ -30,7 +30,7 @@ async fn open(servers: &NatsServers) -> NatsStream {
     open_fleet(servers, "test").await
 }
 
-async fn open_fleet(servers: &NatsServers, fleet: &str) -> NatsStream {
+pub(in crate::cluster) async fn open_fleet(servers: &NatsServers, fleet: &str) -> NatsStream {
     let began = Instant::now();
     loop {
         match NatsStream::open(&config(servers), fleet).await {
@@ -54,7 +54,7 @@ fn each(sizes: &[usize], test: impl Fn(&NatsProgram, usize)) {
     }
 }
 
-fn run<T>(test: impl Future<Output = T>) -> T {
+pub(in crate::cluster) fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(test)

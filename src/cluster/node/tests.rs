@@ -1,4 +1,6 @@
-//! Tests of nodes with real brokers, on a simulated stream.
+//! Tests of nodes with real brokers, on a simulated stream, and on NATS (`over_nats.rs`).
+
+mod over_nats;
 
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -100,7 +102,7 @@ impl TestNode {
 
 struct TestFleet {
     lease: Duration,
-    links: Vec<SimulatedStream>,
+    streams: Vec<Arc<dyn Stream>>,
     disks: Vec<TestDisk>,
     nodes: Vec<Option<TestNode>>,
 }
@@ -110,12 +112,19 @@ fn faultless() -> StreamFaults {
 }
 
 impl TestFleet {
-    /// Returns a fleet of three nodes, one of them with its log on disk.
-    async fn begun(lease: Duration) -> Self {
+    /// Returns a fleet of three nodes on a simulated stream, and the links of the nodes to it.
+    async fn begun(lease: Duration) -> (Self, Vec<SimulatedStream>) {
         let stream = SimulatedStream::new(1, faultless(), Arc::new(RuntimeClock::default()));
+        let links: Vec<_> = (0..3).map(|_| stream.another_link()).collect();
+        let streams = links.iter().map(|link| Arc::new(link.clone()) as Arc<dyn Stream>).collect();
+        (Self::over(streams, lease).await, links)
+    }
+
+    /// Returns a fleet of three nodes, one of them with its log on disk.
+    async fn over(streams: Vec<Arc<dyn Stream>>, lease: Duration) -> Self {
         let mut fleet = Self {
             lease,
-            links: (0..3).map(|_| stream.another_link()).collect(),
+            streams,
             disks: vec![
                 TestDisk::Memory(Arc::default()),
                 TestDisk::Memory(Arc::default()),
@@ -131,7 +140,7 @@ impl TestFleet {
 
     async fn start(&mut self, number: usize) {
         let local = self.disks[number].open();
-        let node = open_node(local, Arc::new(self.links[number].clone()), number, self.lease);
+        let node = open_node(local, self.streams[number].clone(), number, self.lease);
         self.nodes[number] = Some(node.await.unwrap());
     }
 
@@ -245,7 +254,7 @@ async fn ids(broker: &Broker, topic: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_leads_and_all_hold_what_it_has_decided_byte_for_byte() {
-    let fleet = TestFleet::begun(LEASE).await;
+    let (fleet, _) = TestFleet::begun(LEASE).await;
     let leader = fleet.leader_but(None).await;
     let broker = &fleet.node(leader).broker;
     for number in 0..30 {
@@ -284,7 +293,7 @@ async fn one_node_leads_and_all_hold_what_it_has_decided_byte_for_byte() {
 /// so, and follows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_wakes_up_late_acknowledges_nothing_and_follows() {
-    let fleet = TestFleet::begun(LEASE).await;
+    let (fleet, _) = TestFleet::begun(LEASE).await;
     let former = fleet.leader_but(None).await;
     fleet.publish_somewhere("a", "before").await;
     let frozen = fleet.node(former);
@@ -312,7 +321,7 @@ async fn a_leader_that_wakes_up_late_acknowledges_nothing_and_follows() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_leader_is_closed_another_one_leads_at_once() {
     let lease = Duration::from_millis(1_500);
-    let mut fleet = TestFleet::begun(lease).await;
+    let (mut fleet, _) = TestFleet::begun(lease).await;
     let former = fleet.leader_but(None).await;
     let node = fleet.take(former);
     let broker = node.broker.clone();
@@ -349,11 +358,11 @@ async fn when_a_leader_is_closed_another_one_leads_at_once() {
 /// all goes on by itself when it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_engine_is_away_reading_goes_on_and_writing_comes_back() {
-    let fleet = TestFleet::begun(LEASE).await;
+    let (fleet, links) = TestFleet::begun(LEASE).await;
     let leader = fleet.leader_but(None).await;
     fleet.publish_somewhere("a", "before").await;
     fleet.agreed().await;
-    fleet.links.iter().for_each(|link| link.cut(PATIENCE));
+    links.iter().for_each(|link| link.cut(PATIENCE));
     let began = Instant::now();
     let unknown = publish(&fleet.node(leader).broker, "a", "unknown").await.unwrap_err();
     assert!(began.elapsed() < 10 * LEASE, "{:?}", began.elapsed());
@@ -367,7 +376,7 @@ async fn while_the_engine_is_away_reading_goes_on_and_writing_comes_back() {
         node.broker.check_ready().unwrap();
         wait_for(|| node.node.status().borrow().engine_problem.clone()).await;
     }
-    fleet.links.iter().for_each(|link| link.cut(Duration::ZERO));
+    links.iter().for_each(|link| link.cut(Duration::ZERO));
     // Whoever does not know the outcome publishes again with the same id.
     fleet.publish_somewhere("a", "unknown").await;
     fleet.publish_somewhere("a", "after").await;
@@ -382,7 +391,7 @@ async fn while_the_engine_is_away_reading_goes_on_and_writing_comes_back() {
 /// Goal: whichever node goes and comes, and if all do, nothing that was acknowledged is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_come_back_catch_up() {
-    let mut fleet = TestFleet::begun(LEASE).await;
+    let (mut fleet, _) = TestFleet::begun(LEASE).await;
     let mut expected = Vec::new();
     for round in 0..3 {
         let leader = fleet.leader_but(None).await;
@@ -414,7 +423,7 @@ async fn nodes_that_come_back_catch_up() {
 /// Goal: a node that cannot take part says why, and serves what it has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_does_not_belong_to_the_fleet_stops_and_serves_its_readers() {
-    let mut fleet = TestFleet::begun(LEASE).await;
+    let (mut fleet, links) = TestFleet::begun(LEASE).await;
     fleet.publish_somewhere("a", "of the fleet").await;
     let stopped = async |node: &TestNode| {
         let status = node.node.status();
@@ -429,8 +438,7 @@ async fn a_node_that_does_not_belong_to_the_fleet_stops_and_serves_its_readers()
     let broker = Broker::with_log(alone.clone(), &OpenConfig::default()).unwrap();
     publish(&broker, "b", "of its own").await.unwrap();
     broker.close().await;
-    let link = fleet.links[0].clone();
-    let link = || Arc::new(link.another_link());
+    let link = || Arc::new(links[0].another_link());
     let foreign = open_node(alone, link(), 3, LEASE).await.unwrap();
     assert!(stopped(&foreign).await.contains("no place in the stream"));
     assert_eq!(ids(&foreign.broker, "b").await, ["of its own"]);
@@ -455,8 +463,8 @@ async fn a_node_that_does_not_belong_to_the_fleet_stops_and_serves_its_readers()
     let gone = (leader + 1) % 3;
     fleet.take(gone).kill().await;
     fleet.publish_somewhere("a", "missed").await;
-    let tail = fleet.links[0].tail().await.unwrap();
-    fleet.links[0].trim(tail.next()).await.unwrap();
+    let tail = links[0].tail().await.unwrap();
+    links[0].trim(tail.next()).await.unwrap();
     fleet.start(gone).await;
     let problem = stopped(fleet.node(gone)).await;
     assert!(problem.contains("were trimmed"), "{problem}");

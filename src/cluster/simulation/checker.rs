@@ -45,7 +45,7 @@ impl FleetChecker {
     /// Returns the number of a new group; `None` when nothing more is published.
     pub(super) fn next_id(&self) -> Option<u64> {
         let mut heard = self.heard();
-        heard.next_id += 1;
+        heard.next_id += u64::from(!heard.has_ended);
         (!heard.has_ended).then_some(heard.next_id)
     }
 

@@ -6,9 +6,10 @@
 //!
 //! A node that joins a fleet is different: its log must become that of the other nodes, byte for
 //! byte. So it keeps the epoch, the blocks, the blocks of ids and all sizes as they are in a peer's
-//! backup. The peer goes on while the backup is made: records and blocks may already be as they
-//! are after later records of the stream. Once the node has applied the stream up to where the
-//! peer was at the backup's end, nothing of that is left.
+//! backup. The records are as they are at the backup's place in the stream. The peer goes on while
+//! the backup is made: blocks may already be as they are after later records of the stream. Once
+//! the node has applied the stream up to where the peer was at the backup's end, nothing of that is
+//! left.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -269,6 +270,12 @@ impl NewLog {
     /// [`Error::Open`]: the block does not fit the blocks before it, or writing failed.
     pub(super) fn write_block(&mut self, id: TopicId, block: Block) -> Result<()> {
         match self.next_block(id) {
+            // The peer has rewritten blocks meanwhile: this one takes their place.
+            Some(next) if self.peer.is_some() && block.first_sequence() < next => {
+                self.remove_blocks_from(id, block.first_sequence())?;
+            }
+            // The peer has removed blocks meanwhile, and the stream says so.
+            _ if self.peer.is_some() => {}
             Some(next) if block.first_sequence() < next => {
                 return Err(self.bad(format!("sequence {} comes twice", block.first_sequence())));
             }
@@ -331,9 +338,18 @@ impl NewLog {
     }
 
     fn remove_blocks(&mut self, id: TopicId) -> Result<()> {
+        self.remove_blocks_from(id, Sequence::FIRST)?;
+        if let Some((_, written)) = self.topics.get_mut(&id) {
+            *written = WrittenTopic::default();
+        }
+        Ok(())
+    }
+
+    /// Removes the blocks of a topic that begin at `first` or later.
+    fn remove_blocks_from(&mut self, id: TopicId, first: Sequence) -> Result<()> {
         self.flush()?;
         loop {
-            let all = self.tree.range(keys::blocks(id, Sequence::FIRST..blocks::END));
+            let all = self.tree.range(keys::blocks(id, first..blocks::END));
             let found: Vec<_> = all.keys().take(MAX_REMOVED_PARTS).collect();
             if found.is_empty() {
                 break;
@@ -342,9 +358,6 @@ impl NewLog {
                 self.batch.remove(key.map_err(|error| self.failed(error))?);
             }
             self.flush()?;
-        }
-        if let Some((_, written)) = self.topics.get_mut(&id) {
-            *written = WrittenTopic::default();
         }
         Ok(())
     }
