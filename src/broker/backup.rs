@@ -111,7 +111,8 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
     let horizon = shared.horizons.hold(None, || Position::new(shared.last_position()));
     // At the moment of the answer, every topic's state has all events up to this position, and a
     // log in a fleet has applied exactly the records up to this place. The horizon is no later.
-    let Reached { position, applied, topics: stored } = shared.ask(|reply| Queued::Barrier { reply }).await?;
+    let Reached { position, applied, topics: stored } =
+        shared.ask(|reply| Queued::Barrier { reply }).await?;
     if from > position {
         return invalid(format!("is ahead of the log, which ends at {position}"));
     }
@@ -366,7 +367,8 @@ fn stored_blocks(
     while next < end && bytes < max_bytes {
         let listed = log.stored_blocks(id, next..end, 1)?.first().map(|block| block.first);
         // A block that was rewritten meanwhile may begin before `next`.
-        let from = if listed == Some(next) || next == Sequence::FIRST { listed } else { Some(next) };
+        let from =
+            if listed == Some(next) || next == Sequence::FIRST { listed } else { Some(next) };
         let Some(from) = from else { break };
         let block = match log.read(id, from, end, 1) {
             Ok(blocks) => blocks.into_iter().next(),

@@ -43,6 +43,9 @@ const MOVE_EVERY: Duration = Duration::from_secs(5);
 const MIN_LEASE: Duration = Duration::from_millis(100);
 const MAX_LEASE: Duration = Duration::from_secs(60);
 
+const FOREIGN_LOG: &str = "the log has events and no place in the stream of a fleet: it is of a \
+    broker that was alone, or has lost data to damage; take an empty data directory";
+
 /// The settings of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -150,6 +153,19 @@ pub async fn open(
     open_with(local, stream, config, open, &|task| tokio::spawn(task)).await
 }
 
+/// Checks that each group fits into the stream.
+fn check_groups(open: &OpenConfig) -> Result<()> {
+    // A group has one batch more than it needs, and what it takes besides the events.
+    let most = MAX_GROUP_BYTES as u64 / 2;
+    let largest = open.broker.max_group_bytes + open.limits.max_batch_bytes;
+    if largest > most {
+        let problem =
+            format!("with the largest batch that is {largest}; in a fleet {most} is the most");
+        return Err(Error::invalid("broker.max_group_bytes", problem));
+    }
+    Ok(())
+}
+
 /// The work of a task of a node.
 type NodeWork = StreamFuture<'static, ()>;
 
@@ -162,14 +178,7 @@ async fn open_with(
     spawn: &(dyn Fn(NodeWork) -> JoinHandle<()> + Sync),
 ) -> Result<(Broker, FleetNode), NodeOpenError> {
     config.validate()?;
-    let max_group_bytes = open.broker.max_group_bytes + open.limits.max_batch_bytes;
-    if max_group_bytes > MAX_GROUP_BYTES as u64 / 2 {
-        let problem = format!(
-            "with the largest batch, {max_group_bytes} is over {} in a fleet",
-            MAX_GROUP_BYTES / 2
-        );
-        return Err(Error::invalid("broker.max_group_bytes", problem).into());
-    }
+    check_groups(open)?;
     let NodeConfig { name, lease } = config;
     let clock: Arc<dyn SteadyClock> = Arc::new(RuntimeClock::default());
     let incarnation = rand::random();
@@ -197,11 +206,9 @@ async fn open_with(
     let (status, watched) = watch::channel(status);
     let stopping = CancellationToken::new();
     if is_foreign {
-        let problem = "the log has events and no place in the stream of a fleet: it is of a broker \
-                       that was alone, or has lost data to damage; take an empty data directory";
-        tracing::error!(problem, "this node takes no part in its fleet");
+        tracing::error!(problem = FOREIGN_LOG, "this node takes no part in its fleet");
         status.send_modify(|status| {
-            (status.role, status.problem) = (NodeRole::Stopped, Some(problem.to_owned()));
+            (status.role, status.problem) = (NodeRole::Stopped, Some(FOREIGN_LOG.to_owned()));
         });
     } else {
         let role = RoleTask::new(RoleParts {

@@ -195,10 +195,7 @@ impl RoleTask {
     }
 
     /// Reads on until this node leads; `None` if reading ends before.
-    async fn read_on(
-        &mut self,
-        assembler: &mut Assembler,
-    ) -> Result<Option<StreamPlace>, RoleEnd> {
+    async fn read_on(&mut self, assembler: &mut Assembler) -> Result<Option<StreamPlace>, RoleEnd> {
         let stream = self.parts.stream.clone();
         let mut reader = match stream.read(assembler.place().stream.next()).await {
             Ok(reader) => reader,

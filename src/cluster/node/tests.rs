@@ -327,9 +327,9 @@ async fn when_a_leader_is_closed_another_one_leads_at_once() {
     let broker = node.broker.clone();
     let publishes = (0..20).map(|number| {
         let broker = broker.clone();
-        tokio::spawn(async move {
-            (number, publish(&broker, "a", &number.to_string()).await.is_ok())
-        })
+        tokio::spawn(
+            async move { (number, publish(&broker, "a", &number.to_string()).await.is_ok()) },
+        )
     });
     let publishes: Vec<_> = publishes.collect();
     node.close().await;
@@ -343,11 +343,8 @@ async fn when_a_leader_is_closed_another_one_leads_at_once() {
     assert!(began.elapsed() < lease - Duration::from_millis(100), "{:?}", began.elapsed());
     publish(&fleet.node(next).broker, "b", "after").await.unwrap();
     fleet.agreed().await;
-    let stored = if acknowledged.is_empty() {
-        Vec::new()
-    } else {
-        ids(&fleet.node(next).broker, "a").await
-    };
+    let stored =
+        if acknowledged.is_empty() { Vec::new() } else { ids(&fleet.node(next).broker, "a").await };
     assert!(acknowledged.iter().all(|id| stored.contains(id)), "{acknowledged:?} {stored:?}");
     fleet.start(former).await;
     fleet.agreed().await;

@@ -480,6 +480,7 @@ impl Log for SledLog {
             noted.map_err(|error| Error::NotWritten(error.into()))?;
         }
         self.check_writable(group)?;
+        self.reader.take_names(&group.topics); // Who finds a topic in the log may read it at once.
         let before_bytes = written_bytes(&self.database);
         let lsn = self.failed.or_fail(|| {
             writing::keep_leaves(&self.tree, group)?;
@@ -493,7 +494,6 @@ impl Log for SledLog {
             has_removed: !group.removed.is_empty() || !group.forgotten.is_empty(),
         });
         self.touch(group);
-        self.reader.take_names(&group.topics);
         let last = group.appended.iter().map(|(_, block)| block.last_position()).max();
         if group.durability == Durability::Fsync
             && let Err(error) = self.mark.write(last, lsn)

@@ -362,6 +362,20 @@ impl NewLog {
         Ok(())
     }
 
+    /// Writes a block without events at the end of each topic whose newest blocks the peer has removed
+    /// meanwhile: the topic has its end in its newest block. The stream has the removal, and with it
+    /// this block goes, too.
+    fn close_ends(&mut self) -> Result<()> {
+        let missing = |(id, (topic, written)): (&TopicId, &(StoredTopic, WrittenTopic))| {
+            let Extent { tail, last_position, last_time, appended_bytes, .. } = topic.extent;
+            let (_, end) = written.sequences.filter(|(_, end)| *end < tail)?;
+            let hole = Block::hole(end..tail, last_position, last_time);
+            Some((*id, hole.ending_at(appended_bytes)))
+        };
+        let missing: Vec<_> = self.topics.iter().filter_map(missing).collect();
+        missing.into_iter().try_for_each(|(id, hole)| self.write_block(id, hole))
+    }
+
     /// Completes the log.
     ///
     /// # Errors
@@ -373,6 +387,9 @@ impl NewLog {
             written.sequences.filter(|(_, end)| topic.extent.earliest >= *end).map(|_| topic.id)
         };
         let is_own = self.peer.is_none();
+        if !is_own {
+            self.close_ends()?;
+        }
         let trimmed: Vec<_> = self.topics.values().filter_map(ends).filter(|_| is_own).collect();
         trimmed.into_iter().try_for_each(|id| self.remove_blocks(id))?;
         let mut sequences: u64 = 0;
