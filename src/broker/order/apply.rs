@@ -17,6 +17,7 @@
 //! how far compaction has looked: it takes the topic's tail, which is at least as far.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use tracing::info;
@@ -98,10 +99,9 @@ impl Committer {
         let removed = group.removed.iter().map(|(id, _)| *id);
         let written = group.rewritten.iter().chain(&group.appended).map(|(id, _)| *id);
         for id in removed.chain(written) {
-            if !topics.contains_key(&id) {
+            if let Entry::Vacant(entry) = topics.entry(id) {
                 let known = self.followed.get(&id).cloned();
-                let known = known.ok_or_else(|| unfit(format!("topic {} is unknown", id.get())))?;
-                topics.insert(id, known);
+                entry.insert(known.ok_or_else(|| unfit(format!("topic {} is unknown", id.get())))?);
             }
         }
         for (id, block) in &group.appended {

@@ -10,6 +10,9 @@ use crate::cluster::stream::{StreamError, StreamFuture, StreamReader};
 type Appended = Result<StreamSequence, AppendError>;
 type Found = Result<Option<Bytes>, StreamError>;
 
+/// What appends and looks are answered, and what comes of it.
+type SendCase = (Vec<Appended>, Vec<Found>, Result<(), NotSent>);
+
 /// A stream that answers as a test says, and with the last answer again and again.
 struct Scripted {
     appended: Mutex<VecDeque<Appended>>,
@@ -65,7 +68,7 @@ async fn an_outcome_is_told_as_certain_only_if_it_is() {
     let (mine, other) = (Ok(Some(record.clone())), Ok(Some(Bytes::from_static(b"another"))));
     let (nothing, away) = (Ok(None), Err(StreamError::Away("cut".to_owned())));
     let not_known = || Err(NotSent::Unknown("late".to_owned()));
-    let cases: Vec<(Vec<Appended>, Vec<Found>, Result<(), NotSent>)> = vec![
+    let cases: Vec<SendCase> = vec![
         (vec![stored()], vec![nothing.clone()], Ok(())),
         (vec![unknown(), unknown(), stored()], vec![nothing.clone()], Ok(())),
         (vec![unknown(), fenced()], vec![mine.clone()], Ok(())),
