@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::maintenance::horizon::Horizon;
 use crate::broker::queue::Queued;
-use crate::broker::report::Reached;
+use crate::broker::report::LogReached;
 use crate::broker::shared::Shared;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::state::TopicState;
@@ -51,7 +51,8 @@ pub struct Backup {
     /// The topics that are not read yet. No event of a topic up to the backup's position has a
     /// later time than the one beside it.
     topics: std::vec::IntoIter<(Arc<Topic>, Timestamp)>,
-    /// The records of the topics that are not read yet, in a backup for a node that joins the fleet.
+    /// The records of the topics that are not read yet, in a backup for a node that joins the
+    /// fleet.
     stored: std::vec::IntoIter<StoredTopic>,
     current: Option<TopicReading>,
     expected_bytes: u64,
@@ -111,7 +112,7 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
     let horizon = shared.horizons.hold(None, || Position::new(shared.last_position()));
     // At the moment of the answer, every topic's state has all events up to this position, and a
     // log in a fleet has applied exactly the records up to this place. The horizon is no later.
-    let Reached { position, applied, topics: stored } =
+    let LogReached { position, applied, topics: stored } =
         shared.ask(|reply| Queued::Barrier { reply }).await?;
     if from > position {
         return invalid(format!("is ahead of the log, which ends at {position}"));
@@ -354,8 +355,8 @@ async fn read_stored(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<
     Ok(parts.map(|part| Frame::Block(id, part)).collect())
 }
 
-/// Returns the blocks that hold some of `sequences`, in order, up to about `max_bytes`: at least one,
-/// if there is one.
+/// Returns the blocks that hold some of `sequences`, in order, up to about `max_bytes`: at least
+/// one, if there is one.
 fn stored_blocks(
     log: &dyn Log,
     id: TopicId,

@@ -10,7 +10,7 @@ use super::busy::Busy;
 use super::command::{Append, Change, RecalledIds, Work};
 use super::leadership::Leadership;
 use super::publish::PublishTurn;
-use super::report::{Ack, Done, Reached};
+use super::report::{Ack, Done, LogReached};
 use super::topic::entry::Topic;
 use super::topic::topics::TopicRef;
 use crate::error::Result;
@@ -31,7 +31,7 @@ pub(super) enum Queued {
     /// Remember ids from before the start in the window.
     Recall { topic: Arc<Topic>, recalled: RecalledIds, reply: oneshot::Sender<()> },
     /// Reply when all commands before this one are done.
-    Barrier { reply: oneshot::Sender<Reached> },
+    Barrier { reply: oneshot::Sender<LogReached> },
     /// Write a group that another node of the fleet has decided.
     Apply { group: Box<Group>, reply: oneshot::Sender<Result<()>> },
     /// Decide what is written from here on, or have another node decide.

@@ -13,7 +13,7 @@ use crate::log::{Applied, StoredTopic};
 
 /// The place of the log at a moment between two groups.
 #[derive(Debug)]
-pub(super) struct Reached {
+pub(super) struct LogReached {
     /// The position of the newest event. All events up to it can be read.
     pub(super) position: Position,
     /// The place in the fleet's stream up to which exactly the log has applied it.

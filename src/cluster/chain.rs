@@ -151,8 +151,8 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Returns a reader of the records after `place`, which is [`StreamPlace::START`], or a place up
-    /// to which a log has applied all groups.
+    /// Returns a reader of the records after `place`, which is [`StreamPlace::START`], or a place
+    /// up to which a log has applied all groups.
     pub fn after(place: StreamPlace) -> Self {
         Self { place, parts: Vec::new(), broken: None }
     }
@@ -162,8 +162,8 @@ impl Assembler {
         self.place
     }
 
-    /// Whether no group has begun that has not ended. Only then may a log that has applied all groups
-    /// go on from here when it is opened again.
+    /// Whether no group has begun that has not ended. Only then may a log that has applied all
+    /// groups go on from here when it is opened again.
     pub fn is_between_groups(&self) -> bool {
         self.parts.is_empty()
     }

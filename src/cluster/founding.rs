@@ -8,8 +8,8 @@ use super::stream::{Stream, StreamError, StreamSequence};
 use super::writer::StreamWriter;
 use crate::cursor::Epoch;
 
-/// Returns the epoch of the fleet, for a node with an empty log. An empty stream is founded with the
-/// node's `own` epoch. Waits for as long as the engine is away.
+/// Returns the epoch of the fleet, for a node with an empty log. An empty stream is founded with
+/// the node's `own` epoch. Waits for as long as the engine is away.
 ///
 /// # Errors
 ///

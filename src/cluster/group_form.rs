@@ -17,8 +17,9 @@
 //!            kind 6, a forgotten block of ids  | first: 8 |
 //! ```
 //!
-//! `durability`: 0 memory, 1 process, 2 fsync, 3 replicated. Flag 1: the block has ids. Flag 2: events of it can
-//! expire. Flag 4: its last event is known. Entries of one kind are in their order.
+//! `durability`: 0 memory, 1 process, 2 fsync, 3 replicated. Flag 1: the block has ids. Flag 2:
+//! events of it can expire. Flag 4: its last event is known. Entries of one kind are in their
+//! order.
 //!
 //! # Versions
 //!

@@ -109,8 +109,8 @@ impl LedBroker for Broker {
     }
 }
 
-/// The tasks of a node, which play its role in the fleet. If this is dropped, they end at once, as if
-/// the process had ended; [`Self::close`] ends them in order.
+/// The tasks of a node, which play its role in the fleet. If this is dropped, they end at once, as
+/// if the process had ended; [`Self::close`] ends them in order.
 pub struct FleetNode {
     broker: Broker,
     writer: StreamWriter,
@@ -125,13 +125,14 @@ impl fmt::Debug for FleetNode {
     }
 }
 
-/// Opens a node of a fleet on its local log: a broker that follows, and leads when nobody else does.
+/// Opens a node of a fleet on its local log: a broker that follows, and leads when nobody else
+/// does.
 ///
-/// A log that is empty joins the fleet, and founds it if the stream is empty, too. For that it waits
-/// until the engine answers. A log that was in the fleet before needs no engine to be opened.
+/// A log that is empty joins the fleet, and founds it if the stream is empty, too. For that it
+/// waits until the engine answers. A log that was in the fleet before needs no engine to be opened.
 ///
-/// A log that has events and is not of the fleet takes no part in it: the broker serves its readers,
-/// and the status says why it does nothing else.
+/// A log that has events and is not of the fleet takes no part in it: the broker serves its
+/// readers, and the status says why it does nothing else.
 ///
 /// # Errors
 ///
@@ -245,8 +246,8 @@ impl FleetNode {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the broker closes all the same, and the others may have to wait for
-    /// the end of the lease.
+    /// If the future is dropped, the broker closes all the same, and the others may have to wait
+    /// for the end of the lease.
     pub async fn close(mut self) {
         self.stopping.cancel();
         let role = if self.tasks.len() > 1 { self.tasks.pop() } else { None };

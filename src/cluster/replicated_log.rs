@@ -13,9 +13,9 @@
 //! [`SYNC_EVERY`]: what a node loses when its machine stops, it reads again from the stream.
 //!
 //! An outcome that is unknown is never told as certain. A group that the stream has is stored, even
-//! if the local log then fails: that is told as unknown, too, and this node leads no longer, for its
-//! log does not have what it decided. The broker goes on in both cases, as a node that follows, unless
-//! the local log takes nothing more ([`Log::goes_on_after`]).
+//! if the local log then fails: that is told as unknown, too, and this node leads no longer, for
+//! its log does not have what it decided. The broker goes on in both cases, as a node that follows,
+//! unless the local log takes nothing more ([`Log::goes_on_after`]).
 
 #[cfg(test)]
 mod tests;

@@ -10,8 +10,8 @@ pub enum NodeRole {
     Following,
     /// It decides what is stored.
     Leading,
-    /// It takes no part in the fleet any more, until it is opened again. It still serves readers what
-    /// it has. [`NodeStatus::problem`] says why; there is none if the node was closed.
+    /// It takes no part in the fleet any more, until it is opened again. It still serves readers
+    /// what it has. [`NodeStatus::problem`] says why; there is none if the node was closed.
     Stopped,
 }
 

@@ -14,7 +14,7 @@ pub struct Applied {
     pub number: u64,
     /// The checksum of the record, which the next record of the stream names.
     pub chain: u32,
-    /// The epoch of the fleet. The log's own may be another one: it begins a new one when it has lost
-    /// events that were not synced, and these come again from the stream.
+    /// The epoch of the fleet. The log's own may be another one: it begins a new one when it has
+    /// lost events that were not synced, and these come again from the stream.
     pub epoch: Epoch,
 }

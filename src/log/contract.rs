@@ -130,8 +130,8 @@ pub trait Log: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Whether the log takes groups again, without being opened anew, after a commit that failed with
-    /// `error`, and whose outcome is unknown.
+    /// Whether the log takes groups again, without being opened anew, after a commit that failed
+    /// with `error`, and whose outcome is unknown.
     fn goes_on_after(&self, error: &Error) -> bool {
         let _outcome_unknown = error;
         false

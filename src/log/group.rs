@@ -30,8 +30,8 @@ pub struct Group {
     pub ids: Vec<(TopicId, Block)>,
     /// The blocks of ids that are removed, each by its first sequence.
     pub forgotten: Vec<(TopicId, Sequence)>,
-    /// The failures that the group must outlive once it is stored. With [`Durability::Process`], and
-    /// with [`Durability::Replicated`], nothing is synced.
+    /// The failures that the group must outlive once it is stored. With [`Durability::Process`],
+    /// and with [`Durability::Replicated`], nothing is synced.
     pub durability: Durability,
     /// The place in the fleet's stream up to which the log has applied it with this group. `None`
     /// leaves the log's place as it is, and is right outside of a fleet.

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::committer::Committer;
 use crate::broker::command::Change;
 use crate::broker::queue::{COMMAND_BYTES, Queued, QueuedChange, QueuedPublish};
-use crate::broker::report::Reached;
+use crate::broker::report::LogReached;
 use crate::broker::topic::entry::Topic;
 use crate::event::Timestamp;
 
@@ -35,7 +35,7 @@ pub(super) struct Gathered {
     /// its change, or a deletion.
     pub(super) changes: Vec<QueuedChange>,
     /// The callers that are told when the group is done.
-    pub(super) barriers: Vec<oneshot::Sender<Reached>>,
+    pub(super) barriers: Vec<oneshot::Sender<LogReached>>,
     /// The command after the group, if it was taken out of the queue already.
     pub(super) next: Option<Queued>,
 }

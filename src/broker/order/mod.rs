@@ -39,7 +39,7 @@ use self::committer::{Committer, stored};
 use self::draft::Draft;
 use crate::broker::failure::PanicGuard;
 use crate::broker::queue::{Queued, QueuedPublish};
-use crate::broker::report::Reached;
+use crate::broker::report::LogReached;
 use crate::cursor::Position;
 use crate::error::Error;
 use crate::event::Timestamp;
@@ -128,7 +128,7 @@ impl Committer {
     }
 
     /// Returns how far the log is, between two groups.
-    fn reached(&self) -> Reached {
+    fn reached(&self) -> LogReached {
         let position = Position::new(self.announced.position());
         let applied = self.log.applied();
         let topics = match &applied {
@@ -138,7 +138,7 @@ impl Committer {
             }
             _ => Vec::new(),
         };
-        Reached { position, applied, topics }
+        LogReached { position, applied, topics }
     }
 
     /// Notes what the group has found out about the fronts of its topics.

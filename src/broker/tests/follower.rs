@@ -329,8 +329,8 @@ async fn publish_all_ids(broker: &Broker) -> Vec<String> {
     acks
 }
 
-/// Goal: after any sequence of groups a follower is as the leader is, and as a broker that is opened
-/// on its log; and when it leads, it decides as the former leader would have.
+/// Goal: after any sequence of groups a follower is as the leader is, and as a broker that is
+/// opened on its log; and when it leads, it decides as the former leader would have.
 /// Method: a random walk of all that can be asked of a leader. After each step, all topics, blocks,
 /// ids, events, states and what live readers were given are compared. In every other walk the
 /// follower is closed and opened in between.
@@ -358,7 +358,8 @@ async fn a_follower_is_as_its_leader_is_and_goes_on_as_it_would_have() {
     }
 }
 
-/// Returns the states without two numbers: when they change, a topic's record is not always written.
+/// Returns the states without two numbers: when they change, a topic's record is not always
+/// written.
 fn told(node: &Node) -> BTreeMap<TopicName, TopicState> {
     let told = |(name, state): (TopicName, TopicState)| {
         let extent = Extent { first_position: Position::new(0), ..state.extent };

@@ -102,7 +102,7 @@ struct Consumer {
 }
 
 /// What a message of the consumer is.
-enum Heard {
+enum HeardMessage {
     Record(Bytes),
     /// Nothing to return; go on.
     Nothing,
@@ -174,43 +174,45 @@ impl NatsReader {
         consumer.heard = Instant::now();
         self.in_touch = consumer.heard;
         match self.look_at(message) {
-            Heard::Record(record) => Ok(Some(self.give(record))),
-            Heard::Nothing => {
+            HeardMessage::Record(record) => Ok(Some(self.give(record))),
+            HeardMessage::Nothing => {
                 if self.known.elapsed() > LAG_CHECK {
                     self.check_lag().await?;
                 }
                 Ok(None)
             }
-            Heard::Lost(problem) => {
+            HeardMessage::Lost(problem) => {
                 self.lose(problem, Duration::ZERO);
                 Ok(None)
             }
-            Heard::Hole => {
+            HeardMessage::Hole => {
                 self.lose(format!("the consumer left out record {}", self.next), BUILD_PAUSE);
                 Ok(None)
             }
         }
     }
 
-    fn look_at(&mut self, message: Message) -> Heard {
+    fn look_at(&mut self, message: Message) -> HeardMessage {
         if message.status.is_some_and(|status| status.as_u16() == CONTROL) {
             return self.control(&message);
         }
         if let Some(status) = message.status.filter(|status| *status != StatusCode::OK) {
-            return Heard::Lost(format!("the consumer says {status}"));
+            return HeardMessage::Lost(format!("the consumer says {status}"));
         }
         let reply = message.reply.as_deref().unwrap_or_default();
         match stream_sequence(reply) {
-            Some(sequence) if sequence == self.next => Heard::Record(message.payload),
+            Some(sequence) if sequence == self.next => HeardMessage::Record(message.payload),
             // A consumer on a replica that is behind begins before the wanted record.
-            Some(sequence) if sequence < self.next => Heard::Nothing,
-            Some(_) => Heard::Hole,
-            None => Heard::Lost(format!("the consumer gives a message without sequence: {reply}")),
+            Some(sequence) if sequence < self.next => HeardMessage::Nothing,
+            Some(_) => HeardMessage::Hole,
+            None => HeardMessage::Lost(format!(
+                "the consumer gives a message without sequence: {reply}"
+            )),
         }
     }
 
     /// Reads what the consumer says about itself: that it is there, or that it waits for an answer.
-    fn control(&mut self, message: &Message) -> Heard {
+    fn control(&mut self, message: &Message) -> HeardMessage {
         let header = |name: &str| message.headers.as_ref()?.get(name).map(|value| value.as_str());
         if let Some(reply) = message.reply.as_deref().or_else(|| header("Nats-Consumer-Stalled")) {
             self.owed = Some(reply.to_owned());
@@ -218,8 +220,10 @@ impl NatsReader {
         let last = header("Nats-Last-Stream").and_then(|last| last.parse::<u64>().ok());
         // It gave a record that never came, and will not give it again.
         match last.filter(|last| *last >= self.next.get()) {
-            Some(last) => Heard::Lost(format!("the consumer gave {last}, which did not come")),
-            None => Heard::Nothing,
+            Some(last) => {
+                HeardMessage::Lost(format!("the consumer gave {last}, which did not come"))
+            }
+            None => HeardMessage::Nothing,
         }
     }
 

@@ -351,8 +351,8 @@ async fn when_a_leader_is_closed_another_one_leads_at_once() {
     fleet.close().await;
 }
 
-/// Goal: while the engine is away, publishers are told so in a bounded time, readers are served, and
-/// all goes on by itself when it is back.
+/// Goal: while the engine is away, publishers are told so in a bounded time, readers are served,
+/// and all goes on by itself when it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_engine_is_away_reading_goes_on_and_writing_comes_back() {
     let (fleet, links) = TestFleet::begun(LEASE).await;

@@ -43,7 +43,8 @@ pub(super) struct LivingNode {
 /// What the node has in the place of a broker.
 struct SmallBroker {
     log: Arc<ReplicatedLog>,
-    /// Whether the node decides. Locked for as long as one group is written: there is one committer.
+    /// Whether the node decides. Locked for as long as one group is written: there is one
+    /// committer.
     committing: Mutex<Leadership>,
 }
 

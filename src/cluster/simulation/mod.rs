@@ -1,5 +1,6 @@
 //! A simulation of a fleet: nodes that lead in turn, or believe that they lead, on a simulated
-//! stream, with crashes, stops, orderly ends, cuts, delays, and answers that are lost or come twice.
+//! stream, with crashes, stops, orderly ends, cuts, delays, and answers that are lost or come
+//! twice.
 //!
 //! The nodes run the real role, writer, chain, form and replicated log. What is simulated is the
 //! engine, the disk, the clock, and the broker (`living.rs`).

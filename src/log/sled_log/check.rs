@@ -53,8 +53,8 @@ pub struct CheckReport {
     pub event_bytes: u64,
     /// The position of the newest event.
     pub last_position: u64,
-    /// The place in the fleet's stream up to which the log has applied it; `None` if it was never in
-    /// a fleet. A repaired log has none, because events of it may be missing.
+    /// The place in the fleet's stream up to which the log has applied it; `None` if it was never
+    /// in a fleet. A repaired log has none, because events of it may be missing.
     pub applied: Option<Applied>,
     /// All damage that was found.
     pub damage: Vec<Error>,

@@ -362,9 +362,9 @@ impl NewLog {
         Ok(())
     }
 
-    /// Writes a block without events at the end of each topic whose newest blocks the peer has removed
-    /// meanwhile: the topic has its end in its newest block. The stream has the removal, and with it
-    /// this block goes, too.
+    /// Writes a block without events at the end of each topic whose newest blocks the peer has
+    /// removed meanwhile: the topic has its end in its newest block. The stream has the removal,
+    /// and with it this block goes, too.
     fn close_ends(&mut self) -> Result<()> {
         let missing = |(id, (topic, written)): (&TopicId, &(StoredTopic, WrittenTopic))| {
             let Extent { tail, last_position, last_time, appended_bytes, .. } = topic.extent;
