@@ -358,8 +358,7 @@ async fn a_follower_is_as_its_leader_is_and_goes_on_as_it_would_have() {
     }
 }
 
-/// Returns the states without two numbers: when they change, a topic's record is not always
-/// written.
+/// Returns the states without two numbers, with which a topic's record is not always written.
 fn told(node: &Node) -> BTreeMap<TopicName, TopicState> {
     let told = |(name, state): (TopicName, TopicState)| {
         let extent = Extent { first_position: Position::new(0), ..state.extent };
@@ -408,7 +407,7 @@ async fn a_node_that_loads_a_peers_backup_becomes_as_its_peer_is() {
         assert_eq!(leader.numbers(), node.numbers(), "seed {seed}");
         let stored = |node: &Node| {
             let (mut topics, blocks, ids, applied) = node.stored();
-            // The peer's record may be older than what the peer knows and has told.
+            // The peer's record may be older.
             topics.iter_mut().for_each(|topic| topic.extent.first_position = Position::new(0));
             (topics, blocks, ids, applied)
         };

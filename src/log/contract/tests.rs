@@ -1,4 +1,6 @@
 //! Tests of the contract. The same tests run over every log.
+//!
+//! The file is long, because its tests share the helpers that fill a log and read it.
 
 use std::path::Path;
 

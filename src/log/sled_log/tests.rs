@@ -1,4 +1,6 @@
 //! Tests of the log on sled: opening it again, and damage.
+//!
+//! The file is long, because its tests share the helpers that make damage.
 
 use std::collections::BTreeSet;
 use std::path::Path;
