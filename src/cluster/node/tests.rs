@@ -1,10 +1,11 @@
 //! Tests of nodes with real brokers, on a simulated stream, and on NATS (`over_nats.rs`).
+//!
+//! The file is long, because its tests share the fleet at its top.
 
 mod over_nats;
 
 use std::pin::Pin;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -25,17 +26,18 @@ const LEASE: Duration = Duration::from_millis(300);
 /// Stops the tasks of a node, as a system does with a process.
 #[derive(Default)]
 struct Freezer {
-    is_frozen: AtomicBool,
+    /// Read while a task is polled, so that nothing moves once `freeze` has returned.
+    is_frozen: RwLock<bool>,
     held: Mutex<Vec<Waker>>,
 }
 
 impl Freezer {
     fn freeze(&self) {
-        self.is_frozen.store(true, Ordering::SeqCst);
+        *self.is_frozen.write().unwrap() = true;
     }
 
     fn thaw(&self) {
-        self.is_frozen.store(false, Ordering::SeqCst);
+        *self.is_frozen.write().unwrap() = false;
         self.held.lock().unwrap().drain(..).for_each(Waker::wake);
     }
 }
@@ -49,12 +51,12 @@ impl Future for Freezable {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut held = self.freezer.held.lock().unwrap();
-        if self.freezer.is_frozen.load(Ordering::SeqCst) {
-            held.push(context.waker().clone());
+        let freezer = self.freezer.clone();
+        let is_frozen = freezer.is_frozen.read().unwrap();
+        if *is_frozen {
+            freezer.held.lock().unwrap().push(context.waker().clone());
             return Poll::Pending;
         }
-        drop(held);
         self.work.as_mut().poll(context)
     }
 }
@@ -186,7 +188,11 @@ impl TestFleet {
     async fn agreed(&self) -> String {
         let same = wait_for(|| {
             let all: Vec<String> = self.running().map(|node| content(&*node.local)).collect();
-            all.iter().all(|content| *content == all[0]).then(|| all[0].clone())
+            let is_same = all.iter().all(|content| *content == all[0]);
+            // What a log has is shown to readers a moment later.
+            let shown: Vec<_> = self.running().map(|node| node.broker.last_position()).collect();
+            let is_shown = shown.iter().all(|position| *position == shown[0]);
+            (is_same && is_shown).then(|| all[0].clone())
         });
         same.await
     }
@@ -294,10 +300,18 @@ async fn one_node_leads_and_all_hold_what_it_has_decided_byte_for_byte() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_wakes_up_late_acknowledges_nothing_and_follows() {
     let (fleet, _) = TestFleet::begun(LEASE).await;
-    let former = fleet.leader_but(None).await;
     fleet.publish_somewhere("a", "before").await;
+    fleet.agreed().await;
+    let former = loop {
+        let leader = fleet.leader_but(None).await;
+        fleet.node(leader).freezer.freeze();
+        // On a busy machine another node may have taken over in this moment.
+        if fleet.node(leader).leads() {
+            break leader;
+        }
+        fleet.node(leader).freezer.thaw();
+    };
     let frozen = fleet.node(former);
-    frozen.freezer.freeze();
     let broker = frozen.broker.clone();
     let late = tokio::spawn(async move { publish(&broker, "a", "late").await });
     let next = fleet.leader_but(Some(former)).await;
