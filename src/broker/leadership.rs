@@ -9,8 +9,7 @@
 //! the blocks. So each such step carries the number of changes from before its first read, and a
 //! step with an earlier number is refused.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
 
 /// Who decides what is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,42 +22,72 @@ pub(crate) enum Leadership {
 }
 
 /// The leadership as the committer has it, and as everybody else sees it. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct SharedLeadership {
     /// The number of changes of the leadership. An even number leads: it begins at 0, or, for a
     /// broker that begins as a follower, at 1.
-    changes: Arc<AtomicU64>,
+    changes: watch::Sender<u64>,
 }
 
 impl SharedLeadership {
     /// Returns the value of a broker that begins with `leadership`.
     pub(crate) fn new(leadership: Leadership) -> Self {
-        let shared = Self::default();
-        shared.set(leadership);
-        shared
-    }
-
-    /// Returns who decides at this moment.
-    pub(crate) fn now(&self) -> Leadership {
-        if self.changes().is_multiple_of(2) { Leadership::Leads } else { Leadership::Follows }
+        let begins = match leadership {
+            Leadership::Leads => 0,
+            Leadership::Follows => 1,
+        };
+        Self { changes: watch::Sender::new(begins) }
     }
 
     /// Whether another node decides at this moment.
     pub(crate) fn follows(&self) -> bool {
-        self.now() == Leadership::Follows
+        !leads(self.changes())
     }
 
     /// Returns the number of changes so far.
     pub(crate) fn changes(&self) -> u64 {
-        self.changes.load(Ordering::SeqCst)
+        *self.changes.borrow()
+    }
+
+    /// Returns the leadership, for somebody who waits for its changes.
+    pub(crate) fn watch(&self) -> LeadershipWatch {
+        LeadershipWatch(self.changes.subscribe())
     }
 
     /// Sets who decides. Only the committer calls this. Returns whether that is a change.
     pub(crate) fn set(&self, leadership: Leadership) -> bool {
-        let is_new = self.now() != leadership;
-        if is_new {
-            self.changes.fetch_add(1, Ordering::SeqCst);
+        let leads_now = leadership == Leadership::Leads;
+        self.changes.send_if_modified(|changes| {
+            let is_new = leads(*changes) != leads_now;
+            *changes += u64::from(is_new);
+            is_new
+        })
+    }
+}
+
+fn leads(changes: u64) -> bool {
+    changes.is_multiple_of(2)
+}
+
+/// The leadership, as somebody sees it who waits for its changes.
+#[derive(Debug, Clone)]
+pub(crate) struct LeadershipWatch(watch::Receiver<u64>);
+
+impl LeadershipWatch {
+    /// Whether this node decides, as it was when this was called last.
+    pub(crate) fn leads(&mut self) -> bool {
+        leads(*self.0.borrow_and_update())
+    }
+
+    /// Waits until the leadership has changed since [`Self::leads`] was called last. Between the
+    /// two it may have changed more than once. Waits for ever once the broker has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(crate) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
-        is_new
     }
 }

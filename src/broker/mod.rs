@@ -75,7 +75,7 @@ pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
 pub use filter::Filter;
-pub(crate) use leadership::Leadership;
+pub(crate) use leadership::{Leadership, LeadershipWatch};
 pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
 pub use presence::{MemberList, Presence};
@@ -273,6 +273,16 @@ impl Broker {
     #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "a fleet's node calls it"))]
     pub(crate) async fn lead(&self, leadership: Leadership) -> Result<()> {
         self.0.ask(|reply| Queued::Lead { leadership, reply }).await
+    }
+
+    /// Whether this broker decides what is written: it is alone, or leads its fleet.
+    pub(crate) fn leads(&self) -> bool {
+        !self.0.leadership.follows()
+    }
+
+    /// Returns the leadership, whose changes can be waited for.
+    pub(crate) fn leadership(&self) -> LeadershipWatch {
+        self.0.leadership.watch()
     }
 
     /// Returns the work that the threads of the broker have not done yet.

@@ -112,7 +112,7 @@ pub(super) fn open(
     let maintaining = Maintainer {
         log,
         topics: topics.clone(),
-        leadership,
+        leadership: leadership.clone(),
         commands: commands.downgrade(),
         busy: busy.clone(),
         config: config.maintenance.clone(),
@@ -141,6 +141,7 @@ pub(super) fn open(
         searches: Searches::new(settings.max_reads as usize),
         recall_turns: Turns::new(open_log.clone(), MAX_RECALLS),
         topics,
+        leadership,
         log: open_log,
         announced,
         drops,

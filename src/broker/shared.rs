@@ -21,6 +21,7 @@ use crate::broker::dedup::DedupConfig;
 use crate::broker::ephemeral::EphemeralEvents;
 use crate::broker::failure::BrokerFailure;
 use crate::broker::filter::Filters;
+use crate::broker::leadership::SharedLeadership;
 use crate::broker::limits::LimitsConfig;
 use crate::broker::maintenance::horizon::Horizons;
 use crate::broker::maintenance::maintainer::Ask;
@@ -56,6 +57,7 @@ pub(super) const MAX_RECALLS: usize = 4;
 pub(crate) struct Shared {
     pub(super) log: OpenLog,
     pub(super) topics: Arc<Topics>,
+    pub(super) leadership: SharedLeadership,
     pub(super) announced: Arc<Announced>,
     /// The number of the newest drop of the log.
     pub(super) drops: Arc<AtomicU64>,

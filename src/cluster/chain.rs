@@ -25,7 +25,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::group_form::{self, MAX_GROUP_BYTES};
-use super::record::{self, MAX_PART_BYTES, RecordBody, RecordHead};
+use super::record::{self, FleetLeader, MAX_PART_BYTES, RecordBody, RecordHead};
 use super::stream::StreamSequence;
 use crate::cursor::Epoch;
 use crate::log::{Applied, Group};
@@ -113,10 +113,8 @@ pub enum TakenRecord {
     Founded(Epoch),
     /// A new term begins.
     Announced {
-        /// The name of the node that leads from here on.
-        node: String,
-        /// The number that the node has drawn when it started.
-        incarnation: u64,
+        /// The node that leads from here on.
+        leader: FleetLeader,
         /// The parts before this record that count for nobody.
         skipped_parts: usize,
     },
@@ -221,9 +219,9 @@ impl Assembler {
                 let known = self.place.epoch.map_or("none".to_owned(), |epoch| epoch.to_string());
                 return Err(format!("it is of a fleet with the epoch {epoch}, and not {known}"));
             }
-            RecordBody::Announce { node, incarnation, .. } => {
+            RecordBody::Announce { leader, .. } => {
                 let skipped_parts = std::mem::take(&mut self.parts).len();
-                TakenRecord::Announced { node, incarnation, skipped_parts }
+                TakenRecord::Announced { leader, skipped_parts }
             }
             RecordBody::Part { part, parts, bytes } => self.add_part(part, parts, bytes)?,
             _ if waits_for_part => return Err("the rest of a group is missing".to_owned()),
@@ -269,7 +267,8 @@ mod tests {
     }
 
     fn announce_in(node: &str, epoch: Epoch) -> RecordBody {
-        RecordBody::Announce { node: node.to_owned(), incarnation: 7, epoch }
+        let (node, address) = (node.to_owned(), "http://n:1".to_owned());
+        RecordBody::Announce { leader: FleetLeader { node, incarnation: 7, address }, epoch }
     }
 
     fn group(first: u64) -> Bytes {
@@ -335,12 +334,12 @@ mod tests {
         assert!(parts.len() > 3);
         pair.add(&parts[0]).unwrap();
         pair.add(&parts[1]).unwrap();
-        let Ok(TakenRecord::Announced { node, incarnation, skipped_parts, .. }) =
-            pair.add(&announce("n2"))
-        else {
+        let Ok(TakenRecord::Announced { leader, skipped_parts }) = pair.add(&announce("n2")) else {
             panic!("a new term")
         };
-        assert_eq!((node.as_str(), incarnation, skipped_parts), ("n2", 7, 2));
+        let expected = ("n2", "http://n:1", 7, 2);
+        let FleetLeader { node, address, incarnation } = &leader;
+        assert_eq!((&**node, &**address, *incarnation, skipped_parts), expected);
         assert_eq!((pair.place.term, pair.place.number), (2, 0));
         for (index, part) in parts.iter().enumerate() {
             let is_last = index + 1 == parts.len();

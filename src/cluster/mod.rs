@@ -43,7 +43,7 @@ mod writer;
 pub use chain::{Assembler, ChainBreak, StreamPlace, TakenRecord};
 pub use clock::{RuntimeClock, SteadyClock};
 pub use node::{FleetNode, NodeConfig, NodeOpenError, open};
-pub use record::MAX_NODE_NAME_BYTES;
+pub use record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 pub use replicated_log::ReplicatedLog;
 pub use status::{NodeRole, NodeStatus};
 pub use writer::{Leading, NotDecided, StreamWriter, WriterConfig};

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::{RuntimeClock, SteadyClock};
 use super::founding::fleet_epoch;
 use super::group_form::MAX_GROUP_BYTES;
-use super::record::MAX_NODE_NAME_BYTES;
+use super::record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 use super::replicated_log::ReplicatedLog;
 use super::role::{LedBroker, RoleParts, RoleTask};
 use super::status::{NodeRole, NodeStatus};
@@ -51,6 +51,9 @@ const FOREIGN_LOG: &str = "the log has events and no place in the stream of a fl
 pub struct NodeConfig {
     /// The name of the node in its fleet: 1 to [`MAX_NODE_NAME_BYTES`] bytes.
     pub name: String,
+    /// The URL at which other nodes reach this one, like `https://n1:4280`: up to
+    /// [`MAX_NODE_ADDRESS_BYTES`] bytes. Default: empty, so that others cannot reach it.
+    pub advertise: String,
     /// The silence of the leader after which another node leads: 100 ms to 60 s. Default: 3 s. A
     /// publish whose outcome is not known is answered after three times as long.
     pub lease: Duration,
@@ -59,15 +62,21 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// Returns the settings of a node with this name.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), lease: Duration::from_secs(3) }
+        let advertise = String::new();
+        Self { name: name.into(), advertise, lease: Duration::from_secs(3) }
     }
 
     fn validate(&self) -> Result<()> {
-        let Self { name, lease } = self;
+        let Self { name, advertise, lease } = self;
         if name.is_empty() || name.len() > MAX_NODE_NAME_BYTES {
             let bytes = name.len();
             let problem = format!("has {bytes} bytes; 1 to {MAX_NODE_NAME_BYTES} are allowed");
             return Err(Error::invalid("node", problem));
+        }
+        if advertise.len() > MAX_NODE_ADDRESS_BYTES {
+            let bytes = advertise.len();
+            let problem = format!("has {bytes} bytes; {MAX_NODE_ADDRESS_BYTES} are the most");
+            return Err(Error::invalid("advertise", problem));
         }
         if !(MIN_LEASE..=MAX_LEASE).contains(lease) {
             let problem = format!("{lease:?} is not within {MIN_LEASE:?} and {MAX_LEASE:?}");
@@ -180,10 +189,10 @@ async fn open_with(
 ) -> Result<(Broker, FleetNode), NodeOpenError> {
     config.validate()?;
     check_groups(open)?;
-    let NodeConfig { name, lease } = config;
+    let NodeConfig { name, advertise, lease } = config;
     let clock: Arc<dyn SteadyClock> = Arc::new(RuntimeClock::default());
-    let incarnation = rand::random();
-    let writing = WriterConfig::new(name.clone(), incarnation, lease);
+    let node = FleetLeader { node: name, incarnation: rand::random(), address: advertise };
+    let writing = WriterConfig::new(node.clone(), lease);
     let (writer, writer_task) = StreamWriter::new(stream.clone(), clock.clone(), writing);
     let mut tasks = vec![spawn(Box::pin(writer_task))];
     let applied = local.applied()?;
@@ -220,8 +229,7 @@ async fn open_with(
             writer: writer.clone(),
             status: Arc::new(status),
             stopping: stopping.clone(),
-            node: name,
-            incarnation,
+            node,
             lease,
             move_every: MOVE_EVERY,
             seed: rand::random(),

@@ -7,7 +7,7 @@
 //! | crc32: 4 | format: 1 | kind: 1 | term: 8 | number: 8 | chain: 4 | part: 2 | parts: 2 | body |
 //!
 //! kind 1, found         | epoch: 4 |                 the first record of a fleet, in term 0
-//! kind 2, announce      | epoch: 4 | incarnation: 8 | name_bytes: 1 | name |
+//! kind 2, announce      | epoch: 4 | incarnation: 8 | name_bytes: 1 | name | address_bytes: 2 | address |
 //!                                                    the first record of a term: its leader
 //! kind 3, heartbeat     | |                          the leader is there, and has nothing to say
 //! kind 4, group         a part of a group (group_form.rs)
@@ -18,7 +18,8 @@
 //! the stream, and 0 in the first record. That checksum covers the `chain` before it, so the chain
 //! covers the whole stream up to there. `part`, from 1, and `parts` say which part of a group the
 //! body is; both are 0 in other records. `incarnation` is a number that a node draws when it
-//! starts: two processes with one name are two nodes.
+//! starts: two processes with one name are two nodes. `address` is the URL at which other nodes
+//! reach the node; empty if it has told none.
 //!
 //! # Versions
 //!
@@ -53,6 +54,9 @@ pub(super) const MAX_PART_BYTES: usize = MAX_RECORD_BYTES - HEAD_BYTES;
 /// The longest name of a node, in bytes.
 pub const MAX_NODE_NAME_BYTES: usize = 128;
 
+/// The longest address of a node, in bytes.
+pub const MAX_NODE_ADDRESS_BYTES: usize = 512;
+
 /// The first kind that a node may skip if it does not know it.
 const FIRST_SKIPPED_KIND: u8 = 128;
 
@@ -74,6 +78,17 @@ pub(super) struct RecordHead {
     pub(super) chain: u32,
 }
 
+/// A node that leads a fleet, or wants to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetLeader {
+    /// The name of the node.
+    pub node: String,
+    /// The number that the node has drawn when it started.
+    pub incarnation: u64,
+    /// The URL at which other nodes reach the node; empty if it has told none.
+    pub address: String,
+}
+
 /// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RecordBody {
@@ -81,10 +96,8 @@ pub(super) enum RecordBody {
     Found(Epoch),
     /// The first record of a term.
     Announce {
-        /// The name of the node that wants to lead.
-        node: String,
-        /// The number that the node has drawn when it started.
-        incarnation: u64,
+        /// The node that wants to lead.
+        leader: FleetLeader,
         /// The epoch of the logs of all nodes, as in the first record, which may be trimmed.
         epoch: Epoch,
     },
@@ -118,7 +131,7 @@ pub(super) struct StreamRecord {
 ///
 /// # Panics
 ///
-/// If a node's name, or a part, is longer than it may be.
+/// If a node's name or address, or a part, is longer than it may be.
 pub(super) fn encode(head: &RecordHead, body: &RecordBody) -> Bytes {
     let (kind, part, parts) = match body {
         RecordBody::Found(_) => (FOUND, 0, 0),
@@ -139,12 +152,15 @@ pub(super) fn encode(head: &RecordHead, body: &RecordBody) -> Bytes {
     record.put_u16(parts);
     match body {
         RecordBody::Found(epoch) => record.put_u32(epoch.get()),
-        RecordBody::Announce { node, incarnation, epoch } => {
+        RecordBody::Announce { leader: FleetLeader { node, incarnation, address }, epoch } => {
             assert!(node.len() <= MAX_NODE_NAME_BYTES, "a node's name is short");
             record.put_u32(epoch.get());
             record.put_u64(*incarnation);
             record.put_u8(node.len() as u8);
             record.put_slice(node.as_bytes());
+            assert!(address.len() <= MAX_NODE_ADDRESS_BYTES, "a node's address is short");
+            record.put_u16(address.len() as u16);
+            record.put_slice(address.as_bytes());
         }
         RecordBody::Part { bytes, .. } => record.put_slice(bytes),
         RecordBody::Heartbeat | RecordBody::Resigned | RecordBody::Skipped => {}
@@ -193,10 +209,12 @@ pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, String> {
         }
         ANNOUNCE => {
             let (epoch, rest) = body.split_first_chunk().ok_or_else(cut)?;
-            let (incarnation, name) = rest.split_first_chunk().ok_or_else(cut)?;
-            let (epoch, node) = (Epoch::new(u32::from_be_bytes(*epoch)), node_name(name)?);
+            let (incarnation, rest) = rest.split_first_chunk().ok_or_else(cut)?;
+            let (node, rest) = text::<1>(rest, "name", MAX_NODE_NAME_BYTES)?;
+            let (address, _later) = text::<2>(rest, "address", MAX_NODE_ADDRESS_BYTES)?;
+            let epoch = Epoch::new(u32::from_be_bytes(*epoch));
             let incarnation = u64::from_be_bytes(*incarnation);
-            RecordBody::Announce { node, incarnation, epoch }
+            RecordBody::Announce { leader: FleetLeader { node, incarnation, address }, epoch }
         }
         HEARTBEAT => RecordBody::Heartbeat,
         GROUP => RecordBody::Part { part, parts, bytes: body },
@@ -208,14 +226,21 @@ pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, String> {
     Ok(StreamRecord { head: RecordHead { term, number, chain: u32_at(head, 22) }, body, crc })
 }
 
-fn node_name(body: &[u8]) -> Result<String, String> {
-    let (length, rest) = body.split_first().ok_or("it has no name")?;
-    let name = rest.get(..usize::from(*length)).ok_or("its name is cut")?;
-    if name.len() > MAX_NODE_NAME_BYTES {
-        return Err(format!("its name has {} bytes", name.len()));
+/// Returns a text that has its length, of `N` bytes, before it, and what comes after.
+fn text<'a, const N: usize>(
+    body: &'a [u8],
+    what: &str,
+    most: usize,
+) -> Result<(String, &'a [u8]), String> {
+    let (length, rest) =
+        body.split_first_chunk::<N>().ok_or_else(|| format!("it has no {what}"))?;
+    let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    if length > most {
+        return Err(format!("its {what} has {length} bytes"));
     }
-    let name = std::str::from_utf8(name).map_err(|error| error.to_string())?;
-    Ok(name.to_owned())
+    let (text, rest) = rest.split_at_checked(length).ok_or_else(|| format!("its {what} is cut"))?;
+    let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
+    Ok((text.to_owned(), rest))
 }
 
 fn u16_at(head: &[u8; HEAD_BYTES], at: usize) -> u16 {
@@ -234,18 +259,19 @@ fn u64_at(head: &[u8; HEAD_BYTES], at: usize) -> u64 {
 mod tests {
     use super::*;
 
-    fn announce(node: &str) -> RecordBody {
-        let (node, epoch) = (node.to_owned(), Epoch::new(8));
-        RecordBody::Announce { node, incarnation: 0x0a0b_0c0d, epoch }
+    fn announce(node: &str, address: &str) -> RecordBody {
+        let (node, address) = (node.to_owned(), address.to_owned());
+        let leader = FleetLeader { node, incarnation: 0x0a0b_0c0d, address };
+        RecordBody::Announce { leader, epoch: Epoch::new(8) }
     }
 
     fn bodies() -> Vec<RecordBody> {
         let bytes = Bytes::from_static(b"some of a group");
         vec![
             RecordBody::Found(Epoch::new(0x0102_0304)),
-            announce("n1"),
-            announce(""),
-            announce(&"n".repeat(MAX_NODE_NAME_BYTES)),
+            announce("n1", "https://n1:4280"),
+            announce("", ""),
+            announce(&"n".repeat(MAX_NODE_NAME_BYTES), &"a".repeat(MAX_NODE_ADDRESS_BYTES)),
             RecordBody::Heartbeat,
             RecordBody::Resigned,
             RecordBody::Part { part: 1, parts: 1, bytes: Bytes::new() },
@@ -329,7 +355,7 @@ mod tests {
             bytes.extend_from_slice(b"and more");
             resealed(&bytes, 4, FORMAT)
         };
-        for body in [RecordBody::Found(Epoch::new(3)), announce("n1"), RecordBody::Heartbeat] {
+        for body in [RecordBody::Found(Epoch::new(3)), announce("n1", ""), RecordBody::Heartbeat] {
             assert_eq!(decode(&longer(&body)).unwrap().body, body);
         }
         let later = resealed(&encode(&head, &RecordBody::Heartbeat), 5, 200);

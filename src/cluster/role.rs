@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::chain::{Assembler, StreamPlace, TakenRecord};
 use super::clock::{SteadyClock, until};
+use super::record::FleetLeader;
 use super::replicated_log::ReplicatedLog;
 use super::status::{NodeRole, NodeStatus};
 use super::stream::{Stream, StreamError, StreamFuture};
@@ -94,9 +95,8 @@ pub(super) struct RoleParts {
     pub(super) status: Arc<watch::Sender<NodeStatus>>,
     /// Cancelled when the role is to end. A leader then leads on, until its writer resigns.
     pub(super) stopping: CancellationToken,
-    /// The name of the node, and the number that this process has drawn.
-    pub(super) node: String,
-    pub(super) incarnation: u64,
+    /// The node as it announces itself.
+    pub(super) node: FleetLeader,
     /// The silence of a leader after which another node may announce itself.
     pub(super) lease: Duration,
     /// The time after which the log's place is moved over records that change no log.
@@ -237,11 +237,11 @@ impl RoleTask {
         let mut patience = self.lease();
         match taken {
             TakenRecord::Group(group) => self.apply(*group, place).await?,
-            TakenRecord::Announced { node, incarnation, .. } => {
-                tracing::info!(node, term = place.term, "a node leads the fleet");
-                let parts = &self.parts;
-                let is_own = (&node, incarnation) == (&parts.node, parts.incarnation);
-                self.show(|status| status.leader = Some(node));
+            TakenRecord::Announced { leader, .. } => {
+                let (node, term) = (&leader.node, place.term);
+                tracing::info!(node, term, "a node leads the fleet");
+                let is_own = leader == self.parts.node;
+                self.show(|status| status.leader = Some(leader));
                 if is_own && place.term > self.led {
                     self.move_to(place).await?;
                     return Ok(Some(place));

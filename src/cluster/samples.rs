@@ -1,5 +1,6 @@
 //! Blocks and groups for tests.
 
+use super::record::FleetLeader;
 use crate::cursor::{Position, Sequence};
 use crate::event::{NewEvent, Timestamp};
 use crate::log::{Block, BlockBuilder, Group, Log, NewRecords, StoredTopic};
@@ -47,4 +48,9 @@ pub(super) fn content(log: &dyn Log) -> String {
         })
         .collect();
     format!("{topics:?} {blocks:?} {:?}", log.ids().expect("the ids"))
+}
+
+/// Returns a node that wants to lead.
+pub(super) fn node(name: &str, incarnation: u64) -> FleetLeader {
+    FleetLeader { node: name.to_owned(), incarnation, address: String::new() }
 }

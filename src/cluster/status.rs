@@ -1,5 +1,6 @@
 //! How a node of a fleet is, as plain data.
 
+use super::record::FleetLeader;
 use super::stream::StreamSequence;
 
 /// What a node does at the moment.
@@ -22,8 +23,8 @@ pub struct NodeStatus {
     pub role: NodeRole,
     /// The term of the last record that the node has read; 0 before the first leader.
     pub term: u64,
-    /// The name of the node that leads, as far as this one knows; `None` if nobody seems to.
-    pub leader: Option<String>,
+    /// The node that leads, as far as this one knows; `None` if nobody seems to.
+    pub leader: Option<FleetLeader>,
     /// The last record that the node has read.
     pub read: StreamSequence,
     /// The record up to which the node's log has applied the stream. Records that change no log may

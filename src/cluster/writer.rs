@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::chain::{StreamPlace, parts_of};
 use super::clock::{SteadyClock, until};
-use super::record::{MAX_PART_BYTES, RecordBody};
+use super::record::{FleetLeader, MAX_PART_BYTES, RecordBody};
 use super::sending::{NotSent, SendPatience, send};
 use super::stream::{Stream, StreamSequence};
 use crate::cursor::Epoch;
@@ -47,10 +47,9 @@ const COMMAND_PLACES: usize = 8;
 /// How a writer writes.
 #[derive(Debug, Clone)]
 pub struct WriterConfig {
-    /// The name of the node.
-    pub node: String,
-    /// A number that the process has drawn when it started. Two processes never have the same.
-    pub incarnation: u64,
+    /// The node, with a number that its process has drawn when it started. Two processes never have
+    /// the same.
+    pub node: FleetLeader,
     /// The silence after which a leader appends a heartbeat: a third of the lease.
     pub heartbeat: Duration,
     /// The longest time in which the writer finds out whether one record is stored.
@@ -63,10 +62,9 @@ pub struct WriterConfig {
 
 impl WriterConfig {
     /// Returns the settings of a node with a lease of this length.
-    pub fn new(node: String, incarnation: u64, lease: Duration) -> Self {
+    pub fn new(node: FleetLeader, lease: Duration) -> Self {
         Self {
             node,
-            incarnation,
             heartbeat: lease / 3,
             decide_within: lease * 3,
             pause: lease / 60,
@@ -184,10 +182,9 @@ impl StreamWriter {
     ///
     /// If `place` is before the first record of the fleet.
     pub async fn announce(&self, place: StreamPlace) -> Result<StreamPlace, NotDecided> {
-        let WriterConfig { node, incarnation, .. } = &*self.config;
-        let (node, incarnation) = (node.clone(), *incarnation);
+        let leader = self.config.node.clone();
         let epoch = place.epoch.expect("a fleet is founded before somebody leads it");
-        self.append(place, RecordBody::Announce { node, incarnation, epoch }).await
+        self.append(place, RecordBody::Announce { leader, epoch }).await
     }
 
     /// Lets the writer lead: it appends after `place`, the announcement of this very process, which

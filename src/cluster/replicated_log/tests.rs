@@ -7,7 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::*;
 use crate::cluster::chain::{Assembler, TakenRecord};
 use crate::cluster::clock::RuntimeClock;
-use crate::cluster::samples::{appending, content, topic};
+use crate::cluster::samples::{appending, content, node, topic};
 use crate::cluster::simulated::{SimulatedStream, StreamFaults};
 use crate::cluster::stream::{Stream, StreamSequence};
 use crate::cluster::writer::{Leading, WriterConfig};
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const EPOCH: Epoch = Epoch::new(7);
 
 fn config(lease: Duration) -> WriterConfig {
-    WriterConfig::new("n1".to_owned(), 1, lease)
+    WriterConfig::new(node("n1", 1), lease)
 }
 
 /// A node alone in its fleet, whose writer runs on a runtime of its own.

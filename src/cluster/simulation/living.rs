@@ -15,6 +15,7 @@ use super::{LEASE, ms};
 use crate::broker::Leadership;
 use crate::cluster::clock::SteadyClock;
 use crate::cluster::founding::fleet_epoch;
+use crate::cluster::record::FleetLeader;
 use crate::cluster::replicated_log::ReplicatedLog;
 use crate::cluster::role::{LedBroker, RoleEnd, RoleParts, RoleTask};
 use crate::cluster::samples::{appending, topic};
@@ -28,8 +29,7 @@ use crate::log::{Group, Log};
 /// A node that runs.
 pub(super) struct LivingNode {
     pub(super) number: usize,
-    pub(super) name: String,
-    pub(super) incarnation: u64,
+    pub(super) node: FleetLeader,
     pub(super) world: FleetWorld,
     pub(super) link: SimulatedStream,
     pub(super) checker: FleetChecker,
@@ -98,8 +98,7 @@ impl LivingNode {
             writer,
             status: Arc::new(watch::Sender::new(NodeStatus::default())),
             stopping: self.stopping.clone(),
-            node: self.name.clone(),
-            incarnation: self.incarnation,
+            node: self.node.clone(),
             lease: LEASE,
             move_every: ms(400),
             seed: self.seed,

@@ -28,6 +28,7 @@ use self::disk::{Disk, DiskLog};
 use self::living::LivingNode;
 use self::world::FleetWorld;
 use super::clock::SteadyClock;
+use super::samples;
 use super::simulated::{SimulatedStream, StreamFaults};
 use super::writer::{StreamWriter, WriterConfig};
 use tokio_util::sync::CancellationToken;
@@ -97,24 +98,14 @@ impl Fleet {
             Arc::new(DiskLog::open(number, self.disks[number].clone(), checker.clone(), seed));
         let clock = Arc::new(world.clone());
         let link = self.links[number].clone();
-        let name = format!("n{number}");
-        let mut config = WriterConfig::new(name.clone(), incarnation, LEASE);
+        let node = samples::node(&format!("n{number}"), incarnation);
+        let mut config = WriterConfig::new(node.clone(), LEASE);
         config.part_bytes = 150;
         let (writer, task) = StreamWriter::new(Arc::new(link.clone()), clock, config);
         let stopping = CancellationToken::new();
         self.stopping[number] = stopping.clone();
-        let living = LivingNode {
-            number,
-            name,
-            incarnation,
-            world,
-            link,
-            checker,
-            local,
-            writer,
-            stopping,
-            seed,
-        };
+        let living =
+            LivingNode { number, node, world, link, checker, local, writer, stopping, seed };
         self.world.begin(number, Box::pin(task));
         self.world.begin(number, Box::pin(living.live()));
     }
