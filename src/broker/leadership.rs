@@ -7,9 +7,13 @@
 //! here. Maintenance decides in threads of its own: a visit may read blocks while this node leads,
 //! and have its step written when the node has followed in between, and another one has rewritten
 //! the blocks. So each such step carries the number of changes from before its first read, and a
-//! step with an earlier number is refused.
+//! step with an earlier number is refused. The same number, as a [`LeadTerm`], goes with what the
+//! broker's own parts decide on what they have in memory, such as the checkpoints of consumers:
+//! stored is only what was decided in the present term.
 
 use tokio::sync::watch;
+
+use crate::error::{Error, Result};
 
 /// Who decides what is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,6 +24,10 @@ pub(crate) enum Leadership {
     /// Another node of the fleet does.
     Follows,
 }
+
+/// The time for which this node leads, from one change of the leadership to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeadTerm(u64);
 
 /// The leadership as the committer has it, and as everybody else sees it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -47,6 +55,20 @@ impl SharedLeadership {
     /// Returns the number of changes so far.
     pub(crate) fn changes(&self) -> u64 {
         *self.changes.borrow()
+    }
+
+    /// Returns the present term; `None` if another node decides.
+    pub(crate) fn term(&self) -> Option<LeadTerm> {
+        Some(self.changes()).filter(|changes| leads(*changes)).map(LeadTerm)
+    }
+
+    /// Refuses what was decided in another term than the present one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLeading`].
+    pub(crate) fn check(&self, term: LeadTerm) -> Result<()> {
+        if self.term() == Some(term) { Ok(()) } else { Err(Error::NotLeading) }
     }
 
     /// Returns the leadership, for somebody who waits for its changes.
@@ -79,8 +101,14 @@ impl LeadershipWatch {
         leads(*self.0.borrow_and_update())
     }
 
-    /// Waits until the leadership has changed since [`Self::leads`] was called last. Between the
-    /// two it may have changed more than once. Waits for ever once the broker has ended.
+    /// Returns the term in which this node leads, as it was when this was called last; `None` if
+    /// another node decides.
+    pub(crate) fn term(&mut self) -> Option<LeadTerm> {
+        Some(*self.0.borrow_and_update()).filter(|changes| leads(*changes)).map(LeadTerm)
+    }
+
+    /// Waits until the leadership has changed since [`Self::leads`] or [`Self::term`] was called
+    /// last. Between the two it may have changed more than once. Waits for ever once the broker has ended.
     ///
     /// # Cancel safety
     ///

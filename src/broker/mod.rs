@@ -75,7 +75,7 @@ pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
 pub use filter::Filter;
-pub(crate) use leadership::{Leadership, LeadershipWatch};
+pub(crate) use leadership::{LeadTerm, Leadership, LeadershipWatch};
 pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
 pub use presence::{MemberList, Presence};
@@ -209,8 +209,13 @@ impl Broker {
 
     /// Opens a broker for a test, which holds the test's clock while its threads work.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn watched(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
-        opening::open(log, config, now, None, Busy::watched(), Leadership::Leads).map(Self)
+    pub(crate) fn watched(
+        log: Arc<dyn Log>,
+        config: &OpenConfig,
+        now: Now,
+        begins: Leadership,
+    ) -> Result<Self> {
+        opening::open(log, config, now, None, Busy::watched(), begins).map(Self)
     }
 
     /// Opens the broker of a node that follows another one: until [`Self::lead`] it decides
@@ -278,6 +283,11 @@ impl Broker {
     /// Whether this broker decides what is written: it is alone, or leads its fleet.
     pub(crate) fn leads(&self) -> bool {
         !self.0.leadership.follows()
+    }
+
+    /// Returns the term in which this broker leads; `None` if another node decides.
+    pub(crate) fn lead_term(&self) -> Option<LeadTerm> {
+        self.0.leadership.term()
     }
 
     /// Returns the leadership, whose changes can be waited for.
@@ -478,6 +488,25 @@ impl Broker {
     /// As [`Self::publish_all`].
     pub(crate) async fn publish_own(&self, publishes: Vec<Publish>) -> Result<Vec<Ack>> {
         let turn = InOrder::default().next();
+        PendingAll(hand_in(&self.0, publishes, &LimitsConfig::own(), turn).await?).acks().await
+    }
+
+    /// As [`Self::publish_own`], for what was decided while this node led in `term`: it is stored in
+    /// that term, by this node, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::publish_own`]; [`Error::NotLeading`]: the term is over, and nothing was stored.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::publish_all`].
+    pub(crate) async fn publish_within(
+        &self,
+        term: LeadTerm,
+        publishes: Vec<Publish>,
+    ) -> Result<Vec<Ack>> {
+        let turn = InOrder::default().next().within(term);
         PendingAll(hand_in(&self.0, publishes, &LimitsConfig::own(), turn).await?).acks().await
     }
 

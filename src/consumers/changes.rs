@@ -95,7 +95,7 @@ pub(super) fn with_one_of_marks(changes: &mut Vec<(Arc<str>, Changed)>) {
 
 impl MarksChange {
     /// Returns the change that stands for several.
-    fn of_many() -> Self {
+    pub(super) fn of_many() -> Self {
         let (mark, unmark, snooze_until) = Default::default();
         Self { mark, unmark, snooze_until, events: ChangedEvents::Whole }
     }

@@ -72,6 +72,34 @@ impl StateFollowers {
         followed.signal.send_replace(revision);
     }
 
+    /// Whether somebody follows a consumer.
+    pub(super) fn follows(&self, text: &str) -> bool {
+        let all = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(text).is_some_and(|followed| followed.strong_count() > 0)
+    }
+
+    /// Has all followers of consumers that have changed read the whole state, because nobody knows
+    /// the single changes. `revision` returns the present revision of a consumer, 0 for none, and
+    /// `now` is the position of the newest event.
+    pub(super) fn tell_anew(&self, revision: impl Fn(&str) -> u64, now: Position) {
+        let followed: Vec<Arc<FollowedConsumer>> = {
+            let all = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+            all.values().filter_map(Weak::upgrade).collect()
+        };
+        for followed in followed {
+            let revision = revision(&followed.text);
+            let known = *followed.signal.borrow();
+            if revision == known {
+                continue;
+            }
+            // A consumer that was deleted has none, and its followers have to be told so.
+            let newest = if revision > known { revision } else { now.get().max(known + 1) };
+            let (complete_after, changes) = (newest, VecDeque::new());
+            *followed.newest() = NewestChanges { complete_after, changes };
+            followed.signal.send_replace(newest);
+        }
+    }
+
     /// Returns the consumer with this identity as one that is followed. `revision` returns its
     /// present revision.
     fn follow(

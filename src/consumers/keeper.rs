@@ -6,17 +6,27 @@
 //!                                                               view ◀── apply, answer ◀──┘
 //! ```
 //!
+//! `led.rs` has what the keeper does on a node of a fleet that another node leads.
+//!
 //! # Why
 //!
 //! Decisions do not race, because one task makes all of them, on a view that only it changes.
 //! Grouping needs no timer: while one batch is being stored, the next one queues up. A command is
 //! decided on what the commands before it in the batch have changed; if the batch is not stored,
 //! all that rests on it is answered with the error, and the view is as before.
+//!
+//! In a fleet, the keeper of the leader decides, and no other. If each node decided on its own view
+//! and stored a batch only where nobody else was faster, a node far from the leader would seldom be
+//! the faster one, and the records of shared work, which are in the same topic, would refuse nearly
+//! every batch. A batch is stored in the term in which it was decided, or not at all: so a leader
+//! that has lost its lead, and does not know it yet, changes nothing.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::changes::{Changed, StateChange, with_one_of_marks};
 use super::config::ConsumersConfig;
@@ -24,11 +34,14 @@ use super::deciding::{Act, Changeable, Circumstances, Decided, decide};
 use super::entry::{ConsumerEntry, text_of};
 use super::following::StateFollowers;
 use super::id::ConsumerId;
-use super::records::{RecordPiece, TOPIC, consumer_event, marks_event};
+use super::keeper_command::KeeperCommand;
+use super::kept_batch::{KeptBatch, WaitingAnswer};
+use super::led_keeper::LedKeeper;
+use super::records::{TOPIC, consumer_event, marks_event};
 use super::requests::shown;
 use super::view::View;
 use super::work::WorkQueues;
-use crate::broker::{Ack, Broker, Publish};
+use crate::broker::{Ack, Broker, LeadTerm, LeadershipWatch, Publish};
 use crate::cursor::{Cursor, Position};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -48,30 +61,13 @@ const MAX_BATCH_COMMANDS: usize = 1_024;
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// The most entries that are applied under one lock of the view.
-const MAX_APPLIED: usize = 64;
+pub(super) const MAX_APPLIED: usize = 64;
+
+/// The longest wait of a node that stores nothing as the leader for its leadership to end.
+const MAX_UNLED: Duration = Duration::from_secs(5);
 
 /// The name of the bound on the marks of one consumer.
 pub(super) const MARKS_BYTES: &str = "bytes of a consumer's marks";
-
-/// A command that waits for its decision.
-#[derive(Debug)]
-pub(super) struct KeeperCommand {
-    pub(super) id: ConsumerId,
-    pub(super) act: Act,
-    pub(super) changeable: Changeable,
-    pub(super) answer: oneshot::Sender<Result<KeeperOutcome>>,
-    /// The room that the command takes in the queue.
-    pub(super) _space: OwnedSemaphorePermit,
-}
-
-/// What became of a command: durable.
-#[derive(Debug, Clone)]
-pub(super) struct KeeperOutcome {
-    /// The consumer after the command; `None` if it does not exist.
-    pub(super) entry: Option<Arc<ConsumerEntry>>,
-    /// Whether the command changed something.
-    pub(super) changed: bool,
-}
 
 /// The one writer of consumers.
 pub(super) struct Keeper {
@@ -82,78 +78,110 @@ pub(super) struct Keeper {
     pub(super) followers: Arc<StateFollowers>,
     pub(super) work: WorkQueues,
     pub(super) commands: mpsc::Receiver<KeeperCommand>,
-}
-
-/// What a batch changes, before it is stored.
-#[derive(Default)]
-struct KeptBatch {
-    /// The consumers that the batch changes, by the texts of their identities.
-    drafts: HashMap<Arc<str>, ConsumerDraft>,
-    /// The texts in the order in which they were changed first.
-    order: Vec<Arc<str>>,
-    /// The highest number that the batch has given to a new consumer.
-    last_number: u64,
-    /// The consumers that the batch adds.
-    added: usize,
-    bytes: usize,
-    answers: Vec<WaitingAnswer>,
-}
-
-/// A command that was decided on, and waits until the batch is durable.
-struct WaitingAnswer {
-    answer: oneshot::Sender<Result<KeeperOutcome>>,
-    /// The text of the consumer's identity.
-    text: Arc<str>,
-    /// Whether the command changes something.
-    outcome: Result<bool>,
-    /// The command takes its room until it is answered.
-    _space: OwnedSemaphorePermit,
-}
-
-/// One consumer as it will be.
-struct ConsumerDraft {
-    /// The consumer; `None` if it is deleted.
-    entry: Option<ConsumerEntry>,
-    consumer: Option<NewEvent>,
-    marks: Option<NewEvent>,
-    /// The keys of the consumers that are deleted.
-    tombstones: Vec<String>,
-    changes: Vec<(Arc<str>, Changed)>,
+    /// Commands that were taken out of the queue, and are to be decided before the others.
+    pub(super) taken: VecDeque<KeeperCommand>,
+    pub(super) leadership: LeadershipWatch,
+    /// The sequence of the last record that the view has.
+    pub(super) reached: Arc<AtomicU64>,
+    /// What there is besides while another node leads.
+    pub(super) led: LedKeeper,
 }
 
 impl Keeper {
     /// Runs until every handle is gone and the queue is empty; each command is answered.
     pub(super) async fn run(mut self) {
-        let mut queued = Vec::new();
-        while self.commands.recv_many(&mut queued, MAX_BATCH_COMMANDS).await > 0 {
-            let mut waiting = queued.drain(..).peekable();
-            while waiting.peek().is_some() {
-                let mut batch = KeptBatch::default();
-                while batch.bytes < MAX_BATCH_BYTES
-                    && let Some(queued) = waiting.next()
-                {
-                    self.take(queued, &mut batch);
-                    polls::rest().await;
-                }
-                self.store(batch).await;
+        loop {
+            let goes_on = match self.leadership.term() {
+                Some(term) => self.lead(term).await,
+                None => self.follow().await,
+            };
+            if !goes_on {
+                return;
             }
         }
     }
 
+    /// Decides for as long as this node leads. Returns whether to go on after that.
+    async fn lead(&mut self, term: LeadTerm) -> bool {
+        match self.catch_up().await {
+            Ok(()) => {}
+            Err(error) => return self.cannot_read(error).await,
+        }
+        self.work.lead(Some(term));
+        let goes_on = self.decide_all(term).await;
+        if goes_on {
+            self.work.lead(None);
+            // Of what was decided last, nobody may know whether it is stored.
+            self.led.is_behind = true;
+        }
+        goes_on
+    }
+
+    async fn decide_all(&mut self, term: LeadTerm) -> bool {
+        let mut queued = Vec::new();
+        loop {
+            if self.taken.is_empty() {
+                let count = tokio::select! {
+                    biased;
+                    () = self.leadership.changed() => return true,
+                    count = self.commands.recv_many(&mut queued, MAX_BATCH_COMMANDS) => count,
+                };
+                if count == 0 {
+                    return false;
+                }
+                self.taken.extend(queued.drain(..));
+            }
+            let mut batch = KeptBatch::default();
+            while batch.bytes < MAX_BATCH_BYTES
+                && let Some(queued) = self.taken.pop_front()
+            {
+                self.take(queued, &mut batch).await;
+                polls::rest().await;
+            }
+            if let Err(refused) = self.store(batch, term).await {
+                self.give_back(refused).await;
+                return true;
+            }
+        }
+    }
+
+    /// Puts the commands of a batch, which was not stored because this node leads no longer, before
+    /// all others. Waits until the leadership has ended here, too.
+    async fn give_back(&mut self, batch: KeptBatch) {
+        for waiting in batch.answers.into_iter().rev() {
+            self.taken.push_front(waiting.command);
+        }
+        if tokio::time::timeout(MAX_UNLED, self.leadership.changed()).await.is_err() {
+            self.taken.drain(..).for_each(|command| command.refuse(Error::NotLeading));
+        }
+    }
+
     /// Decides on a command, and adds what it changes to the batch.
-    fn take(&self, queued: KeeperCommand, batch: &mut KeptBatch) {
-        let KeeperCommand { id, act, changeable, answer, _space } = queued;
-        if answer.is_closed() {
+    async fn take(&self, command: KeeperCommand, batch: &mut KeptBatch) {
+        if command.answer.is_closed() {
             return; // Nobody waits for it any more.
         }
+        let KeeperCommand { id, act, changeable, .. } = &command;
         let text = text_of(&id.owner, id.selection.as_str(), id.name.as_str());
-        let outcome = self.decide(&id, (&act, changeable), &text, batch);
+        if matches!(act, Act::Delete) && *changeable == Changeable::All {
+            self.end_work(&text, batch).await;
+        }
+        let outcome = self.decide(id, (act, *changeable), &text, batch);
         if batch.drafts.contains_key(&text) {
-            return batch.answers.push(WaitingAnswer { answer, text, outcome, _space });
+            return batch.answers.push(WaitingAnswer { command, text, outcome });
         }
         // It rests on what is durable.
-        let entry = self.read().of_text(&text).cloned();
-        let _gone = answer.send(outcome.map(|changed| KeeperOutcome { entry, changed }));
+        command.answer(outcome, || self.read().of_text(&text).cloned());
+    }
+
+    /// Ends the work of a consumer that is about to be deleted, so that nothing is written for it
+    /// afterwards.
+    async fn end_work(&self, text: &str, batch: &mut KeptBatch) {
+        let shares = |entry: &&Arc<ConsumerEntry>| entry.settings().shared.is_some();
+        let number = self.read().of_text(text).filter(shares).map(|entry| entry.number);
+        if let Some(number) = number {
+            batch.endings.push(self.work.end(number).await);
+        }
     }
 
     /// Returns whether the command changes something.
@@ -243,37 +271,34 @@ impl Keeper {
         Ok(())
     }
 
-    /// Stores a batch, applies it to the view, and answers its commands.
-    async fn store(&self, mut batch: KeptBatch) {
-        let mut events = Vec::new();
-        let mut last_of = Vec::with_capacity(batch.order.len());
-        for text in &batch.order {
-            let draft = batch.drafts.get_mut(text).expect("each changed consumer has a draft");
-            events.extend(draft.tombstones.drain(..).map(NewEvent::tombstone));
-            events.extend(draft.consumer.take().into_iter().chain(draft.marks.take()));
-            last_of.push(events.len().checked_sub(1));
-        }
+    /// Stores a batch, applies it to the view, and answers its commands. Returns the batch if
+    /// nothing was stored because this node leads no longer.
+    async fn store(&self, mut batch: KeptBatch, term: LeadTerm) -> Result<(), KeptBatch> {
+        let (events, last_of) = batch.take_events();
         if !events.is_empty() {
-            let stored = self.publish(events).await;
+            let stored = self.publish(events, term).await;
             match stored.map(|acks| acks.into_iter().next()) {
                 Ok(Some(ack)) => self.apply(&mut batch, &last_of, &ack).await,
                 Ok(None) => unreachable!("a publish has an acknowledgement"),
-                Err(error) => return batch.refuse(&error),
+                Err(Error::NotLeading) => return Err(batch),
+                Err(error) => {
+                    batch.refuse(&error);
+                    return Ok(());
+                }
             }
         }
-        let KeptBatch { answers, .. } = batch;
-        for WaitingAnswer { answer, text, outcome, _space } in answers {
-            let entry = self.read().of_text(&text).cloned();
-            let _gone = answer.send(outcome.map(|changed| KeeperOutcome { entry, changed }));
+        for WaitingAnswer { command, text, outcome } in batch.answers {
+            command.answer(outcome, || self.read().of_text(&text).cloned());
         }
+        Ok(())
     }
 
     /// Publishes records, to a topic that is made with the first of them.
-    async fn publish(&self, records: Vec<NewEvent>) -> Result<Vec<Ack>> {
+    async fn publish(&self, records: Vec<NewEvent>, term: LeadTerm) -> Result<Vec<Ack>> {
         let config =
             TopicConfig { tombstone_grace_ms: Some(TOMBSTONE_GRACE_MS), ..own_topics::keyed() };
         own_topics::open(&self.broker, TOPIC, config).await?;
-        self.broker.publish_own(vec![Publish::new(self.topic.clone(), records)]).await
+        self.broker.publish_within(term, vec![Publish::new(self.topic.clone(), records)]).await
     }
 
     /// Applies a stored batch to the view, and tells followers.
@@ -310,51 +335,15 @@ impl Keeper {
             }
             polls::rest().await;
         }
+        self.reached.store(ack.last().sequence.get(), Ordering::Release);
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, View> {
+    pub(super) fn read(&self) -> std::sync::RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl KeptBatch {
-    fn draft(&mut self, text: &Arc<str>) -> &mut ConsumerDraft {
-        self.drafts.entry(text.clone()).or_insert_with(|| {
-            self.order.push(text.clone());
-            ConsumerDraft {
-                entry: None,
-                consumer: None,
-                marks: None,
-                tombstones: Vec::new(),
-                changes: Vec::new(),
-            }
-        })
-    }
-
-    /// Deletes a consumer. What the batch would have written of it is not written.
-    fn delete(&mut self, text: &Arc<str>, number: u64, work: Vec<String>) {
-        let draft = self.draft(text);
-        (draft.entry, draft.consumer, draft.marks) = (None, None, None);
-        let pieces = [RecordPiece::Consumer(number), RecordPiece::Marks(number)];
-        draft.tombstones.extend(pieces.map(RecordPiece::key).into_iter().chain(work));
-        draft.changes.push((Arc::default(), Changed::Deleted));
-    }
-
-    /// Answers all that rests on the batch with the error for which it is not stored.
-    fn refuse(self, error: &Error) {
-        for waiting in self.answers {
-            let _gone = waiting.answer.send(Err(error.clone()));
-        }
-    }
-}
-
-impl ConsumerDraft {
-    fn is_new_of(&self, owner: &str) -> bool {
-        self.entry.as_ref().is_some_and(|entry| entry.revision == 0 && entry.owner() == owner)
-    }
-}
-
-fn with_epoch(what: Changed, epoch: crate::cursor::Epoch) -> Changed {
+pub(super) fn with_epoch(what: Changed, epoch: crate::cursor::Epoch) -> Changed {
     match what {
         Changed::Checkpoint(cursor) => {
             Changed::Checkpoint(cursor.map(|cursor| Cursor { epoch: Some(epoch), ..cursor }))
@@ -365,6 +354,3 @@ fn with_epoch(what: Changed, epoch: crate::cursor::Epoch) -> Changed {
 
 /// The position of nothing, for answers about consumers that do not exist.
 pub(super) const NOWHERE: Position = Position::BEFORE_ALL;
-
-/// The bytes that a command takes in the queue besides its texts.
-pub(super) const COMMAND_BYTES: usize = 512;

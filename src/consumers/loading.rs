@@ -1,4 +1,10 @@
-//! Building the view from the records of the log, when consumers are opened.
+//! Reading the records of the log: all of them, when consumers are opened, and those of other nodes
+//! as they come.
+//!
+//! # Why
+//!
+//! The topic is compacted, so a reader who is late may miss the end of a consumer for ever. Live
+//! records have neighbouring sequences: where one is missing, everything is loaded anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,30 +17,76 @@ use super::marks::Marks;
 use super::records::{RecordPiece, consumer_of, marks_of};
 use super::view::View;
 use super::work::WorkRecords;
-use crate::broker::{Broker, Delivery, EventRef};
-use crate::cursor::{OnGap, Position, StartPoint};
+use crate::broker::{Broker, Delivery, EventRef, Reader, Run};
+use crate::cursor::{OnGap, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::polls;
 use crate::topic::TopicName;
 
-/// The records that were read so far. Each record is the whole of its piece, so the last one holds,
-/// and the pieces of a consumer may come in any order.
+/// One record. Each is the whole of its piece, so the last one of a piece holds.
+pub(super) enum ReadRecord {
+    /// A consumer, without marks.
+    Consumer(ConsumerEntry),
+    ConsumerGone(u64),
+    Marks(u64, ReadMarks),
+    MarksGone(u64),
+    /// A record of shared work, and whether it is one that this version knows.
+    Work {
+        key: String,
+        payload: Bytes,
+    },
+}
+
+/// The marks of a record, with the time of their last change and the place of the record.
+pub(super) struct ReadMarks {
+    marks: Marks,
+    updated: Timestamp,
+    position: Position,
+}
+
+/// All that the records say at one moment.
+pub(super) struct LoadedConsumers {
+    pub(super) view: View,
+    /// The records of shared work, which has views of its own.
+    pub(super) work: WorkRecords,
+    /// Goes on after the last record that was loaded.
+    pub(super) reader: RecordReader,
+}
+
+/// A reader of the records after those that were loaded.
+pub(super) struct RecordReader {
+    reader: Reader,
+    reached: Sequence,
+}
+
+/// What comes next of the records.
+pub(super) enum NextRecords {
+    These(Run),
+    /// Nothing: all that is there was read.
+    None,
+    /// Some are missing, so that all must be loaded anew.
+    Missing,
+    /// The broker stops.
+    End,
+}
+
+/// The records that were read so far. The pieces of a consumer may come in any order.
 #[derive(Default)]
 struct Loading {
     consumers: HashMap<u64, ConsumerEntry>,
-    marks: HashMap<u64, (Marks, Timestamp, Position)>,
+    marks: HashMap<u64, ReadMarks>,
     work: WorkRecords,
     last_number: u64,
 }
 
-/// Returns the view of all records, and the records of shared work, which has views of its own.
+/// Returns what all records say.
 ///
 /// # Errors
 ///
 /// As [`Broker::subscribe`] and [`Reader::next`](crate::broker::Reader::next);
 /// [`Error::ShuttingDown`]; [`Error::Invalid`]: a record is none that this version can read.
-pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<(View, WorkRecords)> {
+pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<LoadedConsumers> {
     let started = std::time::Instant::now();
     let mut loading = Loading::default();
     let mut reader = broker.subscribe(topic, StartPoint::Earliest, OnGap::Resume).await?;
@@ -58,32 +110,138 @@ pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<(View, Wo
         elapsed_ms = started.elapsed().as_millis(),
         "the consumers are loaded"
     );
-    Ok((view, work))
+    let reached = Sequence::new(reader.cursor().after.number());
+    Ok(LoadedConsumers { view, work, reader: RecordReader { reader, reached } })
+}
+
+impl RecordReader {
+    /// Returns the sequence up to which all records were read.
+    pub(super) fn reached(&self) -> Sequence {
+        self.reached
+    }
+
+    /// Returns the next records that are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::next_ready`](crate::broker::Reader::next_ready).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn next_ready(&mut self) -> Result<NextRecords> {
+        loop {
+            match self.reader.next_ready().await? {
+                None => return Ok(NextRecords::None),
+                Some(delivery) => match self.taken(delivery) {
+                    NextRecords::None => {}
+                    next => return Ok(next),
+                },
+            }
+        }
+    }
+
+    /// Waits for the next records.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::next`](crate::broker::Reader::next).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn next(&mut self) -> Result<NextRecords> {
+        loop {
+            match self.reader.next().await? {
+                None => return Ok(NextRecords::End),
+                Some(delivery) => match self.taken(delivery) {
+                    NextRecords::None => {}
+                    next => return Ok(next),
+                },
+            }
+        }
+    }
+
+    fn taken(&mut self, delivery: Delivery) -> NextRecords {
+        match delivery {
+            Delivery::Events(run) => {
+                for event in run.events() {
+                    if event.sequence != self.reached.next() {
+                        return NextRecords::Missing;
+                    }
+                    self.reached = event.sequence;
+                }
+                NextRecords::These(run)
+            }
+            Delivery::Gap(_) => NextRecords::Missing,
+            // The newest records may be gone.
+            Delivery::CaughtUp if self.reader.cursor().after.number() > self.reached.get() => {
+                NextRecords::Missing
+            }
+            Delivery::CaughtUp | Delivery::Ephemeral(_) => NextRecords::None,
+        }
+    }
+}
+
+/// Returns the record of an event; `None` for an event that is none.
+///
+/// # Errors
+///
+/// [`Error::Invalid`]: the record is none that this version can read.
+pub(super) fn read_record(event: &EventRef<'_>) -> Result<Option<ReadRecord>> {
+    let Some(piece) = RecordPiece::of(event.key) else {
+        warn!(sequence = %event.sequence, "a record of no consumer is passed over");
+        return Ok(None);
+    };
+    let is_gone = event.payload.is_empty();
+    Ok(Some(match piece {
+        RecordPiece::Consumer(number) if is_gone => ReadRecord::ConsumerGone(number),
+        RecordPiece::Consumer(number) => {
+            ReadRecord::Consumer(consumer_of(number, event.payload, event.position)?)
+        }
+        RecordPiece::Marks(number) if is_gone => ReadRecord::MarksGone(number),
+        RecordPiece::Marks(number) => {
+            let (marks, updated) = marks_of(event.payload)?;
+            let position = event.position;
+            ReadRecord::Marks(number, ReadMarks { marks, updated, position })
+        }
+        RecordPiece::Work(_) => {
+            let payload = Bytes::copy_from_slice(event.payload);
+            ReadRecord::Work { key: event.key.to_owned(), payload }
+        }
+    }))
+}
+
+impl ReadMarks {
+    /// Returns a consumer with these marks.
+    pub(super) fn given_to(self, entry: ConsumerEntry) -> ConsumerEntry {
+        let Self { marks, updated, position } = self;
+        let marks = Marks { has_positions: entry.has_positions(), ..marks };
+        let revision = Position::new(entry.revision).max(position);
+        let (created, updated) = (entry.created(), entry.updated().max(updated));
+        let marked = entry.with_marks(Arc::new(marks));
+        marked.with_times(created, updated).with_revision(revision)
+    }
 }
 
 impl Loading {
     fn apply(&mut self, event: &EventRef<'_>) -> Result<()> {
-        let Some(piece) = RecordPiece::of(event.key) else {
-            warn!(sequence = %event.sequence, "a record of no consumer is passed over");
-            return Ok(());
-        };
-        self.last_number = self.last_number.max(piece.number());
-        let (number, is_gone) = (piece.number(), event.payload.is_empty());
-        match piece {
-            RecordPiece::Consumer(_) if is_gone => drop(self.consumers.remove(&number)),
-            RecordPiece::Consumer(_) => {
-                let entry = consumer_of(number, event.payload, event.position)?;
-                self.consumers.insert(number, entry);
+        if let Some(piece) = RecordPiece::of(event.key) {
+            self.last_number = self.last_number.max(piece.number());
+        }
+        match read_record(event)? {
+            None => {}
+            Some(ReadRecord::Consumer(entry)) => {
+                self.consumers.insert(entry.number, entry);
             }
-            RecordPiece::Marks(_) if is_gone => drop(self.marks.remove(&number)),
-            RecordPiece::Marks(_) => {
-                let (marks, updated) = marks_of(event.payload)?;
-                self.marks.insert(number, (marks, updated, event.position));
+            Some(ReadRecord::ConsumerGone(number)) => drop(self.consumers.remove(&number)),
+            Some(ReadRecord::Marks(number, marks)) => {
+                self.marks.insert(number, marks);
             }
-            RecordPiece::Work(_) => {
-                let payload = Bytes::copy_from_slice(event.payload);
-                if !self.work.apply(event.key, &payload) {
-                    warn!(key = event.key, "a record of no shared work is passed over");
+            Some(ReadRecord::MarksGone(number)) => drop(self.marks.remove(&number)),
+            Some(ReadRecord::Work { key, payload }) => {
+                if !self.work.apply(&key, &payload) {
+                    warn!(key, "a record of no shared work is passed over");
                 }
             }
         }
@@ -94,14 +252,9 @@ impl Loading {
     fn view(mut self) -> View {
         let mut entries: Vec<ConsumerEntry> = self.consumers.into_values().collect();
         for entry in &mut entries {
-            let Some((marks, updated, position)) = self.marks.remove(&entry.number) else {
-                continue;
-            };
-            let marks = Marks { has_positions: entry.has_positions(), ..marks };
-            let revision = Position::new(entry.revision).max(position);
-            let (created, updated) = (entry.created(), entry.updated().max(updated));
-            let marked = entry.clone().with_marks(Arc::new(marks));
-            *entry = marked.with_times(created, updated).with_revision(revision);
+            if let Some(marks) = self.marks.remove(&entry.number) {
+                *entry = marks.given_to(entry.clone());
+            }
         }
         View::of(entries, self.last_number)
     }

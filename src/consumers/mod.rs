@@ -12,7 +12,9 @@
 //!
 //! `records.rs` has the records in the log, `loading.rs` builds the view from them, `view.rs` holds
 //! all consumers and `entry.rs` one. `keeper.rs` is the one writer, which decides by `deciding.rs`
-//! and `marking.rs`; on the way to it, `line.rs` keeps the changes of one caller in order.
+//! and `marking.rs`; on the way to it, `line.rs` keeps the changes of one caller in order. On a node
+//! of a fleet that another one leads, `led.rs` sends changes there (`to_leader.rs`, `act_form.rs`),
+//! and `answering.rs` answers them.
 //! `following.rs` tells followers what changed.
 //! `counting/` counts a consumer's events, and `inbox/` lists them with their marks. `oversight.rs`
 //! tells who is behind, and which dead letters wait. Nothing here knows a protocol.
@@ -22,6 +24,9 @@
 //! What the broker keeps for readers is events of a topic, as everything else. So it is durable,
 //! ordered, in each backup and checked by what is there already. There is no second store.
 
+mod act_form;
+mod answering;
+mod applying;
 mod changes;
 mod config;
 mod counting;
@@ -34,32 +39,40 @@ mod id;
 mod in_order;
 mod inbox;
 mod keeper;
+mod keeper_command;
+mod kept_batch;
+mod led;
+mod led_keeper;
 mod line;
 mod loading;
 mod marking;
 mod marks;
 mod name;
 mod oversight;
+mod queueing;
 mod ranges;
 mod records;
 mod requests;
 mod resolving;
 #[cfg(test)]
 mod tests;
+mod to_leader;
+mod told_error;
 mod view;
 pub(crate) mod work;
 
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 pub use self::changes::{Changed, ChangedEvents, MarksChange, StateChange};
 pub use self::config::{ConsumerScope, ConsumersConfig};
 pub use self::counting::count::{CountFilter, EventCounts, MAX_COUNT_FILTERS, PlacedCounts};
 pub use self::counting::tag::CountsTag;
 use self::counting::tag::KnownExpiries;
-use self::deciding::{Act, Changeable, spared};
+use self::deciding::{Act, Changeable};
 use self::entry::ConsumerEntry;
 use self::following::StateFollowers;
 pub use self::following::{StateChanges, StateFollower};
@@ -67,8 +80,11 @@ pub(crate) use self::id::check_owner;
 pub use self::id::{ConsumerChange, ConsumerId, ConsumerSettings, MAX_OWNER_BYTES};
 pub use self::inbox::group_page::{EventGroup, GroupBy, GroupCursor, GroupPage, GroupRequest};
 pub use self::inbox::page::{InboxEvent, InboxPage, InboxRequest};
-use self::keeper::{COMMAND_BYTES, Keeper, KeeperCommand, KeeperOutcome, MARKS_BYTES, NOWHERE};
-use self::line::{ChangeOrder, ChangeTurn};
+use self::keeper::{Keeper, MARKS_BYTES, NOWHERE};
+use self::keeper_command::{KeeperCommand, KeeperOutcome};
+use self::led_keeper::LedKeeper;
+use self::line::ChangeOrder;
+use self::loading::LoadedConsumers;
 use self::marking::Marking;
 use self::marks::Exceptions;
 pub(crate) use self::marks::MarkLine;
@@ -82,6 +98,7 @@ pub use self::requests::{
     MarkRequest, MarkedEvents,
 };
 pub(crate) use self::requests::{TopicReader, UnhandledLetters};
+use self::to_leader::{LeaderAnswer, ToLeader};
 use self::view::View;
 pub use self::work::{
     DEAD_CONSUMER_HEADER, DEAD_ID_HEADER, DEAD_REASON_HEADER, DEAD_SEQUENCE_HEADER,
@@ -103,7 +120,10 @@ const MAX_LIST: usize = 1_000;
 ///
 /// All changes are durable when they are answered. What is read is what was answered.
 ///
-/// A broker has one `Consumers` at a time: two of them would decide without each other.
+/// A broker has one `Consumers` at a time: two of them would decide without each other. In a fleet,
+/// each node has one. That of the leader decides; the others send changes there, and all read the
+/// same records. A change is seen at once on the node where it was asked for, and a moment later on
+/// the others.
 ///
 /// Changes that are begun at the same time may be decided in any order: await one before the next
 /// is begun, or use a handle of [`Consumers::in_order`].
@@ -117,6 +137,8 @@ struct ConsumersParts {
     view: Arc<RwLock<View>>,
     followers: Arc<StateFollowers>,
     commands: mpsc::Sender<KeeperCommand>,
+    /// The sequence of the last record that the view has.
+    reached: Arc<AtomicU64>,
     /// The room in the queue, in bytes.
     space: Arc<Semaphore>,
     /// The queues of the consumers that share their events.
@@ -137,13 +159,26 @@ impl Consumers {
     ///
     /// Nothing is left behind.
     pub async fn open(broker: &Broker, config: &ConsumersConfig) -> Result<Self> {
+        // Of a broker alone, nobody is asked.
+        let nobody = |_request| -> LeaderAnswer { Box::pin(async { Err(Error::NotLeading) }) };
+        Self::open_in_fleet(broker, config, ToLeader::new(nobody)).await
+    }
+
+    /// As [`Self::open`], on a node of a fleet, which asks the leader on the way `to_leader`.
+    async fn open_in_fleet(
+        broker: &Broker,
+        config: &ConsumersConfig,
+        to_leader: ToLeader,
+    ) -> Result<Self> {
         config.validate()?;
         let topic = TopicName::new(TOPIC)?;
-        let (view, records) = loading::load(broker, &topic).await?;
+        let (leadership, term) = (broker.leadership(), broker.lead_term());
+        let LoadedConsumers { view, work, reader } = loading::load(broker, &topic).await?;
         let view = Arc::new(RwLock::new(view));
-        let work = WorkQueues::new(broker.clone(), topic.clone(), config.work.clone(), records);
+        let work = WorkQueues::new(broker.clone(), topic.clone(), config.work.clone(), work, term);
         let followers = StateFollowers::new(config.max_kept_changes);
         let (commands, queued) = mpsc::channel(config.max_queue_commands);
+        let reached = Arc::new(AtomicU64::new(reader.reached().get()));
         let keeper = Keeper {
             broker: broker.clone(),
             topic,
@@ -152,13 +187,26 @@ impl Consumers {
             followers: followers.clone(),
             work: work.clone(),
             commands: queued,
+            taken: VecDeque::new(),
+            leadership,
+            reached: reached.clone(),
+            led: LedKeeper::new(to_leader.clone(), reader),
         };
         tokio::spawn(polls::timed(polls::Task::Consumers, keeper.run()));
         let (broker, config) = (broker.clone(), config.clone());
         let space = Arc::new(Semaphore::new(config.max_queue_bytes));
         let expiries = KnownExpiries::new(config.max_kept_expiries);
-        let parts =
-            ConsumersParts { broker, config, view, followers, commands, space, work, expiries };
+        let parts = ConsumersParts {
+            broker,
+            config,
+            view,
+            followers,
+            commands,
+            reached,
+            space,
+            work,
+            expiries,
+        };
         Ok(Self(Arc::new(parts), Changeable::All, None))
     }
 
@@ -260,18 +308,7 @@ impl Consumers {
     /// As [`Self::put`].
     pub async fn delete(&self, id: &ConsumerId) -> Result<()> {
         let line = self.in_line(id);
-        let turn = line.turn().await;
-        turn.all_answered().await;
-        if self.1 == Changeable::Unshared && self.shares(id) {
-            return Err(spared(|| shown(&id.selection, &id.name))); // Its work goes on.
-        }
-        let number = self.view().get(id).map(|entry| entry.number);
-        // Its work ends first, so that nothing is written for it afterwards.
-        let _ending = match number {
-            Some(number) => Some(self.0.work.end(number).await),
-            None => None,
-        };
-        self.ask(id, Act::Delete, 0, turn).await.map(drop)
+        self.ask(id, Act::Delete, 0, line.turn().await).await.map(drop)
     }
 
     /// Returns the queue of a consumer that shares its events among workers.
@@ -387,16 +424,6 @@ impl Consumers {
         Ok(MarkAck { revision, changed, gone })
     }
 
-    async fn ask_mark(
-        &self,
-        id: &ConsumerId,
-        marking: Marking,
-        turn: ChangeTurn<'_>,
-    ) -> Result<KeeperOutcome> {
-        let bytes = marking.size_bytes();
-        self.ask(id, Act::Mark(Box::new(marking)), bytes, turn).await
-    }
-
     /// Returns a consumer with its marks, as it is now. One that does not exist is told as it would
     /// be created.
     ///
@@ -438,36 +465,6 @@ impl Consumers {
     /// newer changes only.
     pub(crate) fn whole(&self, id: &ConsumerId, follower: &mut StateFollower) -> ConsumerState {
         follower.take_whole(|| self.state(id))
-    }
-
-    /// Has the keeper decide on a command, and returns its outcome when it is durable. The turn
-    /// ends when the command is queued, and that of a change of settings, which others read, when
-    /// it is answered.
-    async fn ask(
-        &self,
-        id: &ConsumerId,
-        act: Act,
-        bytes: usize,
-        mut turn: ChangeTurn<'_>,
-    ) -> Result<KeeperOutcome> {
-        id.check()?;
-        let is_of_settings = !matches!(act, Act::Checkpoint { .. } | Act::Mark(_));
-        let parts = &self.0;
-        let bytes = (COMMAND_BYTES + bytes).min(parts.config.max_queue_bytes);
-        let wait_ms = parts.config.max_queue_wait_ms;
-        let (answer, answered) = oneshot::channel();
-        let enter = async {
-            let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-            let space = parts.space.clone().acquire_many_owned(permits).await;
-            let _space = space.map_err(|_closed| Error::ShuttingDown)?;
-            let queued = KeeperCommand { id: id.clone(), act, changeable: self.1, answer, _space };
-            parts.commands.send(queued).await.map_err(|_ended| Error::ShuttingDown)
-        };
-        let entered = tokio::time::timeout(Duration::from_millis(wait_ms), enter).await;
-        entered.unwrap_or(Err(Error::Busy { waited_ms: wait_ms }))?;
-        let _unanswered = turn.queued();
-        let _held = is_of_settings.then_some(turn);
-        answered.await.unwrap_or(Err(Error::ShuttingDown))
     }
 
     /// Describes a consumer. The checkpoint of one that shares its events is that of its work.

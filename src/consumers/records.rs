@@ -20,6 +20,7 @@
 //! event it does not have.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -270,6 +271,23 @@ pub(super) fn marks_of(payload: &[u8]) -> Result<(Marks, Timestamp)> {
         snoozed: snoozed.map(|(topic, of_topic)| (topic, times(of_topic))).collect(),
     };
     Ok((marks, record.updated))
+}
+
+/// Returns who made the change with which an `m` record was written, and what changed: something,
+/// if there were several changes.
+///
+/// # Errors
+///
+/// [`Error::Invalid`]: the payload is none that this version can read.
+pub(super) fn marks_change_of(payload: &[u8]) -> Result<(Arc<str>, MarksChange)> {
+    #[derive(Deserialize)]
+    struct MarksTold {
+        #[serde(default)]
+        by: String,
+        change: Option<MarksChange>,
+    }
+    let MarksTold { by, change } = serde_json::from_slice(payload).map_err(unreadable)?;
+    Ok((by.into(), change.unwrap_or_else(MarksChange::of_many)))
 }
 
 fn unreadable(problem: serde_json::Error) -> Error {

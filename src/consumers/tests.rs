@@ -2,12 +2,14 @@
 
 mod bounds;
 mod checkpoints;
+mod fleet;
 mod following;
 mod in_order;
 mod marking;
 mod model;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::broker::Publish;

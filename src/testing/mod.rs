@@ -79,13 +79,15 @@
 
 mod clock;
 #[cfg(test)]
+pub(crate) mod fleet;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::clock::Clock;
-use crate::broker::{Broker, Delivery, OpenConfig, Reader};
+use crate::broker::{Broker, Delivery, Leadership, OpenConfig, Reader};
 use crate::cursor::Place;
 use crate::error::Result;
 use crate::event::Timestamp;
@@ -129,11 +131,12 @@ pub struct Builder {
     log: Option<Arc<dyn Log>>,
     clock: Option<Clock>,
     config: OpenConfig,
+    begins: Leadership,
 }
 
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { log: _, clock, config } = self;
+        let Self { log: _, clock, config, begins: _ } = self;
         f.debug_struct("Builder")
             .field("clock", clock)
             .field("config", config)
@@ -160,6 +163,12 @@ impl Builder {
         Self { config, ..self }
     }
 
+    /// Has the broker follow another one.
+    #[cfg(test)]
+    pub(crate) fn following(self) -> Self {
+        Self { begins: Leadership::Follows, ..self }
+    }
+
     /// Opens the broker.
     ///
     /// # Errors
@@ -168,7 +177,7 @@ impl Builder {
     pub fn open(self) -> Result<Broker> {
         let log = self.log.unwrap_or_else(|| Arc::new(MemoryLog::default()));
         let clock = self.clock.unwrap_or_else(|| Clock::following(START));
-        Broker::watched(log, &self.config, Arc::new(move || clock.now()))
+        Broker::watched(log, &self.config, Arc::new(move || clock.now()), self.begins)
     }
 }
 

@@ -118,7 +118,9 @@ impl Draft {
     ) {
         let QueuedPublish { appends, turn, reply, _space } = publish;
         let (topics, appends): (Vec<_>, Vec<_>) = appends.into_iter().unzip();
-        let outcome = turn.check().and_then(|()| self.place_all(committer, &topics, appends, now));
+        let in_term = turn.term().map_or(Ok(()), |term| committer.leadership.check(term));
+        let outcome = turn.check().and(in_term);
+        let outcome = outcome.and_then(|()| self.place_all(committer, &topics, appends, now));
         match &outcome {
             Ok(placed) => placed.iter().for_each(|placed| self.join_run(placed, turn.publisher())),
             Err(_) => turn.fail(),

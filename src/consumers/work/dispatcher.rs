@@ -1,7 +1,7 @@
 //! The dispatcher of one shared consumer: the task that gives its events to workers.
 //!
 //! ```text
-//! pull, settle ──▶ queue ──▶ decide on the window ──▶ publish_own: records ──▶ answers
+//! pull, settle ──▶ queue ──▶ decide on the window ──▶ one publish: records ──▶ answers
 //!                                 ▲                          │ durable
 //!                  reader ────────┘        dead letters ◀────┘ each with its record, all or none
 //! ```
@@ -41,7 +41,7 @@ use super::source::{WantedWork, WorkSource};
 use super::window::Window;
 use super::window_entry::WorkTime;
 use super::work_commands::{Command, GrantedLeases, ended, refuse};
-use crate::broker::Broker;
+use crate::broker::{Broker, LeadTerm};
 use crate::error::{Error, Result};
 use crate::polls;
 use crate::topic::TopicName;
@@ -73,6 +73,8 @@ pub(super) struct WaitingPull {
 #[derive(Debug, Clone)]
 pub(super) struct DispatcherParts {
     pub(super) broker: Broker,
+    /// The term in which this node leads. Nothing is stored after it.
+    pub(super) term: LeadTerm,
     pub(super) own_topic: TopicName,
     pub(super) config: WorkConfig,
     pub(super) records: Arc<Mutex<WorkRecords>>,

@@ -55,7 +55,7 @@ pub use dead_letter::{
 pub(crate) use finished::{FinishedWork, is_in};
 pub use lease_id::LeaseId;
 pub use queues::WorkQueue;
-pub(crate) use queues::WorkQueues;
+pub(crate) use queues::{QueueEnding, WorkQueues};
 pub(crate) use records::WorkRecords;
 pub use requests::{
     Leased, MAX_DELAY_MS, MAX_PULL, MAX_REASON_BYTES, MAX_SETTLED, MAX_WORKER_BYTES, Nack,

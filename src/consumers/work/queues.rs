@@ -18,7 +18,7 @@ use super::settings::WorkSettings;
 use super::shared::SharedConsumer;
 use super::totals::WorkTotals;
 use super::work_commands::Command;
-use crate::broker::Broker;
+use crate::broker::{Broker, LeadTerm};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::polls;
@@ -145,6 +145,9 @@ struct Slots {
     by_number: HashMap<u64, Slot>,
     /// The numbers of consumers that are being deleted.
     ending: HashSet<u64>,
+    /// The term in which this node leads, once it has all records; `None` before and after. Only
+    /// the leader has queues.
+    term: Option<LeadTerm>,
 }
 
 /// A consumer in use.
@@ -198,15 +201,47 @@ impl Drop for QueueEnding {
 }
 
 impl WorkQueues {
-    /// Returns the queues, with the records that are stored in `own_topic`.
+    /// Returns the queues, with the records that are stored in `own_topic`. `term` is that in which
+    /// this node led when they were read.
     pub(crate) fn new(
         broker: Broker,
         own_topic: TopicName,
         config: WorkConfig,
         records: WorkRecords,
+        term: Option<LeadTerm>,
     ) -> Self {
-        let (records, slots) = (Arc::new(Mutex::new(records)), Mutex::default());
+        let slots = Mutex::new(Slots { term, ..Slots::default() });
+        let records = Arc::new(Mutex::new(records));
         Self(Arc::new(QueueParts { broker, own_topic, config, records, slots }))
+    }
+
+    /// Begins to lead, with all records there are, or ends to lead: then all queues end. Their
+    /// leases hold, as the records say.
+    pub(crate) fn lead(&self, term: Option<LeadTerm>) {
+        let ended = {
+            let mut slots = lock(&self.0.slots);
+            if slots.term == term {
+                return;
+            }
+            slots.term = term;
+            std::mem::take(&mut slots.by_number)
+        };
+        drop(ended); // Without the lock: it ends tasks.
+    }
+
+    /// Whether this node leads, and has queues.
+    pub(crate) fn leads(&self) -> bool {
+        self.term(&lock(&self.0.slots)).is_ok()
+    }
+
+    /// Returns the term in which this node leads, if it has queues.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLeading`].
+    fn term(&self, slots: &Slots) -> Result<LeadTerm> {
+        let term = slots.term.filter(|term| self.0.broker.lead_term() == Some(*term));
+        term.ok_or(Error::NotLeading)
     }
 
     /// Returns the numbers of the consumers that have sent dead letters.
@@ -326,6 +361,7 @@ impl WorkQueues {
         describe: impl FnOnce() -> Result<SharedConsumer>,
     ) -> Result<(Hold, SharedConsumer)> {
         let mut slots = lock(&self.0.slots);
+        let term = self.term(&slots)?;
         // Described under the lock: a consumer that is there is not deleted before it is held.
         let consumer = describe()?;
         let number = consumer.number;
@@ -343,14 +379,14 @@ impl WorkQueues {
             Entry::Vacant(_) if is_full => {
                 return Err(Error::full("shared consumers in use", limit));
             }
-            Entry::Vacant(place) => place.insert(self.start(consumer.clone())?),
+            Entry::Vacant(place) => place.insert(self.start(consumer.clone(), term)?),
         };
         slot.users += 1;
         let commands = slot.commands.clone();
         Ok((Hold { queues: self.clone(), number, commands }, consumer))
     }
 
-    fn start(&self, consumer: SharedConsumer) -> Result<Slot> {
+    fn start(&self, consumer: SharedConsumer, term: LeadTerm) -> Result<Slot> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_outside| Error::NoRuntime)?;
         let parts = &self.0;
         let (commands, received) = mpsc::channel(MAX_COMMANDS);
@@ -358,6 +394,7 @@ impl WorkQueues {
         let number = consumer.number;
         let dispatcher = DispatcherParts {
             broker: parts.broker.clone(),
+            term,
             own_topic: parts.own_topic.clone(),
             config: parts.config.clone(),
             records: parts.records.clone(),
@@ -402,6 +439,10 @@ impl Hold {
         let broker = &self.queues.0.broker;
         match broker.check_ready() {
             Err(error) => error,
+            Ok(()) if !broker.leads() => {
+                let problem = "this node leads its fleet no longer";
+                Error::OutcomeUnknown(std::io::Error::other(problem).into())
+            }
             Ok(()) => Error::invalid("consumer", "was deleted"),
         }
     }

@@ -66,7 +66,7 @@ impl Dispatcher {
             events.iter().map(|event| (event.key.clone(), event.payload.clone())).collect();
         let mut publishes = vec![Publish::new(self.parts.own_topic.clone(), events)];
         publishes.extend(dead);
-        self.parts.broker.publish_own(publishes).await?;
+        self.parts.broker.publish_within(self.parts.term, publishes).await?;
         let mut records = lock(&self.parts.records);
         for (key, payload) in written {
             records.apply(&key, &payload);
