@@ -25,6 +25,7 @@ impl Consumers {
         }
         match request_of(&request)? {
             LeaderRequest::Change(changes) => self.answer_changes(changes).await,
+            LeaderRequest::Work(id, request) => self.work(&id.into()).answer(request).await,
         }
     }
 

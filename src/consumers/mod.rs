@@ -54,6 +54,7 @@ mod ranges;
 mod records;
 mod requests;
 mod resolving;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod to_leader;
@@ -100,13 +101,13 @@ pub use self::requests::{
 pub(crate) use self::requests::{TopicReader, UnhandledLetters};
 use self::to_leader::{LeaderAnswer, ToLeader};
 use self::view::View;
+use self::work::WorkQueues;
 pub use self::work::{
     DEAD_CONSUMER_HEADER, DEAD_ID_HEADER, DEAD_REASON_HEADER, DEAD_SEQUENCE_HEADER,
     DEAD_TOPIC_HEADER, DEAD_TRIES_HEADER, LeaseId, Leased, MAX_DELAY_MS, MAX_LEASE_MS, MAX_PULL,
     MAX_REASON_BYTES, MAX_SETTLED, MAX_WORKER_BYTES, Nack, PullRequest, SettleOutcome, Settled,
     Settlement, WorkConfig, WorkQueue, WorkSettings, WorkStatus, WorkTotals,
 };
-use self::work::{SharedConsumer, WorkQueues};
 use crate::broker::Broker;
 use crate::cursor::{Cursor, Position, StartPoint};
 use crate::error::{Error, Result};
@@ -141,6 +142,8 @@ struct ConsumersParts {
     reached: Arc<AtomicU64>,
     /// The room in the queue, in bytes.
     space: Arc<Semaphore>,
+    /// The way to the node that leads, if that is another one.
+    to_leader: ToLeader,
     /// The queues of the consumers that share their events.
     work: WorkQueues,
     /// The times at which counts change because an event expires.
@@ -204,6 +207,7 @@ impl Consumers {
             commands,
             reached,
             space,
+            to_leader,
             work,
             expiries,
         };
@@ -213,23 +217,6 @@ impl Consumers {
     /// Returns the settings.
     pub fn config(&self) -> &ConsumersConfig {
         &self.0.config
-    }
-
-    /// Returns a handle that changes all consumers.
-    pub(crate) fn with_shared(self) -> Self {
-        Self(self.0, Changeable::All, self.2)
-    }
-
-    /// Returns a handle for a caller who may not change consumers that share their events, nor make
-    /// one share them: that is [`Error::Denied`] on it. It is decided together with the change, so
-    /// that it holds also if a consumer begins to share meanwhile. Their events can be marked.
-    pub(crate) fn without_shared(self) -> Self {
-        Self(self.0, Changeable::Unshared, self.2)
-    }
-
-    /// Whether a consumer is stored, and shares its events among workers.
-    pub(crate) fn shares(&self, id: &ConsumerId) -> bool {
-        self.view().get(id).is_some_and(|entry| entry.settings().shared.is_some())
     }
 
     /// Creates a consumer, or gives the one that exists these settings. A new one begins after
@@ -309,31 +296,6 @@ impl Consumers {
     pub async fn delete(&self, id: &ConsumerId) -> Result<()> {
         let line = self.in_line(id);
         self.ask(id, Act::Delete, 0, line.turn().await).await.map(drop)
-    }
-
-    /// Returns the queue of a consumer that shares its events among workers.
-    pub fn work(&self, id: &ConsumerId) -> WorkQueue {
-        let (view, id) = (self.0.view.clone(), id.clone());
-        let describe = move || {
-            let view = view.read().unwrap_or_else(PoisonError::into_inner);
-            let entry = view.get(&id);
-            let entry =
-                entry.ok_or_else(|| Error::UnknownConsumer(shown(&id.selection, &id.name)))?;
-            let settings = entry.settings();
-            let Some(shared) = &settings.shared else {
-                let problem = "does not share its events among workers; give it the setting shared";
-                return Err(Error::invalid("consumer", problem));
-            };
-            Ok(SharedConsumer {
-                number: entry.number,
-                name: id.name.to_string(),
-                selection: id.selection.clone(),
-                filter: settings.filter.clone(),
-                settings: shared.clone(),
-                start: entry.checkpoint(),
-            })
-        };
-        WorkQueue::new(self.0.work.clone(), Arc::new(describe))
     }
 
     /// Returns consumers in the order of owner, selection and name: up to 1,000, however long the

@@ -20,6 +20,7 @@ use super::id::ConsumerId;
 use super::keeper_command::KeeperCommand;
 use super::name::ConsumerName;
 use super::told_error::ToldError;
+use super::work::WorkRequest;
 use crate::broker::Broker;
 use crate::error::{Error, Result};
 use crate::topic::TopicPattern;
@@ -80,6 +81,8 @@ impl ToLeader {
 pub(super) enum LeaderRequest {
     /// Decide on these commands in their order.
     Change(Vec<ChangeForm>),
+    /// Give away work of a consumer, or take it back.
+    Work(IdForm, WorkRequest),
 }
 
 /// The identity of a consumer.

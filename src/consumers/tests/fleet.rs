@@ -289,6 +289,54 @@ async fn a_reader_that_comes_late_knows_that_records_are_missing() {
     }
 }
 
+/// Goal: workers pull and settle on any node, each event is leased to one of them, and another
+/// leader goes on where the former one was: leases hold, and what is finished stays so.
+#[tokio::test]
+async fn shared_work_goes_on_whoever_leads() {
+    let nodes = Nodes::new(3, &ConsumersConfig::default()).await;
+    let shared = ConsumerSettings::default().shared(WorkSettings::default());
+    nodes.consumers[1].put(id("a"), shared, None).await.unwrap();
+    nodes.publish("a", 12).await;
+    nodes.check_same("made").await;
+    let queue = |node: usize| nodes.consumers[node].work(&id("a"));
+    let mut leased = Vec::new();
+    for node in 0..3 {
+        let pull = PullRequest::new(format!("worker {node}")).limit(2);
+        leased.extend(queue(node).pull(pull).await.unwrap());
+    }
+    let numbers =
+        |leased: &[Leased]| leased.iter().map(|it| it.event.sequence.get()).collect::<Vec<_>>();
+    assert_eq!(numbers(&leased), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(&leased[4].event.content.payload[..], b"4");
+    let acked = queue(2).settle(Settlement::ack([leased[0].lease, leased[5].lease])).await.unwrap();
+    assert_eq!(acked.ack, [SettleOutcome::Done; 2]);
+
+    nodes.lead(1).await;
+    let more = queue(0).pull(PullRequest::new("more").limit(9)).await.unwrap();
+    assert_eq!(numbers(&more), [7, 8, 9, 10, 11, 12], "all others are leased, or finished");
+    let late = queue(2).settle(Settlement::ack(leased[1..5].iter().map(|it| it.lease))).await;
+    assert_eq!(late.unwrap().ack, [SettleOutcome::Done; 4]);
+    nodes.lead(2).await;
+    let last = more.iter().map(|it| it.lease);
+    queue(0).settle(Settlement::ack(last)).await.unwrap();
+    for node in 0..3 {
+        let is_done = || queue(node).status().unwrap().totals.finished == 12;
+        crate::testing::until("all is finished, as each node tells", is_done).await;
+        let none = queue(node).pull(PullRequest::new("none")).await.unwrap();
+        assert!(none.is_empty(), "{none:?}");
+    }
+    let waits = PullRequest::new("w").wait(Duration::from_secs(20));
+    let consumers = nodes.consumers[0].clone();
+    let waiting = tokio::spawn(async move { consumers.work(&id("a")).pull(waits).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    nodes.publish("a", 1).await;
+    assert_eq!(numbers(&waiting.await.unwrap().unwrap()), [13]);
+    nodes.consumers[0].delete(&id("a")).await.unwrap();
+    let gone = queue(1).pull(PullRequest::new("w")).await.unwrap_err().to_string();
+    assert_eq!(gone, "there is no consumer \"inbox\" of \"a\"");
+    nodes.close().await;
+}
+
 /// What a caller of the random walk has been told.
 #[derive(Default)]
 struct Told {

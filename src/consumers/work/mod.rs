@@ -2,6 +2,7 @@
 //! time, with a lease.
 //!
 //! ```text
+//! queue.rs       the queue of one consumer, as callers have it
 //! queues.rs      the way of pulls and settlements to the dispatcher of their consumer
 //! dispatcher.rs  the task of one shared consumer: takes commands, answers them
 //! leasing.rs     its decisions on pulls
@@ -11,6 +12,7 @@
 //!                window_entry.rs has one event, window_settling.rs what workers say of it, and
 //!                window_record.rs the record of a bucket
 //! records.rs     the stored form of that state
+//! asked.rs       what other nodes of a fleet ask the leader, which has the queues
 //! ```
 //!
 //! `settings.rs` has the settings of one consumer, `config.rs` those of all; `requests.rs` and
@@ -23,6 +25,7 @@
 //! - What is acknowledged is finished for ever. A lease holds until its time, also over a crash.
 //! - An event is delivered again only if its worker failed, gave it back, or let the lease run out.
 
+mod asked;
 mod config;
 mod dead_letter;
 mod dispatcher;
@@ -31,6 +34,7 @@ mod finished;
 mod lease_id;
 mod leasing;
 mod places;
+mod queue;
 mod queues;
 mod records;
 mod requests;
@@ -47,6 +51,7 @@ mod window_record;
 mod window_settling;
 mod work_commands;
 
+pub(crate) use asked::WorkRequest;
 pub use config::WorkConfig;
 pub use dead_letter::{
     DEAD_CONSUMER_HEADER, DEAD_ID_HEADER, DEAD_REASON_HEADER, DEAD_SEQUENCE_HEADER,
@@ -54,7 +59,7 @@ pub use dead_letter::{
 };
 pub(crate) use finished::{FinishedWork, is_in};
 pub use lease_id::LeaseId;
-pub use queues::WorkQueue;
+pub use queue::WorkQueue;
 pub(crate) use queues::{QueueEnding, WorkQueues};
 pub(crate) use records::WorkRecords;
 pub use requests::{

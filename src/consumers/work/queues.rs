@@ -14,7 +14,6 @@ use super::dispatcher::{Dispatcher, DispatcherParts, lock};
 use super::finished::FinishedWork;
 use super::records::WorkRecords;
 use super::requests::{Leased, PullRequest, Settled, Settlement, WorkStatus};
-use super::settings::WorkSettings;
 use super::shared::SharedConsumer;
 use super::totals::WorkTotals;
 use super::work_commands::Command;
@@ -29,102 +28,6 @@ const MAX_COMMANDS: usize = 1_024;
 
 /// The longest wait for room among them.
 const MAX_QUEUE_WAIT: Duration = Duration::from_secs(1);
-
-/// Returns a shared consumer as it is.
-type Describe = Arc<dyn Fn() -> Result<SharedConsumer> + Send + Sync>;
-
-/// The queue of one shared consumer, from which workers pull events. Cheap to clone.
-///
-/// A consumer without pulls and leases takes no memory for its queue, whoever holds this.
-#[derive(Clone)]
-pub struct WorkQueue {
-    queues: WorkQueues,
-    describe: Describe,
-}
-
-impl std::fmt::Debug for WorkQueue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WorkQueue").field("consumer", &(self.describe)()).finish_non_exhaustive()
-    }
-}
-
-impl WorkQueue {
-    pub(crate) fn new(queues: WorkQueues, describe: Describe) -> Self {
-        Self { queues, describe }
-    }
-
-    /// Leases events to a worker, in their order. Waits for a first event as long as the request
-    /// says; an empty answer means that there was none.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::UnknownConsumer`]; [`Error::Invalid`], [`Error::OverLimit`]: the consumer is not
-    /// shared, or the request breaks a rule. [`Error::Full`], [`Error::Crowded`]: too many
-    /// consumers are in use, or too many pulls wait. As [`Broker::publish_all`] and
-    /// [`Reader::next`](crate::Reader::next). Nothing is leased then, except that after
-    /// [`Error::OutcomeUnknown`] leases that nobody knows of may have to run out.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped before it returns, nothing stays leased: what was leased meanwhile is taken back at
-    /// once, or, where the consumer has too much to do, when the lease runs out.
-    pub async fn pull(&self, request: PullRequest) -> Result<Vec<Leased>> {
-        self.queues.pull(|| (self.describe)(), request).await
-    }
-
-    /// Settles leases: finishes events, gives them back, extends leases. All that is done is
-    /// durable when this returns.
-    ///
-    /// A lease whose time is over can still be settled, as long as the event was not leased again.
-    /// To repeat a settlement does no harm.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::pull`]: nothing was changed, or, after [`Error::OutcomeUnknown`], perhaps all.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped before it returns, the leases may or may not be settled.
-    pub async fn settle(&self, settlement: Settlement) -> Result<Settled> {
-        self.queues.settle(|| (self.describe)(), settlement).await
-    }
-
-    /// Ends the delays of all events that failed, so that they can be leased now. Durable when it
-    /// returns.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::settle`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped before it returns, the delays may or may not be over.
-    #[cfg_attr(not(feature = "webhooks"), allow(dead_code, reason = "webhooks call it"))]
-    pub(crate) async fn hasten(&self) -> Result<()> {
-        let (hold, consumer) = self.queues.hold(|| (self.describe)())?;
-        let (reply, hastened) = oneshot::channel();
-        hold.send(Command::Hasten { consumer, reply }).await?;
-        hold.answer(hastened).await
-    }
-
-    /// Returns how the consumer stands, as its last answer left it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::UnknownConsumer`]; [`Error::Invalid`]: the consumer is not shared.
-    pub fn status(&self) -> Result<WorkStatus> {
-        Ok(self.queues.status((self.describe)()?.number))
-    }
-
-    /// Returns the settings of the consumer's work.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::status`].
-    pub fn settings(&self) -> Result<WorkSettings> {
-        Ok((self.describe)()?.settings)
-    }
-}
 
 /// The queues of all shared consumers. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -287,7 +190,7 @@ impl WorkQueues {
     }
 
     /// As [`WorkQueue::pull`]. `describe` returns the consumer as it is.
-    async fn pull(
+    pub(super) async fn pull(
         &self,
         describe: impl FnOnce() -> Result<SharedConsumer>,
         request: PullRequest,
@@ -303,7 +206,7 @@ impl WorkQueues {
     }
 
     /// As [`WorkQueue::settle`].
-    async fn settle(
+    pub(super) async fn settle(
         &self,
         describe: impl FnOnce() -> Result<SharedConsumer>,
         settlement: Settlement,
@@ -318,8 +221,19 @@ impl WorkQueues {
         hold.answer(settled).await
     }
 
+    /// As [`WorkQueue::hasten`].
+    pub(super) async fn hasten(
+        &self,
+        describe: impl FnOnce() -> Result<SharedConsumer>,
+    ) -> Result<()> {
+        let (hold, consumer) = self.hold(describe)?;
+        let (reply, hastened) = oneshot::channel();
+        hold.send(Command::Hasten { consumer, reply }).await?;
+        hold.answer(hastened).await
+    }
+
     /// Returns how a consumer stands.
-    fn status(&self, number: u64) -> WorkStatus {
+    pub(super) fn status(&self, number: u64) -> WorkStatus {
         let shown = lock(&self.0.slots).by_number.get(&number).map(|slot| slot.status.clone());
         if let Some(status) = shown {
             let status = lock(&status).clone();

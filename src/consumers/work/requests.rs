@@ -40,7 +40,7 @@ const DEFAULT_PULL_BYTES: usize = 1 << 20;
 /// let request = PullRequest::new("mailer-3").limit(10).wait(Duration::from_secs(20));
 /// assert_eq!(request.limit, 10);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PullRequest {
     /// The name of the worker: 1 to 128 bytes. Workers need not register, but two of one name
@@ -121,7 +121,8 @@ pub struct Leased {
 }
 
 /// What a worker says of its leases. All of it is durable when it is answered.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Settlement {
     /// The leases whose events are finished.
@@ -136,7 +137,7 @@ pub struct Settlement {
 }
 
 /// A lease whose event was not finished.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Nack {
     /// The lease.
@@ -233,7 +234,7 @@ pub(super) fn milliseconds(time: Duration) -> u64 {
 }
 
 /// What became of one lease of a settlement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum SettleOutcome {
@@ -258,7 +259,8 @@ impl SettleOutcome {
 }
 
 /// The outcomes of a settlement, each list in the order of the request.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Settled {
     /// Those of the finished events.
