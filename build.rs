@@ -109,6 +109,9 @@ mod protos {
     const ACCESS: &str = "leftoff/v1/access.proto";
     /// The proto of the service that only a server with webhooks has.
     const WEBHOOKS: &str = "leftoff/v1/webhooks.proto";
+    /// The protos of what the nodes of a fleet say to each other, which reflection does not list.
+    #[cfg(feature = "fleet")]
+    const CLUSTER: [&str; 1] = ["leftoff/cluster/v1/forwarding.proto"];
     /// A proto with messages only, which the reflection service does not list.
     const CLOUDEVENTS: &str = "io/cloudevents/v1/cloudevents.proto";
 
@@ -138,6 +141,8 @@ mod protos {
             let webhooks = protox::compile([WEBHOOKS], ["proto"])?;
             super::services::describe("leftoff_webhooks", webhooks)?;
             super::services::compile(descriptors)?;
+            #[cfg(feature = "fleet")]
+            super::services::compile_own(protox::compile(CLUSTER, ["proto"])?)?;
         }
         #[cfg(not(feature = "grpc"))]
         messages().compile_fds(descriptors)?;
@@ -193,6 +198,12 @@ mod services {
         compile_server(descriptors.clone(), &out.join("served"))?;
         configure().build_server(false).compile_fds(descriptors)?;
         Ok(())
+    }
+
+    /// Generates services with their clients, whose messages are their own.
+    #[cfg(feature = "fleet")]
+    pub(super) fn compile_own(descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
+        Ok(configure().compile_fds(descriptors)?)
     }
 
     fn configure() -> Builder {

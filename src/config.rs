@@ -31,10 +31,14 @@ use tracing::warn;
 
 use self::setting::Setting;
 use crate::access::AccessConfig;
+#[cfg(feature = "fleet")]
+use crate::access::AccessMode;
 use crate::broker::{
     Broker, BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
     TopicDefaults,
 };
+#[cfg(feature = "fleet")]
+use crate::cluster::FleetConfig;
 use crate::consumers::ConsumersConfig;
 use crate::edge::{FollowConfig, RatesConfig};
 use crate::error::{Error, Result};
@@ -66,6 +70,10 @@ pub struct Config {
     /// The web pages that may use the broker, and the names by which it is reached.
     #[serde(deserialize_with = "section::one")]
     pub access: AccessConfig,
+    /// The fleet that the broker is a node of.
+    #[cfg(feature = "fleet")]
+    #[serde(deserialize_with = "section::one")]
+    pub fleet: FleetConfig,
     /// The rate limits of each caller.
     #[serde(deserialize_with = "section::one")]
     pub rates: RatesConfig,
@@ -104,6 +112,8 @@ impl Default for Config {
             data_dir: PathBuf::from("leftoff-data"),
             server: ServerConfig::default(),
             access: AccessConfig::default(),
+            #[cfg(feature = "fleet")]
+            fleet: FleetConfig::default(),
             rates: RatesConfig::default(),
             follow: FollowConfig::default(),
             consumers: ConsumersConfig::default(),
@@ -167,12 +177,26 @@ impl Config {
         }
         self.open_config().validate()?;
         self.access.validate()?;
+        #[cfg(feature = "fleet")]
+        self.validate_fleet()?;
         self.rates.validate()?;
         self.follow.validate()?;
         self.consumers.validate()?;
         #[cfg(feature = "webhooks")]
         self.webhooks.validate()?;
         self.server.validate(&self.limits)
+    }
+
+    #[cfg(feature = "fleet")]
+    fn validate_fleet(&self) -> Result<()> {
+        self.fleet.validate()?;
+        let needs_secret = self.access.mode == AccessMode::Required && !self.fleet.is_alone();
+        if needs_secret && !self.fleet.has_secret() {
+            let problem = "is needed in a fleet with access.mode = \"required\": the nodes prove \
+                by it who they are. Give all the same, or name its file in fleet.secret_file";
+            return Err(Error::invalid("fleet.secret", problem));
+        }
+        Ok(())
     }
 
     /// Returns the builder of a server of `broker`, with the settings of this configuration. A host

@@ -1,5 +1,6 @@
 //! Errors, divided by what the caller can do about them.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -101,7 +102,7 @@ pub enum Error {
     #[error("{limit} callers wait for {what} already")]
     Crowded {
         /// The thing that the callers wait for.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// The most callers that may wait for it.
         limit: u64,
     },
@@ -109,7 +110,7 @@ pub enum Error {
     #[error("there are {limit} {what} already, and there may be no more")]
     Full {
         /// The things that are counted.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// The most of them that may exist.
         limit: u64,
     },
@@ -312,7 +313,12 @@ impl Error {
 
     /// Returns an [`Error::Full`].
     pub(crate) fn full(what: &'static str, limit: u64) -> Self {
-        Self::Full { what, limit }
+        Self::Full { what: what.into(), limit }
+    }
+
+    /// Returns an [`Error::Crowded`].
+    pub(crate) fn crowded(what: &'static str, limit: u64) -> Self {
+        Self::Crowded { what: what.into(), limit }
     }
 
     /// Returns an [`Error::Listen`].
@@ -328,6 +334,18 @@ impl Error {
     /// Whether a failed publish may have been stored all the same.
     pub fn outcome_unknown(&self) -> bool {
         matches!(self, Self::OutcomeUnknown(_) | Self::DeadlineExceeded { .. })
+    }
+
+    /// Returns the error of a publish. If nobody knows what became of an earlier attempt of it, then
+    /// an error that says nothing of what is stored must not say that nothing is.
+    pub(crate) fn of_repeated(self, may_be_stored: bool) -> Self {
+        let knows_nothing =
+            matches!(self, Self::NotLeading | Self::AfterFailure | Self::ShuttingDown);
+        if !(may_be_stored && knows_nothing) {
+            return self;
+        }
+        let lost = "the fleet's leader was lost before it answered, and nobody else could be asked";
+        Self::OutcomeUnknown(std::io::Error::other(lost).into())
     }
 
     /// Whether storage failed, or had no room: nothing is wrong with what was to be stored.

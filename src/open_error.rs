@@ -29,6 +29,8 @@ pub enum OpenReason {
     Unfinished,
     /// A restore needs a new directory, and this one is not empty.
     NotEmpty,
+    /// The log is that of a node of a fleet, and a broker that is alone would go another way.
+    OfFleet,
     /// The directory holds something, but no log.
     NotALog(String),
     /// A backup is cut or altered, or does not follow the backup before it.
@@ -80,6 +82,10 @@ impl fmt::Display for OpenReason {
                 f.write_str("a restore into it was interrupted; delete it, and restore again")
             }
             Self::NotEmpty => f.write_str("it is not empty; name a new directory"),
+            Self::OfFleet => f.write_str(
+                "it is of a node of a fleet; start the node with its fleet, or restore a backup of \
+                 it into a new directory for a broker that is alone",
+            ),
             Self::NoDirectory(problem) | Self::NotALog(problem) | Self::BadBackup(problem) => {
                 f.write_str(problem)
             }

@@ -10,6 +10,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cursor::{Position, Sequence, TrimReason};
 use crate::log::{Block, Compacted, NewRecords, StoredBlock};
 use crate::topic::TopicId;
@@ -34,8 +36,8 @@ pub(super) struct RecalledIds {
 }
 
 /// A change of a topic.
-#[derive(Debug, Clone)]
-pub(super) enum Change {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Change {
     /// Create the topic with these settings, unless it exists.
     Create(TopicConfig),
     /// Give the topic these settings, and create it if it does not exist.
@@ -60,6 +62,16 @@ pub(super) enum Work {
     },
     /// Put merged blocks in the place of the blocks that they were made of.
     Rewrite(Rewrite),
+}
+
+impl Work {
+    /// Returns the sequence below which the step purges all events, if it does.
+    pub(super) fn purge(&self) -> Option<Sequence> {
+        match self {
+            Self::Trim { earliest, reason: TrimReason::Purged, .. } => Some(*earliest),
+            _ => None,
+        }
+    }
 }
 
 /// Merged blocks for the log, with the progress of the pass that has made them.

@@ -6,7 +6,7 @@ use crate::broker::batch::{BatchSizes, Events};
 use crate::broker::command::Append;
 use crate::broker::limits::{LimitsConfig, locate_publish};
 use crate::broker::publish::{Answer, Publish, PublishTurn};
-use crate::broker::queue::{COMMAND_BYTES, Queued, QueuedPublish};
+use crate::broker::queue::{AskedBy, COMMAND_BYTES, Queued, QueuedPublish};
 use crate::broker::shared::Shared;
 use crate::error::Result;
 use crate::polls;
@@ -29,10 +29,33 @@ pub(super) async fn hand_in<E: Events>(
     limits: &LimitsConfig,
     turn: PublishTurn,
 ) -> Result<Answer> {
+    hand_in_as(shared, publishes, limits, turn, AskedBy::Caller).await
+}
+
+/// As [`hand_in`], for `asked_by`.
+pub(super) async fn hand_in_as<E: Events>(
+    shared: &Shared,
+    publishes: Vec<Publish<E>>,
+    limits: &LimitsConfig,
+    turn: PublishTurn,
+    asked_by: AskedBy,
+) -> Result<Answer> {
     shared.admit()?;
     turn.check()?;
     let mut sizes = BatchSizes::default();
     let named = encode(publishes, limits, &mut sizes).await?;
+    hand_in_records(shared, named, sizes.memory_bytes, turn, asked_by).await
+}
+
+/// Puts a publish into the queue whose events are checked and encoded, and take `memory_bytes`. As
+/// [`hand_in`].
+pub(super) async fn hand_in_records(
+    shared: &Shared,
+    named: Vec<(TopicName, Append)>,
+    memory_bytes: usize,
+    turn: PublishTurn,
+    asked_by: AskedBy,
+) -> Result<Answer> {
     let count = named.len();
     let mut appends = Vec::with_capacity(count);
     for (index, (name, append)) in named.into_iter().enumerate() {
@@ -43,9 +66,10 @@ pub(super) async fn hand_in<E: Events>(
         appends.push((topic, append));
         polls::rest().await;
     }
-    let _space = shared.space(count * COMMAND_BYTES + sizes.memory_bytes).await?;
+    let _space = shared.space(count * COMMAND_BYTES + memory_bytes).await?;
     let (reply, answer) = oneshot::channel();
-    shared.send(Queued::Publish(QueuedPublish { appends, turn, reply, _space })).await?;
+    let publish = QueuedPublish { appends, asked_by, may_be_stored: false, turn, reply, _space };
+    shared.send(Queued::Publish(publish)).await?;
     Ok(Answer(answer))
 }
 

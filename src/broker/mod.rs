@@ -33,6 +33,7 @@ mod ending;
 mod ephemeral;
 mod failure;
 mod filter;
+mod forward_queue;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod handing_in;
@@ -44,6 +45,7 @@ mod opening;
 mod order;
 mod presence;
 mod publish;
+mod questions;
 mod queue;
 mod read;
 mod report;
@@ -62,6 +64,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::info;
 
@@ -71,15 +74,28 @@ pub(crate) use crate::log::{Fault, FaultyLog};
 pub(crate) use arrivals::Deposit;
 pub use backup::{Backup, BackupDone};
 pub use batch::{Batch, Events};
+#[cfg(feature = "fleet")]
+pub(crate) use command::Change;
 pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
 pub use filter::Filter;
+#[cfg(feature = "fleet")]
+pub(crate) use forward_queue::ForwardQueue;
+#[cfg(feature = "fleet")]
+pub(crate) use forward_queue::{Forwarded, ForwardedAppend};
 pub(crate) use leadership::{LeadTerm, Leadership, LeadershipWatch};
 pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
+#[cfg(feature = "fleet")]
+pub(crate) use opening::FollowerConfig;
 pub use presence::{MemberList, Presence};
+#[cfg(feature = "fleet")]
+pub(crate) use publish::PublisherId;
 pub use publish::{InOrder, Pending, PendingAll, Publish};
+#[cfg(feature = "fleet")]
+pub(crate) use questions::LeaderAsker;
+pub(crate) use questions::{Answerer, Answering};
 pub use read::deliveries::{BackupStream, Deliveries, PageStream};
 pub use read::delivery::{Delivery, Patience, Waited};
 pub use read::feed::MAX_PATTERNS;
@@ -103,7 +119,7 @@ pub use topic::list::TopicList;
 pub use topic::members::{Member, MemberInfo, Present};
 
 use crate::cursor::{Cursor, Epoch, OnGap, Place, Position, Sequence, StartPoint, TrimReason};
-use crate::error::{Error, Result};
+use crate::error::{Error, OpenReason, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::lists;
 use crate::log::{Group, Log, MemoryLog, SledLog};
@@ -112,13 +128,19 @@ use crate::topic_config::TopicConfig;
 use busy::Busy;
 #[cfg(any(test, feature = "testing"))]
 use clock::Now;
-use command::{Change, Work};
+#[cfg(feature = "fleet")]
+use command::Append;
+#[cfg(not(feature = "fleet"))]
+use command::Change;
+use command::Work;
 use filter::Conditions;
-use handing_in::hand_in;
+#[cfg(feature = "fleet")]
+use handing_in::hand_in_records;
+use handing_in::{hand_in, hand_in_as};
 use maintenance::foresight::Foresight;
 use maintenance::maintainer::Ask;
 use publish::{Answer, PublishTurn};
-use queue::{Queued, QueuedChange};
+use queue::{AskedBy, Queued, QueuedChange};
 use read::page::page_start;
 use read::state::read_state;
 use read::walk::count::EventCount;
@@ -160,7 +182,8 @@ const MAX_WALK: Duration = Duration::from_secs(10);
 pub struct Broker(Arc<Shared>);
 
 impl Broker {
-    /// Opens the broker on `directory`, which is created if it does not exist.
+    /// Opens the broker on `directory`, which is created if it does not exist. The log of a node of
+    /// a fleet is refused.
     ///
     /// # Errors
     ///
@@ -170,6 +193,9 @@ impl Broker {
         let started = Instant::now();
         config.validate()?;
         let log = SledLog::open(directory.as_ref(), &config.log)?;
+        if log.applied()?.is_some() {
+            return Err(Error::open(directory.as_ref(), OpenReason::OfFleet));
+        }
         let broker = Self::with_log(Arc::new(log), config)?;
         info!(
             directory = %directory.as_ref().display(),
@@ -198,38 +224,46 @@ impl Broker {
     /// give.
     pub fn with_log(log: Arc<dyn Log>, config: &OpenConfig) -> Result<Self> {
         let started = Some(Instant::now());
-        let (now, begins) = (clock::system_clock(), Leadership::Leads);
-        opening::open(log, config, now, started, Busy::default(), begins).map(Self)
+        opening::open(log, config, clock::system_clock(), started, Busy::default(), None).map(Self)
     }
 
     #[cfg(test)]
     fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
-        opening::open(log, config, now, None, Busy::default(), Leadership::Leads).map(Self)
+        opening::open(log, config, now, None, Busy::default(), None).map(Self)
     }
 
     /// Opens a broker for a test, which holds the test's clock while its threads work.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn watched(
+    pub(crate) fn watched(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
+        opening::open(log, config, now, None, Busy::watched(), None).map(Self)
+    }
+
+    /// As [`Self::watched`], for a broker that follows another one, and leaves nothing to it.
+    #[cfg(test)]
+    pub(crate) fn watched_follower(
         log: Arc<dyn Log>,
         config: &OpenConfig,
         now: Now,
-        begins: Leadership,
     ) -> Result<Self> {
-        opening::open(log, config, now, None, Busy::watched(), begins).map(Self)
+        let fleet = Some(opening::FollowerConfig::default());
+        opening::open(log, config, now, None, Busy::watched(), fleet).map(Self)
     }
 
     /// Opens the broker of a node that follows another one: until [`Self::lead`] it decides
-    /// nothing. Publishes, changes of topics and maintenance are refused with
-    /// [`Error::NotLeading`].
+    /// nothing. Publishes, changes of topics and purges are left to the node that leads, by way of
+    /// [`FollowerConfig::elsewhere`]; without it, and for maintenance, they are refused with [`Error::NotLeading`].
     ///
     /// # Errors
     ///
     /// As [`Self::with_log`].
     #[cfg(feature = "fleet")]
-    pub(crate) fn following(log: Arc<dyn Log>, config: &OpenConfig) -> Result<Self> {
-        let started = Some(Instant::now());
-        let (now, begins) = (clock::system_clock(), Leadership::Follows);
-        opening::open(log, config, now, started, Busy::default(), begins).map(Self)
+    pub(crate) fn following(
+        log: Arc<dyn Log>,
+        config: &OpenConfig,
+        follower: FollowerConfig,
+    ) -> Result<Self> {
+        let (started, now) = (Some(Instant::now()), clock::system_clock());
+        opening::open(log, config, now, started, Busy::default(), Some(follower)).map(Self)
     }
 
     /// Waits until the broker stores nothing more: it has failed, or it is closed.
@@ -293,6 +327,68 @@ impl Broker {
     /// Returns the leadership, whose changes can be waited for.
     pub(crate) fn leadership(&self) -> LeadershipWatch {
         self.0.leadership.watch()
+    }
+
+    /// Has `answerer` answer the questions of a kind that other nodes of the fleet ask this one
+    /// while it leads.
+    pub(crate) fn answer_questions(&self, kind: &'static str, answerer: Answerer) {
+        self.0.questions.set_answerer(kind, answerer);
+    }
+
+    /// Answers a question of another node.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLeading`]: this node does not lead. [`Error::Invalid`]: nobody answers questions
+    /// of this kind. As the answerer.
+    ///
+    /// # Cancel safety
+    ///
+    /// As the answerer.
+    #[cfg(feature = "fleet")]
+    pub(crate) async fn answer_question(&self, kind: &str, question: Bytes) -> Result<Bytes> {
+        if !self.leads() {
+            return Err(Error::NotLeading);
+        }
+        self.0.questions.answer(kind, question).await
+    }
+
+    /// Asks the node that leads a question of a kind. If that is this one, it answers itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLeading`]: nobody leads for now, or not any more; nothing was done.
+    /// [`Error::OutcomeUnknown`]: the leader was lost meanwhile. As the answerer.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was asked for may be done all the same.
+    pub(crate) async fn ask_leader(&self, kind: &'static str, question: Bytes) -> Result<Bytes> {
+        match self.leads() {
+            true => self.0.questions.answer(kind, question).await,
+            false => self.0.questions.ask_leader(kind, question).await,
+        }
+    }
+
+    /// Has the node that leads be asked with `asker`, if it is another one.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn ask_leader_with(&self, asker: LeaderAsker) {
+        self.0.questions.set_leader(asker);
+    }
+
+    /// Returns when all commands that were handed in before are decided, or left to the node that
+    /// leads.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check_ready`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind.
+    #[cfg(feature = "fleet")]
+    pub(crate) async fn flushed(&self) -> Result<()> {
+        self.0.ask(|reply| Queued::Barrier { reply }).await.map(drop)
     }
 
     /// Returns the work that the threads of the broker have not done yet.
@@ -487,8 +583,7 @@ impl Broker {
     ///
     /// As [`Self::publish_all`].
     pub(crate) async fn publish_own(&self, publishes: Vec<Publish>) -> Result<Vec<Ack>> {
-        let turn = InOrder::default().next();
-        PendingAll(hand_in(&self.0, publishes, &LimitsConfig::own(), turn).await?).acks().await
+        self.submit_own(publishes, AskedBy::Caller).await
     }
 
     /// As [`Self::publish_own`], for what was decided while this node led in `term`: it is stored in
@@ -506,8 +601,12 @@ impl Broker {
         term: LeadTerm,
         publishes: Vec<Publish>,
     ) -> Result<Vec<Ack>> {
-        let turn = InOrder::default().next().within(term);
-        PendingAll(hand_in(&self.0, publishes, &LimitsConfig::own(), turn).await?).acks().await
+        self.submit_own(publishes, AskedBy::Leader(term)).await
+    }
+
+    async fn submit_own(&self, publishes: Vec<Publish>, asked_by: AskedBy) -> Result<Vec<Ack>> {
+        let (turn, limits) = (InOrder::default().next(), LimitsConfig::own());
+        PendingAll(hand_in_as(&self.0, publishes, &limits, turn, asked_by).await?).acks().await
     }
 
     /// Puts publishes into the queue, if there is room in time.
@@ -640,6 +739,7 @@ impl Broker {
     ) -> Result<Reader> {
         self.0.admit()?;
         self.check_start(start)?;
+        self.0.arrive(Some(topic), start).await;
         let topic = self.0.topics.follow(topic)?;
         Reader::of_one(self.0.clone(), topic, start, on_gap).await
     }
@@ -687,6 +787,7 @@ impl Broker {
         self.0.admit()?;
         self.check_start(start)?;
         patterns.iter().try_for_each(|pattern| self.0.topics.check_pattern(pattern))?;
+        self.0.arrive(None, start).await;
         Reader::of_many(self.0.clone(), patterns, start, on_gap, deposit).await
     }
 
@@ -715,6 +816,7 @@ impl Broker {
     pub async fn page(&self, topic: &TopicName, request: PageRequest) -> Result<PageReader> {
         self.0.admit()?;
         let mut request = request;
+        self.0.arrive(Some(topic), request.start).await;
         match self.0.topics.existing(topic) {
             Ok(topic) => request.start = page_start(&self.0, &topic, &request).await?,
             Err(_it_is_waited_for) if !request.wait.is_zero() => {}
@@ -1019,10 +1121,20 @@ impl Broker {
     /// Dropped before it returns, the events may or may not be purged. The space of purged events
     /// is freed later.
     pub async fn purge(&self, topic: &TopicName, earliest: Sequence) -> Result<()> {
+        self.purge_for(topic, earliest, AskedBy::Caller).await
+    }
+
+    async fn purge_for(
+        &self,
+        topic: &TopicName,
+        earliest: Sequence,
+        asked_by: AskedBy,
+    ) -> Result<()> {
         self.0.admit()?;
         let topic = self.0.topics.existing(topic)?;
         let (reason, report) = (TrimReason::Purged, MaintenanceReport::default());
-        self.0.step(&topic, Work::Trim { earliest, reason, report }).await?;
+        let work = Work::Trim { earliest, reason, report };
+        self.0.step_for(&topic, work, asked_by).await?;
         self.0.reclaim(&topic).await
     }
 
@@ -1132,21 +1244,83 @@ impl Broker {
     /// is freed later.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<()> {
         self.0.admit()?;
-        let topic = self.0.topics.existing(name)?;
-        let of = self.0.topics.open(name)?;
-        let change = Change::Delete;
-        let queued = |reply| Queued::Change(QueuedChange { topic: of, change, reply });
-        self.0.ask(queued).await??;
-        self.0.reclaim(&topic).await
+        self.0.topics.existing(name)?;
+        self.change(name, Change::Delete, AskedBy::Caller).await
     }
 
     async fn configure(&self, name: &TopicName, change: Change) -> Result<TopicInfo> {
         self.0.admit()?;
         let topic = self.0.topics.open(name)?;
-        let of = self.0.topics.open(name)?;
-        let queued = |reply| Queued::Change(QueuedChange { topic: of, change, reply });
-        self.0.ask(queued).await??;
+        self.change(name, change, AskedBy::Caller).await?;
         Ok(TopicInfo::of(&topic))
+    }
+
+    /// Changes a topic; the blocks of a deleted one are removed.
+    async fn change(&self, name: &TopicName, change: Change, asked_by: AskedBy) -> Result<()> {
+        let (topic, is_deletion) = (self.0.topics.open(name)?, matches!(change, Change::Delete));
+        let changed = Arc::clone(&topic);
+        let queued = |reply| Queued::Change(QueuedChange { topic, change, asked_by, reply });
+        self.0.ask(queued).await??;
+        if is_deletion { self.0.reclaim(&changed).await } else { Ok(()) }
+    }
+
+    /// Stores the events of a publish that a caller of another node has handed in there, as
+    /// [`Self::submit_all_in_order`] does, and waits for room in the queue without a bound.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::submit_all_in_order`]. The publish ends with [`Error::NotLeading`] if this node
+    /// does not lead: it is not handed on once more.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::submit_in_order`].
+    #[cfg(feature = "fleet")]
+    pub(crate) async fn submit_forwarded(
+        &self,
+        appends: Vec<ForwardedAppend>,
+        order: &InOrder,
+    ) -> Result<PendingAll> {
+        let turn = order.next();
+        let memory_bytes = appends.iter().map(|append| append.records.size_bytes()).sum();
+        let named = appends.into_iter().map(|append| {
+            let ForwardedAppend { topic, expected_sequence, records } = append;
+            (topic, Append { records, expected_sequence })
+        });
+        let asked_by = AskedBy::Node;
+        self.0.admit()?;
+        let named = named.collect();
+        let submitted = hand_in_records(&self.0, named, memory_bytes, turn.clone(), asked_by).await;
+        submitted.map(PendingAll).inspect_err(|_refused| turn.fail())
+    }
+
+    /// Changes a topic as a caller of another node wants it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::set_topic`] and [`Self::delete_topic`]; [`Error::NotLeading`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The topic may be changed all the same.
+    #[cfg(feature = "fleet")]
+    pub(crate) async fn change_forwarded(&self, name: &TopicName, change: Change) -> Result<()> {
+        self.0.admit()?;
+        self.change(name, change, AskedBy::Node).await
+    }
+
+    /// Purges events as a caller of another node wants it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::purge`]; [`Error::NotLeading`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::purge`].
+    #[cfg(feature = "fleet")]
+    pub(crate) async fn purge_forwarded(&self, name: &TopicName, earliest: Sequence) -> Result<()> {
+        self.purge_for(name, earliest, AskedBy::Node).await
     }
 
     /// Runs maintenance on one topic or on all, also where it would not be worth it yet, and
@@ -1164,7 +1338,7 @@ impl Broker {
     pub async fn maintain(&self, topic: Option<&TopicName>) -> Result<MaintenanceReport> {
         self.0.admit()?;
         let topic = topic.map(|name| self.0.topics.existing(name)).transpose()?;
-        let busy = || Error::Crowded { what: "maintenance", limit: MAX_ASKS as u64 };
+        let busy = || Error::crowded("maintenance", MAX_ASKS as u64);
         let _place = self.0.asking.try_acquire().map_err(|_others_wait| busy())?;
         let _turn = self.0.asks.lock().await;
         let _busy = self.0.busy.begin();

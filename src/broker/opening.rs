@@ -19,6 +19,7 @@ use super::config::OpenConfig;
 use super::ephemeral::EphemeralEvents;
 use super::failure::BrokerFailure;
 use super::filter::Filters;
+use super::forward_queue::ForwardQueue;
 use super::leadership::{Leadership, SharedLeadership};
 use super::maintenance::horizon::Horizons;
 use super::maintenance::maintainer::Maintainer;
@@ -27,7 +28,9 @@ use super::order::apply::topics_by_id;
 use super::order::committer::Committer;
 use super::order::window::DedupWindow;
 use super::publish::InOrder;
+use super::questions::Questions;
 use super::queue::{COMMAND_BYTES, CommandReceiver};
+use super::read::arriving::ArrivingGroups;
 use super::read::behind::Behind;
 use super::read::replay::replays::Replays;
 use super::read::searching::Searches;
@@ -42,7 +45,16 @@ use crate::event::Timestamp;
 use crate::log::Log;
 use crate::topic::TopicId;
 
-/// Opens a broker on a log, and starts its threads. The broker leads or follows as `begins` says.
+/// What the broker of a node needs besides, which begins as a follower.
+#[derive(Debug, Default)]
+pub(crate) struct FollowerConfig {
+    /// What the node that leads is to decide; `None`: it is refused.
+    pub(crate) elsewhere: Option<ForwardQueue>,
+    /// The longest wait for a place that a reader brings from another node.
+    pub(crate) max_wait: Duration,
+}
+
+/// Opens a broker on a log, and starts its threads. A broker of a `fleet` follows until it leads.
 /// `started` is the present time, unless a test holds the clock.
 pub(super) fn open(
     log: Arc<dyn Log>,
@@ -50,7 +62,7 @@ pub(super) fn open(
     now: Now,
     started: Option<Instant>,
     busy: Busy,
-    begins: Leadership,
+    fleet: Option<FollowerConfig>,
 ) -> Result<Arc<Shared>> {
     config.validate()?;
     let OpenConfig { broker: settings, limits, dedup, .. } = config;
@@ -79,7 +91,11 @@ pub(super) fn open(
     let topics = Topics::new(&stored, limits, config.topics.clone());
     let mut window = DedupWindow::new(dedup.clone(), forgotten_ids.clone());
     window.load(&stored, log.ids()?, now());
+    let begins = if fleet.is_some() { Leadership::Follows } else { Leadership::Leads };
     let leadership = SharedLeadership::new(begins);
+    let FollowerConfig { elsewhere, max_wait } = fleet.unwrap_or_default();
+    let arriving = ArrivingGroups::new(max_wait);
+    elsewhere.iter().for_each(ForwardQueue::open);
     let followed = match begins {
         Leadership::Leads => HashMap::new(),
         Leadership::Follows => topics_by_id(&topics),
@@ -88,6 +104,9 @@ pub(super) fn open(
         log: log.clone(),
         topics: topics.clone(),
         leadership: leadership.clone(),
+        elsewhere,
+        arriving: arriving.clone(),
+        returned: VecDeque::new(),
         followed,
         commands: CommandReceiver::new(received, busy.clone()),
         tails: Tails::new(settings.max_tail_bytes as usize),
@@ -142,6 +161,8 @@ pub(super) fn open(
         recall_turns: Turns::new(open_log.clone(), MAX_RECALLS),
         topics,
         leadership,
+        questions: Questions::default(),
+        arriving,
         log: open_log,
         announced,
         drops,

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::oneshot;
 
-use crate::broker::leadership::LeadTerm;
 use crate::broker::report::Ack;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -99,7 +98,7 @@ impl InOrder {
     pub(super) fn next(&self) -> PublishTurn {
         let number = || self.order.next.fetch_add(1, Ordering::Relaxed);
         let number = (!self.is_independent).then(number);
-        PublishTurn { order: self.order.clone(), term: None, number }
+        PublishTurn { order: self.order.clone(), number }
     }
 
     /// Notes that the next publish was refused with `error` before it was handed in. Returns
@@ -110,35 +109,27 @@ impl InOrder {
     }
 }
 
-/// The place of one publish in its publisher's order, and the term in which it was decided.
+/// The place of one publish in its publisher's order.
 #[derive(Debug, Clone)]
 pub(super) struct PublishTurn {
     order: Arc<PublisherOrder>,
-    /// The one term in which the publish may be stored; `None` for any, on any node that leads.
-    term: Option<LeadTerm>,
     /// The number of the publish; `None` for an independent one.
     number: Option<u64>,
 }
 
 /// The identity of a publisher, for as long as a publish of it is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct PublisherId(usize);
+pub(crate) struct PublisherId(usize);
 
 impl PublishTurn {
-    /// Returns this place for a publish that is stored in `term`, or not at all.
-    pub(super) fn within(self, term: LeadTerm) -> Self {
-        Self { term: Some(term), ..self }
-    }
-
-    /// Returns the one term in which the publish may be stored, if there is one. No other node may
-    /// store it.
-    pub(super) fn term(&self) -> Option<LeadTerm> {
-        self.term
-    }
-
     /// Returns the publisher.
     pub(super) fn publisher(&self) -> PublisherId {
         PublisherId(Arc::as_ptr(&self.order).addr())
+    }
+
+    /// Whether the publish is stored even if an earlier one fails.
+    pub(super) fn is_independent(&self) -> bool {
+        self.number.is_none()
     }
 
     /// Notes that the publish failed.

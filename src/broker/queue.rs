@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::busy::Busy;
 use super::command::{Append, Change, RecalledIds, Work};
-use super::leadership::Leadership;
+use super::leadership::{LeadTerm, Leadership};
 use super::publish::PublishTurn;
 use super::report::{Ack, Done, LogReached};
 use super::topic::entry::Topic;
@@ -82,11 +82,27 @@ impl Drop for CommandReceiver {
     }
 }
 
+/// Who asks for a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AskedBy {
+    /// A caller of this broker. If another node leads, the command is for that one.
+    Caller,
+    /// Another node of the fleet, which takes this one for the leader. If it is none, the command
+    /// is refused, so that no command goes in circles.
+    Node,
+    /// A part of this broker, which has decided it while this node led in a term. It is stored in
+    /// that term, or not at all.
+    Leader(LeadTerm),
+}
+
 /// A publish in the queue. All its events are stored, or none.
 #[derive(Debug)]
 pub(super) struct QueuedPublish {
     /// The events, by topic; at least one entry. A topic may stand in several entries.
     pub(super) appends: Vec<(TopicRef, Append)>,
+    pub(super) asked_by: AskedBy,
+    /// Whether nobody knows what became of an earlier attempt to store it.
+    pub(super) may_be_stored: bool,
     /// The place of the publish in its publisher's order.
     pub(super) turn: PublishTurn,
     /// The channel for the acknowledgements, one for each entry.
@@ -100,6 +116,7 @@ pub(super) struct QueuedPublish {
 pub(super) struct QueuedChange {
     pub(super) topic: TopicRef,
     pub(super) change: Change,
+    pub(super) asked_by: AskedBy,
     pub(super) reply: oneshot::Sender<Result<()>>,
 }
 
@@ -108,5 +125,6 @@ pub(super) struct QueuedChange {
 pub(super) struct QueuedStep {
     pub(super) topic: Arc<Topic>,
     pub(super) work: Work,
+    pub(super) asked_by: AskedBy,
     pub(super) reply: oneshot::Sender<Result<Done>>,
 }

@@ -27,8 +27,10 @@ use crate::broker::maintenance::horizon::Horizons;
 use crate::broker::maintenance::maintainer::Ask;
 use crate::broker::open_log::OpenLog;
 use crate::broker::publish::InOrder;
-use crate::broker::queue::Queued;
+use crate::broker::questions::Questions;
 use crate::broker::queue::QueuedStep;
+use crate::broker::queue::{AskedBy, Queued};
+use crate::broker::read::arriving::ArrivingGroups;
 use crate::broker::read::behind::Behind;
 use crate::broker::read::replay::replays::Replays;
 use crate::broker::read::searching::Searches;
@@ -58,6 +60,9 @@ pub(crate) struct Shared {
     pub(super) log: OpenLog,
     pub(super) topics: Arc<Topics>,
     pub(super) leadership: SharedLeadership,
+    pub(super) questions: Questions,
+    /// The groups of another node that are applied here.
+    pub(super) arriving: ArrivingGroups,
     pub(super) announced: Arc<Announced>,
     /// The number of the newest drop of the log.
     pub(super) drops: Arc<AtomicU64>,
@@ -219,14 +224,30 @@ impl Shared {
 
     /// Has the committer do one step of maintenance.
     pub(super) async fn step(&self, topic: &Arc<Topic>, work: Work) -> Result<Done> {
-        let topic = topic.clone();
-        self.ask(|reply| Queued::Step(QueuedStep { topic, work, reply })).await?
+        self.step_for(topic, work, AskedBy::Caller).await
     }
 
-    /// Has the committer remove all trimmed blocks of `topic`.
+    /// As [`Self::step`], for a caller of this node or for another node.
+    pub(super) async fn step_for(
+        &self,
+        topic: &Arc<Topic>,
+        work: Work,
+        asked_by: AskedBy,
+    ) -> Result<Done> {
+        let topic = topic.clone();
+        self.ask(|reply| Queued::Step(QueuedStep { topic, work, asked_by, reply })).await?
+    }
+
+    /// Has the committer remove all trimmed blocks of `topic`. If another node of the fleet leads,
+    /// these are removed when it removes them.
     pub(super) async fn reclaim(&self, topic: &Arc<Topic>) -> Result<()> {
-        while self.step(topic, Work::Retain).await?.has_more {}
-        Ok(())
+        loop {
+            match self.step(topic, Work::Retain).await {
+                Ok(done) if done.has_more => {}
+                Ok(_) | Err(Error::NotLeading) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Returns the sequence of the `count`th event before `below` in a topic with this extent; its

@@ -11,7 +11,7 @@ mod serde_forms;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::broker::queue::QueuedStep;
+use crate::broker::queue::{AskedBy, QueuedStep};
 use crate::broker::*;
 use crate::cursor::{Cursor, Gap, GapReason, Place, Requested};
 use crate::event::{NewEvent, Timestamp};
@@ -646,7 +646,7 @@ async fn steps_between_publishes_are_taken_one_after_the_other() {
         report.expired.add(1, 1);
         let work = Work::Trim { earliest, reason: TrimReason::Purged, report };
         let (reply, answered) = oneshot::channel();
-        let step = QueuedStep { topic: topic.clone(), work, reply };
+        let step = QueuedStep { topic: topic.clone(), work, asked_by: AskedBy::Caller, reply };
         broker.0.send(Queued::Step(step)).await.unwrap();
         steps.push(answered);
     }

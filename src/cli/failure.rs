@@ -5,7 +5,7 @@
 pub(super) enum ExitReason {
     /// Anything else.
     Other = 1,
-    /// The check found damage.
+    /// A check found damage, or an engine of a fleet that is unsafe.
     Damage = 3,
     /// The server cannot be reached, or ended the connection.
     Unreachable = 4,

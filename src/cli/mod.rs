@@ -7,12 +7,16 @@ mod backup;
 mod bench;
 mod check;
 mod client;
+mod cluster;
+mod cluster_check;
+mod cluster_status;
 mod compact;
 mod consumer;
 mod credential;
 mod diagnostics;
 mod export;
 mod failure;
+mod fleet;
 mod key;
 mod progress;
 mod publish;
@@ -43,7 +47,7 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed
   2  wrong use of the command line
-  3  `check` found damage, or `serve` refused a damaged log
+  3  `check` found damage, `serve` refused a damaged log, or `cluster check` found what is unsafe
   4  the server cannot be reached
   5  the server, or a rule, refused the input
   130, 143  ended by SIGINT, by SIGTERM
@@ -72,6 +76,7 @@ enum CliCommand {
     Topic(topic::TopicCommand),
     Consumer(consumer::ConsumerCommand),
     Access(access::AccessCommand),
+    Cluster(cluster::ClusterCommand),
     Key(key::KeyCommand),
     Token(token::TokenCommand),
     Compact(compact::Compact),
@@ -149,6 +154,7 @@ fn run_async(command: CliCommand) -> CliResult {
             CliCommand::Topic(topic) => topic.run().await,
             CliCommand::Consumer(consumer) => consumer.run().await,
             CliCommand::Access(access) => access.run().await,
+            CliCommand::Cluster(cluster) => cluster.run().await,
             CliCommand::Compact(compact) => compact.run().await,
             CliCommand::Bench(bench) => bench.run().await,
             CliCommand::Backup(backup) => backup.run().await,

@@ -10,11 +10,12 @@ use clap::Args;
 use leftoff::Broker;
 use leftoff::access::AccessMode;
 use leftoff::config::Config;
-use leftoff::server::{CertificateReload, Protocols, Server, Shutdown};
+use leftoff::server::{CertificateReload, Protocols, Server, ServerBuilder, Shutdown};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use super::failure::{CliError, CliResult, ExitReason};
+use super::fleet::open_node;
 use super::settings::load;
 
 /// Runs the broker
@@ -56,6 +57,20 @@ pub(super) struct Serve {
     /// The directory of the log [default: ./leftoff-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// The servers of NATS of the fleet that the broker is a node of, like
+    /// `nats://a:4222,nats://b:4222`; needs the three next options [default: none, and the broker
+    /// is alone]
+    #[arg(long, value_name = "URLS", value_delimiter = ',')]
+    fleet: Vec<String>,
+    /// The name of the fleet
+    #[arg(long, value_name = "NAME")]
+    fleet_name: Option<String>,
+    /// The name of this node in its fleet
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// The URL at which the other nodes reach this one, like `https://n1:4280`
+    #[arg(long, value_name = "URL")]
+    advertise: Option<String>,
     /// A TOML file with settings
     #[arg(long, value_name = "FILE", env = "LEFTOFF_CONFIG")]
     config: Option<PathBuf>,
@@ -87,6 +102,9 @@ impl Serve {
             ("server.listen", &self.listen),
             ("server.grpc_listen", &self.grpc_listen),
             ("access.mode", &self.access),
+            ("fleet.name", &self.fleet_name),
+            ("fleet.node", &self.node),
+            ("fleet.advertise", &self.advertise),
         ];
         for (key, value) in named {
             flags.extend(value.as_deref().map(|value| (key.to_owned(), quoted(value))));
@@ -100,6 +118,9 @@ impl Serve {
         for (key, file) in files {
             let text = file.as_deref().map(|file| quoted(&file.to_string_lossy()));
             flags.extend(text.map(|text| (key.to_owned(), text)));
+        }
+        if !self.fleet.is_empty() {
+            flags.push(("fleet.servers".to_owned(), format!("{:?}", self.fleet)));
         }
         if self.insecure {
             flags.push(("access.insecure".to_owned(), "true".to_owned()));
@@ -118,19 +139,33 @@ impl Serve {
         check_exposure(&config)?;
         let shutdown = Shutdown::default();
         stop_on_signals(shutdown.clone())?;
-        let (directory, open_config) = (config.data_dir.clone(), config.open_config());
-        let opened = tokio::task::spawn_blocking(move || Broker::open(directory, &open_config));
-        let broker = opened.await.map_err(std::io::Error::other)??;
-        let server = config.server_of(broker).bind().await?;
-        if let Some(reload) = server.certificate_reload() {
-            reload_on_hang_up(reload)?;
+        if config.fleet.is_alone() {
+            let (directory, open_config) = (config.data_dir.clone(), config.open_config());
+            let opened = tokio::task::spawn_blocking(move || Broker::open(directory, &open_config));
+            let broker = opened.await.map_err(std::io::Error::other)??;
+            return serve(config.server_of(broker), &config, shutdown).await;
         }
-        if let Err(error) = greeting(&server, &config).and_then(print) {
-            warn!(%error, "cannot print the greeting"); // The broker serves all the same.
-        }
-        server.run(shutdown).await;
-        Ok(())
+        let (broker, node) = tokio::select! {
+            opened = open_node(&config) => opened?,
+            () = shutdown.started() => return Ok(()), // It may wait for the engine for long.
+        };
+        let served = serve(config.server_of(broker).fleet(&node), &config, shutdown).await;
+        node.close().await;
+        served
     }
+}
+
+/// Serves until `shutdown`.
+async fn serve(server: ServerBuilder, config: &Config, shutdown: Shutdown) -> CliResult {
+    let server = server.bind().await?;
+    if let Some(reload) = server.certificate_reload() {
+        reload_on_hang_up(reload)?;
+    }
+    if let Err(error) = greeting(&server, config).and_then(print) {
+        warn!(%error, "cannot print the greeting"); // The broker serves all the same.
+    }
+    server.run(shutdown).await;
+    Ok(())
 }
 
 /// Checks that whoever reaches the broker from beyond this machine must prove who it is, unless the
@@ -191,8 +226,12 @@ fn greeting(server: &Server, config: &Config) -> io::Result<String> {
         curl += " -H 'Authorization: Bearer KEY'";
         where_to_get += "  KEY is a key that `leftoff key create` prints\n";
     }
+    let mut part = String::new();
+    if !config.fleet.is_alone() {
+        part = format!("\nnode {} of the fleet {}", config.fleet.node, config.fleet.name);
+    }
     Ok(format!(
-        "leftoff {version} keeps {directory}
+        "leftoff {version} keeps {directory}{part}
 listening on {scheme}://{http} (HTTP/1.1 and HTTP/2)
 listening on {scheme}://{grpc} (gRPC)
 

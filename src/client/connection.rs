@@ -191,7 +191,7 @@ impl Connection {
 }
 
 /// Returns the broker's address, checked, with the settings of a connection.
-fn endpoint(config: &ClientConfig) -> Result<Endpoint, ClientError> {
+pub(crate) fn endpoint(config: &ClientConfig) -> Result<Endpoint, ClientError> {
     let refused =
         |problem: &str| ClientError::Setting { field: "server", problem: problem.to_owned() };
     let endpoint = Endpoint::from_shared(config.server.clone());

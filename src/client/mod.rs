@@ -50,6 +50,8 @@ use self::connection::Connection;
 pub use self::backoff::BackoffConfig;
 pub use self::config::ClientConfig;
 pub use self::connection::ClientChannel;
+#[cfg(feature = "fleet")]
+pub(crate) use self::connection::endpoint;
 pub use self::credential::{Credential, CredentialSource};
 pub use self::error::ClientError;
 pub use self::messages::{ClientDelivery, FollowedTopics};

@@ -12,18 +12,26 @@
 //!
 //! ```text
 //! stream.rs  nats/        the contract of the engine, and the engine in NATS JetStream
+//! awaited.rs              a stream that is opened once NATS answers
 //! record.rs  group_form.rs   the form of a record of the stream, and of a group
 //! chain.rs                which record may follow which
 //! writer.rs  sending.rs   the one task that appends, and finds out whether a record is stored
 //! replicated_log.rs       the log that the broker of a node has
 //! role.rs  founding.rs    who leads, and how a fleet begins
+//! forwarding/             what callers ask of a node that does not lead
 //! node.rs  status.rs      a node: its broker and its tasks, and how it is
+//! node.rs  config.rs      a node: its broker and its tasks, and its settings
+//! status.rs  lag.rs  view.rs   how a node is, how far it is behind, and how that is shown
 //! ```
 
+mod awaited;
 mod chain;
 mod clock;
+mod config;
+mod forwarding;
 mod founding;
 mod group_form;
+mod lag;
 pub mod nats;
 mod node;
 mod record;
@@ -38,12 +46,17 @@ mod simulated;
 mod simulation;
 mod status;
 pub mod stream;
+mod view;
 mod writer;
 
+pub use awaited::AwaitedNatsStream;
 pub use chain::{Assembler, ChainBreak, StreamPlace, TakenRecord};
 pub use clock::{RuntimeClock, SteadyClock};
+pub use config::FleetConfig;
+pub use forwarding::ForwardingService;
 pub use node::{FleetNode, NodeConfig, NodeOpenError, open};
 pub use record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 pub use replicated_log::ReplicatedLog;
 pub use status::{NodeRole, NodeStatus};
+pub use view::FleetView;
 pub use writer::{Leading, NotDecided, StreamWriter, WriterConfig};

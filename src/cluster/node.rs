@@ -2,7 +2,7 @@
 //! the node's role.
 //!
 //! [`open`] makes both of a local log and a stream. The broker is used as any other. While another
-//! node leads, it refuses what would store something with [`Error::NotLeading`].
+//! node leads, what would store something is sent there (`forwarding/`).
 //!
 //! # Why a leader resigns
 //!
@@ -24,6 +24,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::{RuntimeClock, SteadyClock};
+use super::forwarding::{
+    Forwarder, ForwarderHandle, ForwarderParts, ForwardingService, LinkConfig, leader_asker,
+};
 use super::founding::fleet_epoch;
 use super::group_form::MAX_GROUP_BYTES;
 use super::record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
@@ -31,10 +34,12 @@ use super::replicated_log::ReplicatedLog;
 use super::role::{LedBroker, RoleParts, RoleTask};
 use super::status::{NodeRole, NodeStatus};
 use super::stream::{Stream, StreamError, StreamFuture, StreamSequence};
+use super::view::FleetView;
 use super::writer::{StreamWriter, WriterConfig};
-use crate::broker::{Broker, Leadership, OpenConfig};
+use crate::broker::{Broker, FollowerConfig, ForwardQueue, Leadership, OpenConfig};
 use crate::error::{Error, Result};
 use crate::log::{Group, Log};
+use crate::secret::Secret;
 
 /// The time after which a log's place is moved over records that change no log.
 const MOVE_EVERY: Duration = Duration::from_secs(5);
@@ -49,11 +54,18 @@ const FOREIGN_LOG: &str = "the log has events and no place in the stream of a fl
 /// The settings of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
+    /// The name of the fleet, for people. Default: empty.
+    pub fleet: String,
     /// The name of the node in its fleet: 1 to [`MAX_NODE_NAME_BYTES`] bytes.
     pub name: String,
     /// The URL at which other nodes reach this one, like `https://n1:4280`: up to
     /// [`MAX_NODE_ADDRESS_BYTES`] bytes. Default: empty, so that others cannot reach it.
     pub advertise: String,
+    /// The secret that the nodes of the fleet share: whoever knows it may have anything stored. Any
+    /// text of ASCII. Default: none, so that whoever reaches the node may.
+    pub secret: Option<Secret>,
+    /// The certificates in PEM that sign those of the nodes. Default: those that the system trusts.
+    pub ca_pem: Option<Vec<u8>>,
     /// The silence of the leader after which another node leads: 100 ms to 60 s. Default: 3 s. A
     /// publish whose outcome is not known is answered after three times as long.
     pub lease: Duration,
@@ -62,12 +74,19 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// Returns the settings of a node with this name.
     pub fn new(name: impl Into<String>) -> Self {
-        let advertise = String::new();
-        Self { name: name.into(), advertise, lease: Duration::from_secs(3) }
+        let (fleet, advertise) = Default::default();
+        Self {
+            fleet,
+            name: name.into(),
+            advertise,
+            secret: None,
+            ca_pem: None,
+            lease: Duration::from_secs(3),
+        }
     }
 
     fn validate(&self) -> Result<()> {
-        let Self { name, advertise, lease } = self;
+        let Self { fleet: _, name, advertise, secret: _, ca_pem: _, lease } = self;
         if name.is_empty() || name.len() > MAX_NODE_NAME_BYTES {
             let bytes = name.len();
             let problem = format!("has {bytes} bytes; 1 to {MAX_NODE_NAME_BYTES} are allowed");
@@ -100,21 +119,32 @@ pub enum NodeOpenError {
     Broken(StreamError),
 }
 
-impl LedBroker for Broker {
+/// A broker with what sends commands to the leader.
+struct ForwardingBroker {
+    broker: Broker,
+    forwarding: ForwarderHandle,
+}
+
+impl LedBroker for ForwardingBroker {
     fn apply(&self, group: Group) -> StreamFuture<'_, Result<()>> {
-        Box::pin(self.apply(group))
+        Box::pin(self.broker.apply(group))
     }
 
     fn lead(&self, leadership: Leadership) -> StreamFuture<'_, Result<()>> {
-        Box::pin(self.lead(leadership))
+        Box::pin(async move {
+            if leadership == Leadership::Leads {
+                self.forwarding.give_back().await;
+            }
+            self.broker.lead(leadership).await
+        })
     }
 
     fn check(&self) -> Result<()> {
-        self.check_ready()
+        self.broker.check_ready()
     }
 
     fn ended(&self) -> StreamFuture<'_, ()> {
-        Box::pin(self.ended())
+        Box::pin(self.broker.ended())
     }
 }
 
@@ -123,14 +153,18 @@ impl LedBroker for Broker {
 pub struct FleetNode {
     broker: Broker,
     writer: StreamWriter,
-    status: watch::Receiver<NodeStatus>,
+    view: FleetView,
     stopping: CancellationToken,
+    forwarding: ForwarderHandle,
+    service: ForwardingService,
+    /// The task of the role, if the node has one.
+    role: Option<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl fmt::Debug for FleetNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FleetNode").field("status", &*self.status.borrow()).finish_non_exhaustive()
+        f.debug_struct("FleetNode").field("status", &self.view.status()).finish_non_exhaustive()
     }
 }
 
@@ -189,9 +223,11 @@ async fn open_with(
 ) -> Result<(Broker, FleetNode), NodeOpenError> {
     config.validate()?;
     check_groups(open)?;
-    let NodeConfig { name, advertise, lease } = config;
+    let NodeConfig { fleet, name, advertise, secret, ca_pem, lease } = config;
+    let links = LinkConfig { secret: secret.clone(), ca_pem };
     let clock: Arc<dyn SteadyClock> = Arc::new(RuntimeClock::default());
-    let node = FleetLeader { node: name, incarnation: rand::random(), address: advertise };
+    let incarnation = rand::random();
+    let node = FleetLeader { node: name, incarnation, address: advertise };
     let writing = WriterConfig::new(node.clone(), lease);
     let (writer, writer_task) = StreamWriter::new(stream.clone(), clock.clone(), writing);
     let mut tasks = vec![spawn(Box::pin(writer_task))];
@@ -210,11 +246,33 @@ async fn open_with(
         }
     };
     let log = Arc::new(ReplicatedLog::new(local, epoch, writer.clone(), clock.clone())?);
-    let broker = Broker::following(log.clone(), open)?;
-    let applied = applied.map_or(0, |applied| applied.stream);
-    let status = NodeStatus { applied: StreamSequence::new(applied), ..NodeStatus::default() };
+    let queue = ForwardQueue::default();
+    let max_wait = lease * 2;
+    let follower = FollowerConfig { elsewhere: Some(queue.clone()), max_wait };
+    let broker = Broker::following(log.clone(), open, follower)?;
+    let applied = StreamSequence::new(applied.map_or(0, |applied| applied.stream));
+    let status = NodeStatus { applied, reached: applied, ..NodeStatus::default() };
     let (status, watched) = watch::channel(status);
-    let stopping = CancellationToken::new();
+    let (forwarder, forwarding) = Forwarder::new(ForwarderParts {
+        queue,
+        status: watched.clone(),
+        incarnation,
+        links: links.clone(),
+        lease,
+    });
+    tasks.push(spawn(Box::pin(forwarder.run())));
+    broker.ask_leader_with(leader_asker(watched.clone(), incarnation, links, lease * 2));
+    let service = ForwardingService::new(broker.clone(), log.clone(), secret);
+    let (stopping, retiring) = <(CancellationToken, CancellationToken)>::default();
+    let view = FleetView {
+        fleet: fleet.into(),
+        node: Arc::new(node.clone()),
+        status: watched,
+        clock: clock.clone(),
+        lease,
+        retiring: retiring.clone(),
+    };
+    let mut role_task = None;
     if is_foreign {
         tracing::error!(problem = FOREIGN_LOG, "this node takes no part in its fleet");
         status.send_modify(|status| {
@@ -222,44 +280,75 @@ async fn open_with(
         });
     } else {
         let role = RoleTask::new(RoleParts {
-            broker: Arc::new(broker.clone()),
+            broker: Arc::new(ForwardingBroker {
+                broker: broker.clone(),
+                forwarding: forwarding.clone(),
+            }),
             log,
             stream,
             clock,
             writer: writer.clone(),
             status: Arc::new(status),
             stopping: stopping.clone(),
+            retiring: retiring.clone(),
             node,
             lease,
             move_every: MOVE_EVERY,
             seed: rand::random(),
         });
-        tasks.push(spawn(Box::pin(async {
+        role_task = Some(spawn(Box::pin(async {
             let _told_by_the_status = role.run().await;
         })));
     }
-    let node = FleetNode { broker: broker.clone(), writer, status: watched, stopping, tasks };
+    let node = FleetNode {
+        broker: broker.clone(),
+        writer,
+        view,
+        stopping,
+        forwarding,
+        service,
+        role: role_task,
+        tasks,
+    };
     Ok((broker, node))
 }
 
 impl FleetNode {
     /// Returns how the node is; changes are told.
     pub fn status(&self) -> watch::Receiver<NodeStatus> {
-        self.status.clone()
+        self.view.status.clone()
     }
 
-    /// Closes the broker, as [`Broker::close`] does, and ends the node's part in the fleet. What a
-    /// leader has accepted is stored and answered first; then it says that it leads no longer. When
-    /// this returns, the node appends nothing more to the stream, and its data directory is free.
+    /// Returns the node as it is shown, for a server.
+    pub fn view(&self) -> FleetView {
+        self.view.clone()
+    }
+
+    /// Returns what the node serves for the others of its fleet.
+    pub fn service(&self) -> ForwardingService {
+        self.service.clone()
+    }
+
+    /// Closes the broker, as [`Broker::close`] does, and ends the node's part in the fleet. A
+    /// leader says that it leads no longer. What was accepted is stored and answered first, by the
+    /// next leader if there is one within the time of a lease; what is not answered by then is
+    /// answered with an error. When this returns, the node appends nothing more to the stream, and
+    /// its data directory is free.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, the broker closes all the same, and the others may have to wait
     /// for the end of the lease.
     pub async fn close(mut self) {
+        self.broker.drain();
+        let answered = async {
+            self.view.hand_over().await;
+            let _has_failed = self.broker.flushed().await;
+            self.forwarding.finish().await;
+        };
+        let _too_late = tokio::time::timeout(self.view.lease, answered).await;
         self.stopping.cancel();
-        let role = if self.tasks.len() > 1 { self.tasks.pop() } else { None };
-        if let Some(role) = role {
+        if let Some(role) = self.role.take() {
             let _panicked = role.await;
         }
         self.broker.close().await;
@@ -269,6 +358,6 @@ impl FleetNode {
 
 impl Drop for FleetNode {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.role.iter().chain(&self.tasks).for_each(JoinHandle::abort);
     }
 }

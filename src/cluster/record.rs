@@ -7,7 +7,8 @@
 //! | crc32: 4 | format: 1 | kind: 1 | term: 8 | number: 8 | chain: 4 | part: 2 | parts: 2 | body |
 //!
 //! kind 1, found         | epoch: 4 |                 the first record of a fleet, in term 0
-//! kind 2, announce      | epoch: 4 | incarnation: 8 | name_bytes: 1 | name | address_bytes: 2 | address |
+//! kind 2, announce      | epoch: 4 | incarnation: 8 | name_bytes: 1 | name
+//!                       | address_bytes: 2 | address |
 //!                                                    the first record of a term: its leader
 //! kind 3, heartbeat     | |                          the leader is there, and has nothing to say
 //! kind 4, group         a part of a group (group_form.rs)

@@ -49,6 +49,8 @@ use crate::log::Group;
 /// The silences in a row, with records in the engine, after which a reader is given up.
 const MAX_LAGS: u32 = 2;
 
+const HANDS_OVER: &str = "it hands the lead over";
+
 const STORES_NOTHING: &str = "its broker stores nothing more";
 
 /// What a role leads, or has follow: the broker. In simulations it is something smaller.
@@ -95,6 +97,8 @@ pub(super) struct RoleParts {
     pub(super) status: Arc<watch::Sender<NodeStatus>>,
     /// Cancelled when the role is to end. A leader then leads on, until its writer resigns.
     pub(super) stopping: CancellationToken,
+    /// Cancelled when the node is to lead no longer, and never again; it follows until it stops.
+    pub(super) retiring: CancellationToken,
     /// The node as it announces itself.
     pub(super) node: FleetLeader,
     /// The silence of a leader after which another node may announce itself.
@@ -230,6 +234,7 @@ impl RoleTask {
     ) -> Result<Option<StreamPlace>, RoleEnd> {
         let place = assembler.place();
         self.show(|status| {
+            status.terms += u64::from(place.term > status.term);
             (status.read, status.term) = (place.stream, place.term);
             status.tail = status.tail.max(place.stream);
             status.problem = None;
@@ -258,6 +263,7 @@ impl RoleTask {
         }
         if assembler.is_between_groups() {
             self.reached = Some(place);
+            self.show(|status| status.reached = place.stream);
             if self.parts.clock.now() >= self.moved + self.parts.move_every {
                 self.move_to(place).await?;
             }
@@ -296,6 +302,10 @@ impl RoleTask {
     async fn stand(&mut self, place: StreamPlace) -> Result<(), RoleEnd> {
         self.parts.broker.check()?; // Who can store nothing must not lead.
         self.patience = self.lease();
+        self.heard = self.parts.clock.now();
+        if self.parts.retiring.is_cancelled() {
+            return Ok(());
+        }
         self.show(|status| status.leader = None);
         match self.parts.stream.tail().await {
             Ok(tail) if tail > place.stream => self.lags += 1,
@@ -307,6 +317,7 @@ impl RoleTask {
                         place.stream
                     ));
                 }
+                self.show(|status| status.announcements += 1);
                 // The fence knows the true tail.
                 if let Err(error) = self.parts.writer.announce(place).await {
                     self.note(format!("this node cannot lead: {error}"));
@@ -326,7 +337,7 @@ impl RoleTask {
         let term = place.term;
         self.led = term;
         self.reached = None;
-        let RoleParts { broker, log, clock, writer, lease, .. } = self.parts.clone();
+        let RoleParts { broker, log, clock, writer, lease, retiring, .. } = self.parts.clone();
         writer.lead(place).await;
         if let Err(error) = broker.lead(Leadership::Leads).await {
             writer.resign(STORES_NOTHING.to_owned()).await;
@@ -343,17 +354,25 @@ impl RoleTask {
                     broker.check()?;
                     return Err(RoleEnd::Stopped(STORES_NOTHING.to_owned()));
                 }
+                () = retiring.cancelled() => {
+                    // What was handed in so far is decided here, what comes later by another node.
+                    broker.lead(Leadership::Follows).await?;
+                    writer.resign(HANDS_OVER.to_owned()).await;
+                    break HANDS_OVER.to_owned();
+                }
                 over = until(&*clock, clock.now() + lease / 3, writer.stepped_down(term)) => over,
             };
             if let Some(why) = over {
                 break why;
             }
             let reached = log.place().stream;
-            self.show(|status| (status.read, status.applied) = (reached, reached));
+            self.show(|status| status.move_to(reached));
         };
         broker.lead(Leadership::Follows).await?;
         tracing::warn!(term, why, "this node leads no longer, and follows");
+        let reached = log.place().stream;
         self.show(|status| {
+            status.move_to(reached);
             (status.role, status.leader) = (NodeRole::Following, None);
             status.problem = Some(format!("this node leads no longer: {why}"));
         });
@@ -391,7 +410,11 @@ impl RoleTask {
     }
 
     fn show(&self, change: impl FnOnce(&mut NodeStatus)) {
-        self.parts.status.send_modify(change);
+        let now = self.parts.clock.now();
+        self.parts.status.send_modify(|status| {
+            change(status);
+            status.note_progress(now);
+        });
     }
 
     fn note(&self, problem: String) {
@@ -408,7 +431,10 @@ async fn watch_tail(parts: RoleParts) -> Infallible {
         status.send_if_modified(|status| {
             let before = (status.tail, status.engine_problem.take());
             match &tail {
-                Ok(tail) => status.tail = status.tail.max(*tail),
+                Ok(tail) => {
+                    (status.tail, status.is_tail_told) = (status.tail.max(*tail), true);
+                    status.note_progress(clock.now());
+                }
                 Err(error) => status.engine_problem = Some(error.to_string()),
             }
             before != (status.tail, status.engine_problem.clone())

@@ -1,5 +1,8 @@
 //! How a node of a fleet is, as plain data.
 
+use std::time::Duration;
+
+use super::lag::FleetLag;
 use super::record::FleetLeader;
 use super::stream::StreamSequence;
 
@@ -30,10 +33,132 @@ pub struct NodeStatus {
     /// The record up to which the node's log has applied the stream. Records that change no log may
     /// follow: it moves over them every few seconds.
     pub applied: StreamSequence,
+    /// The record up to which all groups are applied: what comes after it is not visible yet.
+    pub reached: StreamSequence,
     /// The last record of the stream, as the node knows it: the engine is asked now and then.
     pub tail: StreamSequence,
+    /// Whether the engine has told the tail since the node was opened.
+    pub is_tail_told: bool,
+    /// Whether the node, since it was opened, has once reached a tail that the engine told.
+    pub has_caught_up: bool,
+    /// How often the node has announced itself since it was opened.
+    pub announcements: u64,
+    /// The terms that the node has seen begin since it was opened, its own included.
+    pub terms: u64,
     /// What went wrong last in following or leading, until it is over.
     pub problem: Option<String>,
     /// Why the engine does not answer; `None` if it does.
     pub engine_problem: Option<String>,
+    /// For how long the node is behind.
+    pub(super) lag: FleetLag,
+}
+
+impl NodeStatus {
+    /// Returns the records that the node has not applied, as far as it knows. A leader has applied
+    /// all.
+    pub fn lag_records(&self) -> u64 {
+        match self.role {
+            NodeRole::Leading => 0,
+            _ => self.tail.get().saturating_sub(self.reached.get()),
+        }
+    }
+
+    /// Says that the node has applied everything up to this record.
+    pub(super) fn move_to(&mut self, at: StreamSequence) {
+        (self.read, self.applied, self.reached) = (at, at, at);
+    }
+
+    /// Notes at the time `now` how far the node is.
+    pub(super) fn note_progress(&mut self, now: Duration) {
+        let tail = if self.role == NodeRole::Leading { self.reached } else { self.tail };
+        self.lag.note(self.reached, tail, now);
+        self.has_caught_up |= self.is_tail_told && self.reached >= tail;
+    }
+
+    /// Checks that the node serves what the fleet has: it has caught up, and goes on. `patience` is
+    /// the time for which a node may be behind and make no progress.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not ready, for people.
+    pub(super) fn check_ready(&self, now: Duration, patience: Duration) -> Result<(), String> {
+        let (reached, tail) = (self.reached, self.tail);
+        match self.role {
+            NodeRole::Stopped => {
+                let problem = self.problem.as_deref().unwrap_or("it is closed");
+                Err(format!("this node takes no part in its fleet: {problem}"))
+            }
+            NodeRole::Following if !self.is_tail_told => {
+                let problem = self.engine_problem.as_deref().unwrap_or("it was just opened");
+                Err(format!("this node does not know yet what it misses: {problem}"))
+            }
+            NodeRole::Following if !self.has_caught_up => Err(format!(
+                "this node has not caught up yet: it has applied record {reached} of {tail}"
+            )),
+            NodeRole::Following if self.is_stuck(now, patience) => Err(format!(
+                "this node does not go on: it has been at record {reached} of {tail} for {} ms",
+                self.lag.still(now).as_millis()
+            )),
+            NodeRole::Leading | NodeRole::Following => Ok(()),
+        }
+    }
+
+    fn is_stuck(&self, now: Duration, patience: Duration) -> bool {
+        self.lag.behind(now) > patience && self.lag.still(now) > patience
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(9);
+
+    fn at(reached: u64, tail: u64, seconds: u64, mut status: NodeStatus) -> NodeStatus {
+        status.reached = StreamSequence::new(reached);
+        status.tail = StreamSequence::new(tail);
+        status.note_progress(Duration::from_secs(seconds));
+        status
+    }
+
+    fn refused(status: &NodeStatus, seconds: u64) -> String {
+        status.check_ready(Duration::from_secs(seconds), PATIENCE).unwrap_err()
+    }
+
+    #[test]
+    fn a_node_is_ready_once_it_has_caught_up_and_as_long_as_it_goes_on() {
+        let ready = |status: &NodeStatus, seconds| {
+            status.check_ready(Duration::from_secs(seconds), PATIENCE).unwrap();
+        };
+        let status = at(4, 4, 0, NodeStatus::default());
+        assert!(refused(&status, 0).contains("does not know yet"), "no tail was told");
+        let away = NodeStatus { engine_problem: Some("no answer".to_owned()), ..status.clone() };
+        assert!(refused(&away, 0).ends_with("no answer"));
+        let told = NodeStatus { is_tail_told: true, ..status };
+        let behind = at(5, 9, 1, told);
+        assert_eq!(
+            refused(&behind, 1),
+            "this node has not caught up yet: it has applied record 5 of 9"
+        );
+        let caught_up = at(9, 9, 2, behind);
+        ready(&caught_up, 3_600); // Nothing comes, and nothing is missing.
+        let behind = at(9, 20, 3_600, caught_up);
+        assert_eq!(behind.lag_records(), 11);
+        ready(&behind, 3_609);
+        assert!(refused(&behind, 3_610).contains("record 9 of 20 for "));
+        let going_on = at(10, 900, 3_620, behind);
+        ready(&going_on, 3_629); // It is far behind, and moves.
+        assert!(refused(&going_on, 3_630).contains("record 10 of 900"));
+    }
+
+    #[test]
+    fn a_leader_is_ready_and_a_node_that_has_stopped_says_why_it_is_not() {
+        let leading = NodeStatus { role: NodeRole::Leading, ..NodeStatus::default() };
+        let leading = at(3, 5, 0, leading); // Its own heartbeats are in the stream.
+        leading.check_ready(Duration::from_secs(60), PATIENCE).unwrap();
+        assert_eq!(leading.lag_records(), 0);
+        let problem = Some("the chain is broken".to_owned());
+        let stopped = NodeStatus { role: NodeRole::Stopped, problem, ..leading };
+        assert!(refused(&stopped, 0).ends_with("its fleet: the chain is broken"));
+    }
 }

@@ -99,7 +99,7 @@ pub use self::requests::{
     MarkRequest, MarkedEvents,
 };
 pub(crate) use self::requests::{TopicReader, UnhandledLetters};
-use self::to_leader::{LeaderAnswer, ToLeader};
+use self::to_leader::ToLeader;
 use self::view::View;
 use self::work::WorkQueues;
 pub use self::work::{
@@ -108,11 +108,14 @@ pub use self::work::{
     MAX_REASON_BYTES, MAX_SETTLED, MAX_WORKER_BYTES, Nack, PullRequest, SettleOutcome, Settled,
     Settlement, WorkConfig, WorkQueue, WorkSettings, WorkStatus, WorkTotals,
 };
-use crate::broker::Broker;
+use crate::broker::{Answerer, Broker};
 use crate::cursor::{Cursor, Position, StartPoint};
 use crate::error::{Error, Result};
 use crate::polls;
 use crate::topic::TopicName;
+
+/// The kind of the questions that nodes of a fleet ask the leader.
+const QUESTIONS: &str = "consumers";
 
 /// The most consumers of one list.
 const MAX_LIST: usize = 1_000;
@@ -162,9 +165,23 @@ impl Consumers {
     ///
     /// Nothing is left behind.
     pub async fn open(broker: &Broker, config: &ConsumersConfig) -> Result<Self> {
-        // Of a broker alone, nobody is asked.
-        let nobody = |_request| -> LeaderAnswer { Box::pin(async { Err(Error::NotLeading) }) };
-        Self::open_in_fleet(broker, config, ToLeader::new(nobody)).await
+        let asked = broker.clone();
+        let to_leader = ToLeader::new(move |request| {
+            let asked = asked.clone();
+            Box::pin(async move { asked.ask_leader(QUESTIONS, request).await })
+        });
+        let consumers = Self::open_in_fleet(broker, config, to_leader).await?;
+        // The broker has it for as long as it lives, and must not keep itself alive.
+        let parts = Arc::downgrade(&consumers.0);
+        let answerer: Answerer = Arc::new(move |request| {
+            let parts = parts.upgrade();
+            Box::pin(async move {
+                let parts = parts.ok_or(Error::ShuttingDown)?;
+                Self(parts, Changeable::All, None).answer(request).await
+            })
+        });
+        broker.answer_questions(QUESTIONS, answerer);
+        Ok(consumers)
     }
 
     /// As [`Self::open`], on a node of a fleet, which asks the leader on the way `to_leader`.

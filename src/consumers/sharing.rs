@@ -6,8 +6,9 @@ use super::Consumers;
 use super::deciding::Changeable;
 use super::id::ConsumerId;
 use super::requests::shown;
-use super::to_leader::{IdForm, LeaderAnswer, LeaderRequest, to_json};
+use super::to_leader::{IdForm, LeaderRequest, to_json};
 use super::work::{SharedConsumer, WorkQueue};
+use crate::broker::Answering;
 use crate::error::Error;
 
 impl Consumers {
@@ -33,7 +34,7 @@ impl Consumers {
         let (view, id) = (self.0.view.clone(), id.clone());
         let (to_leader, broker, form) =
             (self.0.to_leader.clone(), self.0.broker.clone(), IdForm::from(&id));
-        let ask = move |request| -> LeaderAnswer {
+        let ask = move |request| -> Answering {
             match to_json(&LeaderRequest::Work(form.clone(), request)) {
                 Ok(request) => to_leader.ask_patiently(&broker, request),
                 Err(error) => Box::pin(std::future::ready(Err(error))),

@@ -5,7 +5,6 @@
 //! versions understand each other.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use super::keeper_command::KeeperCommand;
 use super::name::ConsumerName;
 use super::told_error::ToldError;
 use super::work::WorkRequest;
-use crate::broker::Broker;
+use crate::broker::{Answering, Broker};
 use crate::error::{Error, Result};
 use crate::topic::TopicPattern;
 
@@ -29,12 +28,9 @@ use crate::topic::TopicPattern;
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 
-/// The answer of the leader.
-pub(super) type LeaderAnswer = Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>;
-
 /// The way to the node that leads. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct ToLeader(Arc<dyn Fn(Bytes) -> LeaderAnswer + Send + Sync>);
+pub(super) struct ToLeader(Arc<dyn Fn(Bytes) -> Answering + Send + Sync>);
 
 impl fmt::Debug for ToLeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,18 +41,18 @@ impl fmt::Debug for ToLeader {
 impl ToLeader {
     /// Returns the way that `ask` goes. It answers with [`Error::NotLeading`] if the request was
     /// surely not dealt with.
-    pub(super) fn new(ask: impl Fn(Bytes) -> LeaderAnswer + Send + Sync + 'static) -> Self {
+    pub(super) fn new(ask: impl Fn(Bytes) -> Answering + Send + Sync + 'static) -> Self {
         Self(Arc::new(ask))
     }
 
     /// Asks the leader once.
-    pub(super) fn ask(&self, request: Bytes) -> LeaderAnswer {
+    pub(super) fn ask(&self, request: Bytes) -> Answering {
         (self.0)(request)
     }
 
     /// Asks the leader; if none takes the request, again, for as long as `broker` does not lead
     /// itself, and not too long.
-    pub(super) fn ask_patiently(&self, broker: &Broker, request: Bytes) -> LeaderAnswer {
+    pub(super) fn ask_patiently(&self, broker: &Broker, request: Bytes) -> Answering {
         let (way, broker, since) = (self.clone(), broker.clone(), Instant::now());
         Box::pin(async move {
             loop {

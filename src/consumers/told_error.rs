@@ -5,15 +5,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, with_causes};
 use crate::topic::TopicName;
 
-/// All things that may be full or crowded where a node asks the leader.
-const THINGS: [&str; 5] = [
-    "consumers",
-    "consumers of this owner",
-    "shared consumers in use",
-    "events of this consumer",
-    "the dispatcher of this consumer",
-];
-
 /// The form of an error between nodes.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,8 +62,8 @@ impl From<&Error> for ToldError {
                 Self::UnexpectedCheckpoint { consumer, expected, actual }
             }
             Error::Busy { waited_ms } => Self::Busy { waited_ms },
-            Error::Crowded { what, limit } => Self::Crowded { what: what.to_owned(), limit },
-            Error::Full { what, limit } => Self::Full { what: what.to_owned(), limit },
+            Error::Crowded { what, limit } => Self::Crowded { what: what.into(), limit },
+            Error::Full { what, limit } => Self::Full { what: what.into(), limit },
             Error::Denied { reason } => Self::Denied { reason },
             Error::NotLeading | Error::ShuttingDown => Self::NotLeading,
             Error::DiskFull { free_bytes, needed_bytes } => {
@@ -96,8 +87,8 @@ impl From<ToldError> for Error {
                 Self::UnexpectedCheckpoint { consumer, expected, actual }
             }
             ToldError::Busy { waited_ms } => Self::Busy { waited_ms },
-            ToldError::Crowded { what, limit } => Self::Crowded { what: thing(&what), limit },
-            ToldError::Full { what, limit } => Self::Full { what: thing(&what), limit },
+            ToldError::Crowded { what, limit } => Self::Crowded { what: what.into(), limit },
+            ToldError::Full { what, limit } => Self::Full { what: what.into(), limit },
             ToldError::Denied { reason } => Self::Denied { reason },
             ToldError::NotLeading => Self::NotLeading,
             ToldError::DiskFull { free_bytes, needed_bytes } => {
@@ -109,11 +100,6 @@ impl From<ToldError> for Error {
     }
 }
 
-/// Returns the name of a thing as this version has it.
-fn thing(what: &str) -> &'static str {
-    THINGS.into_iter().find(|thing| *thing == what).unwrap_or("things of this kind")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +108,7 @@ mod tests {
     #[test]
     fn an_error_reads_back_as_it_was_told() {
         let (consumer, expected, actual) = ("c".into(), Some("4".into()), None);
-        let mut errors = vec![
+        let errors = [
             Error::invalid("cursor", "is ahead"),
             Error::over("bytes of a consumer's marks", 9, 8),
             Error::UnknownTopic("a".parse().unwrap()),
@@ -132,9 +118,9 @@ mod tests {
             Error::Denied { reason: "no".to_owned() },
             Error::NotLeading,
             Error::DiskFull { free_bytes: 1, needed_bytes: 2 },
+            Error::full("consumers", 5),
+            Error::crowded("events of this consumer", 6),
         ];
-        errors.extend(THINGS.map(|what| Error::full(what, 5)));
-        errors.extend(THINGS.map(|what| Error::Crowded { what, limit: 6 }));
         let read_back = |error: &Error| {
             let text = serde_json::to_string(&ToldError::from(error)).unwrap();
             Error::from(serde_json::from_str::<ToldError>(&text).unwrap())

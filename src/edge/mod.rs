@@ -82,6 +82,7 @@ mod effort;
 mod error_form;
 #[cfg(feature = "http")]
 mod event_lines;
+pub(crate) mod fleet;
 mod following;
 #[cfg(feature = "http")]
 mod forms;

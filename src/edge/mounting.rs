@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::config::FollowConfig;
 use super::counters::Counters;
+use super::fleet::NodeOfFleet;
 use super::hooks::Hooks;
 use super::overview::topic_table::TopicTables;
 use super::pace::Pace;
@@ -32,6 +33,8 @@ pub struct Edge {
     has_console: bool,
     /// The server's webhooks, if it has some: they have operations of their own.
     webhooks: Option<Arc<dyn ShownWebhooks>>,
+    /// The fleet, if the broker is a node of one.
+    fleet: Option<Arc<dyn NodeOfFleet>>,
 }
 
 /// What the edge shows of the server's webhooks.
@@ -97,6 +100,7 @@ impl Edge {
             has_access_control: false,
             has_console: false,
             webhooks: None,
+            fleet: None,
         }
     }
 
@@ -171,6 +175,17 @@ impl Edge {
     /// Returns the metrics of webhooks.
     pub(in crate::edge) fn webhook_metrics(&self) -> String {
         self.webhooks.as_ref().map(|hooks| hooks.metrics()).unwrap_or_default()
+    }
+
+    /// Says that the broker is a node of this fleet.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn with_fleet(self, node: impl NodeOfFleet + 'static) -> Self {
+        Self { fleet: Some(Arc::new(node)), ..self }
+    }
+
+    /// Returns the node of a fleet that the broker is, if it is one.
+    pub(crate) fn fleet(&self) -> Option<&Arc<dyn NodeOfFleet>> {
+        self.fleet.as_ref()
     }
 
     /// Returns whether the host has hooks.

@@ -1,7 +1,13 @@
 //! Events that are encoded for appending, before they have sequences and positions.
 
 use super::record;
+#[cfg(feature = "fleet")]
+use super::record::Records;
+#[cfg(feature = "fleet")]
+use crate::cursor::{Position, Sequence};
 use crate::event::NewEvent;
+#[cfg(feature = "fleet")]
+use crate::event::Timestamp;
 
 /// The records of new events, one after another.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,6 +38,36 @@ impl NewRecords {
         self.has_ttl |= event.ttl_ms.is_some();
     }
 
+    /// Reads records that [`Self::encode`] made; `None` if the bytes are none.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (first, position) = (Sequence::FIRST, Position::BEFORE_ALL.next());
+        let mut read = Records::new(bytes, first, position, Timestamp::default(), false);
+        let mut records = Self::default();
+        while !read.is_over() {
+            let event = read.read_checked()?;
+            let has_place = event.sequence.get() != first.get() + records.len() as u64
+                || event.position.get() != position.get() + records.len() as u64
+                || event.time != Timestamp::default();
+            if has_place {
+                return None; // It was taken out of a block.
+            }
+            if !event.id.is_empty() {
+                records.ids.push((records.ends.len(), event.id.into()));
+            }
+            records.has_ttl |= event.ttl_ms.is_some();
+            records.ends.push(read.offset(bytes));
+        }
+        records.bytes = bytes.to_vec();
+        Some(records)
+    }
+
+    /// Returns the records, one after another.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Returns the number of events.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -50,6 +86,11 @@ impl NewRecords {
     /// Returns the ids that the publisher gave, each with the index of its event, in order.
     pub fn ids(&self) -> &[(usize, Box<str>)] {
         &self.ids
+    }
+
+    /// Whether the publisher gave each event an id.
+    pub fn all_have_ids(&self) -> bool {
+        self.ids.len() == self.len()
     }
 
     /// Whether any of the events can expire.

@@ -297,6 +297,12 @@ impl<'a> Records<'a> {
         Some(event)
     }
 
+    /// Returns the number of bytes of `all`, the bytes that this began with, that were read.
+    #[cfg(feature = "fleet")]
+    pub(super) fn offset(&self, all: &[u8]) -> usize {
+        all.len() - self.bytes.0.len()
+    }
+
     /// Whether all records were read.
     pub(super) fn is_over(&self) -> bool {
         self.bytes.0.is_empty()

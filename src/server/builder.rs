@@ -29,6 +29,8 @@ use super::running::Server;
 use super::services::{self, routes_of};
 use crate::access::{AccessConfig, AccessControl, AccessMode, GrpcAccess};
 use crate::broker::Broker;
+#[cfg(feature = "fleet")]
+use crate::cluster::FleetNode;
 use crate::consumers::{Consumers, ConsumersConfig};
 use crate::edge::hooks::Hooks;
 use crate::edge::rates::Rates;
@@ -174,6 +176,15 @@ impl ServerBuilder {
     pub fn webhooks(mut self, webhooks: WebhooksConfig) -> Self {
         self.webhooks = webhooks;
         self
+    }
+
+    /// Sets the node of a fleet that the broker is. The server serves it for the other nodes, says how the node is, and is ready
+    /// when the node has caught up. When it stops, it first has the node hand over the lead. The
+    /// node itself is closed by the host, once the server has stopped.
+    #[cfg(feature = "fleet")]
+    pub fn fleet(mut self, node: &FleetNode) -> Self {
+        self.edge = self.edge.with_fleet(node.view());
+        self.service(node.service().served())
     }
 
     /// Sets the hooks, which say who may do what, and see each event. They are asked on every

@@ -15,6 +15,8 @@ mod certificates;
 mod checks;
 mod config;
 mod connection;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod guarded;
 mod half_closed;
 mod heads;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval};
 use tokio_util::task::AbortOnDropHandle;
 use tonic_health::ServingStatus;
 use tracing::{info, warn};
@@ -19,6 +19,7 @@ use super::connection::{Connections, Door};
 use super::listener::{Listener, Protocols, accept};
 use super::services::Health;
 use crate::broker::Broker;
+use crate::edge::fleet::NodeOfFleet;
 use crate::edge::{Edge, overview};
 #[cfg(feature = "webhooks")]
 use crate::webhooks::Webhooks;
@@ -30,6 +31,12 @@ const CLOSE_SHARE: u32 = 10;
 /// One part in this many of a stop's time is for requests of webhooks that are under way.
 #[cfg(feature = "webhooks")]
 const HOOKS_SHARE: u32 = 4;
+
+/// One part in this many of a stop's time is for handing over the lead of a fleet.
+const HAND_OVER_SHARE: u32 = 4;
+
+/// How often the server looks whether the node of a fleet is ready.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A server whose sockets are bound.
 ///
@@ -72,10 +79,11 @@ impl Server {
         self.certificates.clone().map(CertificateReload::new)
     }
 
-    /// Serves until `shutdown`, then stops: no new connections are accepted, accepted requests are
-    /// answered, streams end, and the broker is closed. Connections that are left at the end of
-    /// `server.shutdown_ms` are cut. The broker's directory is free when this returns, unless a log
-    /// line says that storage does not answer.
+    /// Serves until `shutdown`, then stops: no new connections are accepted, a node that leads its
+    /// fleet hands over the lead, accepted requests are answered, streams end, and the broker is
+    /// closed. Connections that are left at the end of `server.shutdown_ms` are cut. The broker's
+    /// directory is free when this returns, unless a log line says that storage does not answer, or
+    /// it is of a node of a fleet, which is closed after the server.
     ///
     /// # Cancel safety
     ///
@@ -88,6 +96,9 @@ impl Server {
         #[cfg(feature = "webhooks")]
         let hooks = self.hooks;
         let Self { broker, config, doors, health, edge, .. } = self;
+        let fleet = edge.fleet().cloned();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut was_ready = true;
         let mut connections = Connections::new(&config, edge.counters().clone());
         // Ends with this future, too.
         let watching = overview::watch(edge, connections.clients().clone());
@@ -101,6 +112,12 @@ impl Server {
                     is_failed = true;
                     health.set(ServingStatus::NotServing).await;
                 }
+                is_ready = looked(fleet.as_deref(), &mut look), if !is_failed => {
+                    if is_ready != was_ready {
+                        was_ready = is_ready;
+                        health.set(serving(is_ready)).await;
+                    }
+                }
                 () = connections.next() => {}
                 (accepted, door) = accept(&doors) => connections.serve(accepted, door),
             }
@@ -110,6 +127,12 @@ impl Server {
         health.end().await;
         let bound = Duration::from_millis(config.shutdown_ms);
         let deadline = Instant::now() + bound;
+        if let Some(node) = &fleet {
+            let handed = tokio::time::timeout(bound / HAND_OVER_SHARE, node.hand_over()).await;
+            if handed.is_err() {
+                warn!("the engine does not answer; the others wait for the end of the lease");
+            }
+        }
         #[cfg(feature = "webhooks")]
         if let Some(hooks) = &hooks {
             // What the receivers answer is stored as long as the broker takes it.
@@ -122,4 +145,16 @@ impl Server {
         }
         info!("stopped");
     }
+}
+
+fn serving(is_ready: bool) -> ServingStatus {
+    if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing }
+}
+
+/// Waits for the next look at a node of a fleet. Returns whether the node is ready. Without one,
+/// waits for ever.
+async fn looked(fleet: Option<&dyn NodeOfFleet>, look: &mut Interval) -> bool {
+    let Some(node) = fleet else { return std::future::pending().await };
+    look.tick().await;
+    node.check_ready().is_ok()
 }

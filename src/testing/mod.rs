@@ -87,7 +87,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::clock::Clock;
-use crate::broker::{Broker, Delivery, Leadership, OpenConfig, Reader};
+use crate::broker::{Broker, Delivery, OpenConfig, Reader};
 use crate::cursor::Place;
 use crate::error::Result;
 use crate::event::Timestamp;
@@ -131,12 +131,14 @@ pub struct Builder {
     log: Option<Arc<dyn Log>>,
     clock: Option<Clock>,
     config: OpenConfig,
-    begins: Leadership,
+    /// Whether the broker follows another one.
+    #[cfg(test)]
+    follows: bool,
 }
 
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { log: _, clock, config, begins: _ } = self;
+        let Self { clock, config, .. } = self;
         f.debug_struct("Builder")
             .field("clock", clock)
             .field("config", config)
@@ -166,7 +168,7 @@ impl Builder {
     /// Has the broker follow another one.
     #[cfg(test)]
     pub(crate) fn following(self) -> Self {
-        Self { begins: Leadership::Follows, ..self }
+        Self { follows: true, ..self }
     }
 
     /// Opens the broker.
@@ -177,7 +179,12 @@ impl Builder {
     pub fn open(self) -> Result<Broker> {
         let log = self.log.unwrap_or_else(|| Arc::new(MemoryLog::default()));
         let clock = self.clock.unwrap_or_else(|| Clock::following(START));
-        Broker::watched(log, &self.config, Arc::new(move || clock.now()), self.begins)
+        let now = Arc::new(move || clock.now());
+        #[cfg(test)]
+        if self.follows {
+            return Broker::watched_follower(log, &self.config, now);
+        }
+        Broker::watched(log, &self.config, now)
     }
 }
 

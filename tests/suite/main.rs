@@ -40,6 +40,7 @@ mod everywhere;
 mod fan_out;
 mod feeds;
 mod first_steps;
+mod fleet;
 mod flips;
 mod follow;
 mod forgetful;

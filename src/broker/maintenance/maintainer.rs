@@ -17,7 +17,7 @@ use crate::broker::clock::Now;
 use crate::broker::command::Work;
 use crate::broker::failure::BrokerFailure;
 use crate::broker::leadership::SharedLeadership;
-use crate::broker::queue::{Queued, QueuedStep};
+use crate::broker::queue::{AskedBy, Queued, QueuedStep};
 use crate::broker::report::{Done, MaintenanceReport};
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::topics::Topics;
@@ -162,7 +162,7 @@ impl Maintainer {
         let commands = self.commands.upgrade().filter(|_| !self.stopping.is_cancelled());
         let commands = commands.ok_or(Error::ShuttingDown)?;
         let (reply, answered) = oneshot::channel();
-        let step = QueuedStep { topic: topic.clone(), work, reply };
+        let step = QueuedStep { topic: topic.clone(), work, asked_by: AskedBy::Caller, reply };
         let busy = self.busy.begin();
         commands.blocking_send(Queued::Step(step)).map_err(|_ended| Error::ShuttingDown)?;
         busy.hand_over();

@@ -25,9 +25,13 @@ use tracing::info;
 use super::committer::{Committer, GroupTopics};
 use super::gathered::Gathered;
 use super::visible::foretell;
+use crate::broker::command::Work;
+use crate::broker::forward_queue::{Forwarded, ForwardedChange, ForwardedPublish, ForwardedPurge};
 use crate::broker::leadership::Leadership;
+use crate::broker::queue::{AskedBy, Queued, QueuedStep};
+use crate::broker::report::MaintenanceReport;
 use crate::broker::topic::topics::{TopicRef, Topics};
-use crate::cursor::Sequence;
+use crate::cursor::{Sequence, TrimReason};
 use crate::error::{Error, Result};
 use crate::log::Group;
 use crate::topic::TopicId;
@@ -70,6 +74,7 @@ impl Committer {
         }
         self.followed.extend(new.iter().map(|(id, topic)| (*id, Arc::clone(topic))));
         self.take_over(group, &topics);
+        self.arriving.give();
         Ok(())
     }
 
@@ -115,7 +120,8 @@ impl Committer {
         Ok((topics, new))
     }
 
-    /// Leads from now on, or follows. What was asked for before was decided, or is refused.
+    /// Leads from now on, or follows. What was asked for before was decided, or is for whoever leads
+    /// from now on.
     pub(super) fn set_leadership(&mut self, leadership: Leadership) {
         if !self.leadership.set(leadership) {
             return;
@@ -126,24 +132,79 @@ impl Committer {
             Leadership::Follows => topics_by_id(&self.topics),
         };
         info!(?leadership, "another node decides what is written, or this one does, from now on");
-        self.refuse(&mut Gathered::default());
+        self.leave_to_leader(&mut Gathered::default());
+        self.arriving.give();
+        let Some(elsewhere) = &self.elsewhere else { return };
+        match leadership {
+            Leadership::Leads => self.returned = elsewhere.take_back(),
+            Leadership::Follows => elsewhere.open(),
+        }
     }
 
-    /// Refuses the commands that only a leader decides, if another node leads.
-    pub(super) fn refuse(&mut self, gathered: &mut Gathered) {
+    /// Leaves the commands that only a leader decides to the node that leads, if that is another
+    /// one.
+    pub(super) fn leave_to_leader(&mut self, gathered: &mut Gathered) {
         if !self.leadership.follows() {
             return;
         }
-        for request in gathered.requests.drain(..) {
-            request.turn.fail();
-            let _publisher_is_gone = request.reply.send(Err(Error::NotLeading));
+        let requests = gathered.requests.drain(..).map(|it| (it.asked_by, it.into()));
+        let changes = gathered.changes.drain(..).map(|it| (it.asked_by, it.into()));
+        for (asked_by, command) in requests.chain(changes) {
+            self.leave(asked_by, command);
         }
-        for change in gathered.changes.drain(..) {
-            let _nobody_waits = change.reply.send(Err(Error::NotLeading));
+        for step in std::mem::take(&mut self.steps) {
+            let QueuedStep { topic, work, asked_by, reply } = step;
+            match work.purge() {
+                Some(earliest) => {
+                    let topic = topic.name.clone();
+                    let purge = ForwardedPurge { topic, earliest, may_be_done: false, reply };
+                    self.leave(asked_by, Forwarded::Purge(purge));
+                }
+                // Maintenance is the leader's own.
+                None => drop(reply.send(Err(Error::NotLeading))),
+            }
         }
-        for step in self.steps.drain(..) {
-            let _nobody_waits = step.reply.send(Err(Error::NotLeading));
+    }
+
+    /// Leaves one command to the node that leads.
+    pub(super) fn leave(&self, asked_by: AskedBy, command: Forwarded) {
+        match &self.elsewhere {
+            Some(elsewhere) if asked_by == AskedBy::Caller => elsewhere.push(command),
+            _ => command.refuse(Error::NotLeading),
         }
+    }
+
+    /// Returns the next command without waiting for one. What was left to another node comes first,
+    /// once this node leads.
+    pub(super) fn try_next(&mut self) -> Option<Queued> {
+        self.next_returned().or_else(|| self.commands.try_recv().ok())
+    }
+
+    /// Returns the next command that was left to another node, and is decided here after all.
+    pub(super) fn next_returned(&mut self) -> Option<Queued> {
+        loop {
+            let command = self.returned.pop_front()?;
+            let queued = self.queued_again(command);
+            if queued.is_some() {
+                return queued;
+            }
+        }
+    }
+
+    fn queued_again(&self, command: Forwarded) -> Option<Queued> {
+        Some(match command {
+            Forwarded::Publish(ForwardedPublish(publish)) => Queued::Publish(publish),
+            Forwarded::Change(ForwardedChange(change)) => Queued::Change(change),
+            Forwarded::Purge(ForwardedPurge { topic, earliest, reply, .. }) => {
+                let Ok(topic) = self.topics.existing(&topic) else {
+                    let _nobody_waits = reply.send(Err(Error::UnknownTopic(topic)));
+                    return None;
+                };
+                let (reason, report) = (TrimReason::Purged, MaintenanceReport::default());
+                let (work, asked_by) = (Work::Trim { earliest, reason, report }, AskedBy::Caller);
+                Queued::Step(QueuedStep { topic, work, asked_by, reply })
+            }
+        })
     }
 }
 

@@ -59,21 +59,29 @@ impl Committer {
     pub(super) fn change_all(&mut self, asked: Vec<QueuedChange>) {
         let mut changed = ChangedTopic::default();
         let mut answers = Vec::with_capacity(asked.len());
-        for QueuedChange { topic, change, reply } in asked {
-            let before = changed.place(&topic).map(|place| changed.topics[place].1);
+        for asked in asked {
+            let QueuedChange { topic, change, .. } = &asked;
+            let before = changed.place(topic).map(|place| changed.topics[place].1);
             let from = before.unwrap_or_else(|| topic.state());
-            let after = self.changed(&topic, from, change);
-            let after = after.and_then(|to| changed.check(&topic, &from, to));
+            let after = self.changed(topic, from, change.clone());
+            let after = after.and_then(|to| changed.check(topic, &from, to));
             // A refusal may be due to an earlier change of this commit: then it holds only if that
             // is committed.
             let depends_on_commit = before.is_some() || after.is_ok();
-            let outcome = after.map(|state| changed.set(&topic, &from, state));
-            answers.push((topic, reply, outcome, depends_on_commit));
+            let outcome = after.map(|state| changed.set(topic, &from, state));
+            answers.push((asked, outcome, depends_on_commit));
         }
         let committed = self.commit_changes(changed);
-        for (_topic, reply, outcome, depends_on_commit) in answers {
-            let committed = if depends_on_commit { committed.clone() } else { Ok(()) };
-            let _nobody_waits = reply.send(committed.and(outcome));
+        for (asked, outcome, depends_on_commit) in answers {
+            match &committed {
+                Err(Error::NotLeading) if depends_on_commit => {
+                    self.leave(asked.asked_by, asked.into()); // It is surely not stored.
+                }
+                Err(error) if depends_on_commit => {
+                    let _nobody_waits = asked.reply.send(Err(error.clone()));
+                }
+                _ => drop(asked.reply.send(outcome)),
+            }
         }
     }
 

@@ -9,10 +9,12 @@ use super::window::DedupWindow;
 use crate::broker::announced::Announced;
 use crate::broker::clock::Now;
 use crate::broker::failure::BrokerFailure;
+use crate::broker::forward_queue::{ForwardQueue, Forwarded};
 use crate::broker::leadership::SharedLeadership;
 use crate::broker::maintenance::horizon::Horizons;
 use crate::broker::maintenance::retention::Quiet;
 use crate::broker::queue::{CommandReceiver, QueuedStep};
+use crate::broker::read::arriving::ArrivingGroups;
 use crate::broker::read::replay::replays::Replays;
 use crate::broker::report::MaintenanceReport;
 use crate::broker::tail::newest::Tails;
@@ -41,6 +43,12 @@ pub(crate) struct Committer {
     pub(crate) topics: Arc<Topics>,
     /// Whether this node decides what is written, or another one of its fleet.
     pub(crate) leadership: SharedLeadership,
+    /// What the node that leads is to decide; `None` if this broker is in no fleet.
+    pub(crate) elsewhere: Option<ForwardQueue>,
+    /// Told of each group of another node that is applied.
+    pub(crate) arriving: ArrivingGroups,
+    /// What was left to another node, and is decided here after all, before anything else.
+    pub(crate) returned: VecDeque<Forwarded>,
     /// All topics that have an id, while another node leads; otherwise empty.
     pub(crate) followed: GroupTopics,
     pub(crate) commands: CommandReceiver,

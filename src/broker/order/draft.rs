@@ -25,9 +25,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::committer::{Committer, GroupTopics, next_id};
 use super::placed::{DraftTopic, KnownId, Placed, find_duplicates};
 use crate::broker::command::Append;
+use crate::broker::forward_queue::ForwardQueue;
 use crate::broker::maintenance::retention::{Retained, Retention};
 use crate::broker::publish::{PublishTurn, PublisherId};
-use crate::broker::queue::QueuedPublish;
+use crate::broker::queue::{AskedBy, QueuedPublish};
 use crate::broker::report::Ack;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::state::TopicState;
@@ -65,9 +66,11 @@ struct NumberedRun {
 struct PublishAnswer {
     /// The events by topic, in the order in which the publisher named the topics.
     outcome: Result<Vec<Placed>>,
+    asked_by: AskedBy,
+    may_be_stored: bool,
     turn: PublishTurn,
     reply: oneshot::Sender<Result<Vec<Ack>>>,
-    _topics: Vec<TopicRef>,
+    topics: Vec<TopicRef>,
     _space: OwnedSemaphorePermit,
 }
 
@@ -116,16 +119,27 @@ impl Draft {
         publish: QueuedPublish,
         now: Timestamp,
     ) {
-        let QueuedPublish { appends, turn, reply, _space } = publish;
+        let QueuedPublish { appends, asked_by, may_be_stored, turn, reply, _space } = publish;
         let (topics, appends): (Vec<_>, Vec<_>) = appends.into_iter().unzip();
-        let in_term = turn.term().map_or(Ok(()), |term| committer.leadership.check(term));
+        let in_term = match asked_by {
+            AskedBy::Leader(term) => committer.leadership.check(term),
+            AskedBy::Caller | AskedBy::Node => Ok(()),
+        };
         let outcome = turn.check().and(in_term);
         let outcome = outcome.and_then(|()| self.place_all(committer, &topics, appends, now));
         match &outcome {
             Ok(placed) => placed.iter().for_each(|placed| self.join_run(placed, turn.publisher())),
             Err(_) => turn.fail(),
         }
-        self.answers.push(PublishAnswer { outcome, turn, reply, _topics: topics, _space });
+        self.answers.push(PublishAnswer {
+            outcome,
+            asked_by,
+            may_be_stored,
+            turn,
+            reply,
+            topics,
+            _space,
+        });
     }
 
     /// Places the events of all topics of a publish. If those of one topic are refused, those of
@@ -175,14 +189,15 @@ impl Draft {
         append: Append,
         now: Timestamp,
     ) -> Result<Placed> {
-        let Append { records, expected_sequence } = append;
+        let Append { records, expected_sequence } = &append;
+        let expected_sequence = *expected_sequence;
         let drafted = self.by_topic.get(&Arc::as_ptr(topic)).copied();
         let state = topic.state();
         let next = drafted.map_or(state.extent.tail, |index| self.topics[index].next);
         let in_group = drafted.map(|index| &self.topics[index].ids);
         let duplicates = match (records.ids().is_empty(), state.id) {
             (true, _) => Vec::new(),
-            (false, id) => find_duplicates(&records, next, |id_text| {
+            (false, id) => find_duplicates(records, next, |id_text| {
                 let stored = |id| committer.window.find(id, id_text, next, now);
                 let grouped = in_group.and_then(|ids| ids.get(id_text));
                 grouped.map(|s| KnownId::InGroup(*s)).or(id.and_then(stored).map(KnownId::Stored))
@@ -199,14 +214,22 @@ impl Draft {
             return Err(Error::UnexpectedSequence { topic: topic.name.clone(), expected, actual });
         }
         let durability = committer.durability(topic);
+        let placed = |topic, duplicates| Placed {
+            topic,
+            records: records.clone(),
+            expected_sequence,
+            first: next,
+            duplicates,
+            durability,
+        };
         let index = match drafted {
             None if duplicates.len() == records.len() => {
-                return Ok(Placed { topic: None, records, first: next, duplicates, durability });
+                return Ok(placed(None, duplicates));
             }
             None => self.draft_topic(committer, topic, state)?,
             Some(index) => index,
         };
-        let placed = Placed { topic: Some(index), records, first: next, duplicates, durability };
+        let placed = placed(Some(index), duplicates);
         let topic = &mut self.topics[index];
         for (event, id) in placed.new_ids(&placed.records) {
             topic.ids.insert(id.into(), placed.sequence(event));
@@ -378,16 +401,28 @@ impl Draft {
     }
 
     /// Answers all publishers. `durability` is that of the appended events. Returns how many of the
-    /// publishes storage has refused.
+    /// publishes storage has refused. What was not stored, and is for another node to decide, goes
+    /// to `elsewhere` instead.
     pub(super) fn answer(
         self,
         appended: Result<()>,
         durability: Option<Durability>,
         now: Timestamp,
+        elsewhere: Option<&ForwardQueue>,
     ) -> u64 {
         let mut refused = 0;
         let synced = durability.filter(|_| appended.is_ok());
         for answer in self.answers {
+            let answer = match (&appended, elsewhere) {
+                (Err(error), Some(elsewhere)) => match answer.for_another(error) {
+                    Ok(publish) => {
+                        elsewhere.push(publish.into());
+                        continue;
+                    }
+                    Err(answer) => *answer,
+                },
+                _ => answer,
+            };
             let acks = answer.outcome.and_then(|placed| {
                 if placed.iter().any(Placed::depends_on_group) {
                     appended.clone()?;
@@ -395,6 +430,7 @@ impl Draft {
                 let topic = |placed: &Placed| placed.topic.map(|index| &self.topics[index]);
                 Ok(placed.iter().map(|placed| placed.ack(topic(placed), synced, now)).collect())
             });
+            let acks = acks.map_err(|error| error.of_repeated(answer.may_be_stored));
             if acks.is_err() {
                 answer.turn.fail();
             }
@@ -402,5 +438,36 @@ impl Draft {
             let _publisher_is_gone = answer.reply.send(acks);
         }
         refused
+    }
+}
+
+impl PublishAnswer {
+    /// Returns the publish again, if the `error` of its group leaves it to another node: it is
+    /// surely not stored, or its events are recognised by their ids if they are.
+    fn for_another(self, error: &Error) -> std::result::Result<QueuedPublish, Box<Self>> {
+        let is_sure = matches!(error, Error::NotLeading);
+        let may_go = match &self.outcome {
+            Ok(placed) if self.asked_by == AskedBy::Caller => {
+                let have_ids = || placed.iter().all(|placed| placed.records.all_have_ids());
+                placed.iter().any(Placed::depends_on_group) && (is_sure || have_ids())
+            }
+            _ => false,
+        };
+        let Self { outcome: Ok(placed), .. } = self else { return Err(self.into()) };
+        if !may_go {
+            return Err(Self { outcome: Ok(placed), ..self }.into());
+        }
+        let appends = placed.into_iter().map(|placed| Append {
+            records: placed.records,
+            expected_sequence: placed.expected_sequence,
+        });
+        Ok(QueuedPublish {
+            appends: self.topics.into_iter().zip(appends).collect(),
+            asked_by: self.asked_by,
+            may_be_stored: self.may_be_stored || !is_sure,
+            turn: self.turn,
+            reply: self.reply,
+            _space: self._space,
+        })
     }
 }

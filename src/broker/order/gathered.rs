@@ -49,7 +49,7 @@ impl Committer {
         // The topics that take no more changes in this group.
         let mut closed: HashSet<*const Topic> = HashSet::new();
         let mut size_bytes = 0;
-        let mut next = next.or_else(|| self.commands.try_recv().ok());
+        let mut next = next.or_else(|| self.try_next());
         while size_bytes < self.max_group_bytes {
             match next {
                 Some(Queued::Publish(request)) => {
@@ -84,7 +84,7 @@ impl Committer {
                 )
                 | None => break,
             }
-            next = self.commands.try_recv().ok();
+            next = self.try_next();
         }
         gathered.next = next;
         gathered

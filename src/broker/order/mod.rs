@@ -61,13 +61,13 @@ impl Committer {
         let mut next = None;
         loop {
             if next.is_none() && self.steps.is_empty() {
-                next = self.commands.blocking_recv();
+                next = self.next_returned().or_else(|| self.commands.blocking_recv());
                 if next.is_none() {
                     return; // Every handle is gone.
                 }
             }
             let mut gathered = self.gather(next.take());
-            self.refuse(&mut gathered);
+            self.leave_to_leader(&mut gathered);
             self.change_all(gathered.changes);
             let appended_blocks = match gathered.requests.is_empty() {
                 true => 0,
@@ -101,7 +101,7 @@ impl Committer {
         }
         if draft.is_empty() {
             // Nothing is new, so nothing is synced.
-            self.failure.count_refused(draft.answer(Ok(()), None, now));
+            self.failure.count_refused(draft.answer(Ok(()), None, now, None));
             return 0;
         }
         draft.number(Position::new(self.announced.position()).next());
@@ -123,7 +123,13 @@ impl Committer {
                 self.note_failure(error);
             }
         }
-        self.failure.count_refused(draft.answer(outcome, Some(durability), now));
+        let elsewhere = self.elsewhere.as_ref().filter(|_| match &outcome {
+            Err(Error::NotLeading) => true,
+            // A broker that takes nothing more hands nothing on, either.
+            Err(error) => error.outcome_unknown() && self.log.goes_on_after(error),
+            Ok(()) => false,
+        });
+        self.failure.count_refused(draft.answer(outcome, Some(durability), now, elsewhere));
         appended
     }
 

@@ -107,6 +107,8 @@ pub(super) struct Placed {
     /// The index of the topic in the draft; `None` if every event was stored before.
     pub(super) topic: Option<usize>,
     pub(super) records: Arc<NewRecords>,
+    /// The last sequence that the publisher expected of the topic.
+    pub(super) expected_sequence: Option<u64>,
     pub(super) first: Sequence,
     /// The events that are not appended, by index: each was stored before, or comes earlier in this
     /// group.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::committer::{Committer, GroupTopics, stored};
 use super::visible::foretell;
 use crate::broker::command::{Merged, Rewrite, Work};
+use crate::broker::forward_queue::{Forwarded, ForwardedPurge};
 use crate::broker::maintenance::retention::{Added, Quiet, Retained, Retention};
 use crate::broker::queue::QueuedStep;
 use crate::broker::report::Done;
@@ -61,7 +62,7 @@ impl Committer {
         let max_parts = (MIN_STEP_PARTS + appended_blocks).min(MAX_STEP_PARTS);
         let started = Instant::now();
         let mut group = Group::default();
-        let mut placed: Vec<(PlacedStep, _)> = Vec::new();
+        let mut placed: Vec<(PlacedStep, _, _)> = Vec::new();
         let (mut turn, mut later) = (StepGroup::default(), VecDeque::new());
         while let Some(step) = self.steps.pop_front() {
             let removed: usize = group.removed.iter().map(|(_, block)| block.parts).sum();
@@ -69,15 +70,16 @@ impl Committer {
                 later.push_back(step);
                 continue;
             }
-            let QueuedStep { topic, work, reply } = step;
+            let QueuedStep { topic, work, asked_by, reply } = step;
+            let purge = work.purge().map(|earliest| (topic.name.clone(), earliest, asked_by));
             match self.place_step(topic, work, &mut group, now) {
-                Ok(done) => placed.push((done, reply)),
+                Ok(done) => placed.push((done, purge, reply)),
                 Err(error) => drop(reply.send(Err(error))),
             }
         }
         self.steps = later;
         let topics: GroupTopics =
-            placed.iter().map(|(step, _)| (step.id, step.topic.clone())).collect();
+            placed.iter().map(|(step, ..)| (step.id, step.topic.clone())).collect();
         let foretold = foretell(&group, &topics);
         let outcome = if placed.is_empty() { Ok(()) } else { self.commit(&mut group) };
         if let Err(error) = &outcome {
@@ -89,7 +91,13 @@ impl Committer {
         if outcome.is_ok() {
             self.take_over(group, &topics);
         }
-        for (step, reply) in placed {
+        for (step, purge, reply) in placed {
+            if let (Err(Error::NotLeading), Some((topic, earliest, asked_by))) = (&outcome, purge) {
+                // It is surely not stored.
+                let purge = ForwardedPurge { topic, earliest, may_be_done: false, reply };
+                self.leave(asked_by, Forwarded::Purge(purge));
+                continue;
+            }
             let done = Done { took, ..step.done };
             if outcome.is_ok() {
                 self.take_over_step(step);
@@ -236,6 +244,7 @@ mod tests {
 
     use super::*;
     use crate::broker::command::PassProgress;
+    use crate::broker::queue::AskedBy;
     use crate::broker::topic::defaults::TopicDefaults;
     use crate::broker::topic::topics::Topics;
     use crate::event::NewEvent;
@@ -248,7 +257,7 @@ mod tests {
         let [a, b] = ["a", "b"].map(|name| topics.open(&name.parse().unwrap()).unwrap());
         let step = |topic: &Arc<Topic>, work| {
             let (reply, _answered) = oneshot::channel();
-            QueuedStep { topic: topic.clone(), work, reply }
+            QueuedStep { topic: topic.clone(), work, asked_by: AskedBy::Caller, reply }
         };
         let rewrite = || Work::Rewrite(Rewrite::default());
         let steps = [

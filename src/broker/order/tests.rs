@@ -11,8 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::broker::command::Change;
 use crate::broker::command::RecalledIds;
-use crate::broker::queue::Queued;
-use crate::broker::queue::QueuedChange;
+use crate::broker::queue::{AskedBy, Queued, QueuedChange};
 use crate::broker::{Broker, InOrder, OpenConfig, Pending, Publish};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -125,7 +124,11 @@ pub(super) async fn change(
 ) -> oneshot::Receiver<Result<()>> {
     let topic = broker.0.topics.open(&name(topic)).unwrap();
     let (reply, answered) = oneshot::channel();
-    broker.0.send(Queued::Change(QueuedChange { topic, change, reply })).await.unwrap();
+    broker
+        .0
+        .send(Queued::Change(QueuedChange { topic, change, asked_by: AskedBy::Caller, reply }))
+        .await
+        .unwrap();
     answered
 }
 

@@ -12,6 +12,7 @@
 //! walk/: the events of a selection in either direction, and counts of them, without a live reader
 //! replay/: blocks that were read from the log, shared by readers; behind.rs: who holds such blocks
 //! filter.rs: the events that a reader wants; searching.rs: turns at looking for them
+//! arriving.rs: the wait for a place that another node of the fleet has given
 //! ```
 //!
 //! # Why
@@ -20,6 +21,7 @@
 //! hundreds of thousands, are merged by position. All else exists once, for both: waiting,
 //! patience, filters, gaps, catching up, stopping.
 
+pub(super) mod arriving;
 pub(super) mod behind;
 mod common;
 pub(super) mod deliveries;

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::broker::opening::FollowerConfig;
 use crate::broker::topic::state::TopicState;
 use crate::cursor::Epoch;
 use crate::event::Event;
@@ -110,7 +111,8 @@ fn config() -> OpenConfig {
 
 fn open(log: &Arc<StreamLog>, begins: Leadership) -> Broker {
     let (log, now) = (log.clone(), Arc::new(clock));
-    opening::open(log, &config(), now, None, Busy::watched(), begins).map(Broker).unwrap()
+    let fleet = (begins == Leadership::Follows).then(FollowerConfig::default);
+    opening::open(log, &config(), now, None, Busy::watched(), fleet).map(Broker).unwrap()
 }
 
 /// A broker, with readers that follow it live, and all that these were given.
@@ -312,7 +314,11 @@ async fn change(
 ) -> oneshot::Receiver<Result<()>> {
     let topic = broker.0.topics.open(topic).unwrap();
     let (reply, answered) = oneshot::channel();
-    broker.0.send(Queued::Change(QueuedChange { topic, change, reply })).await.unwrap();
+    broker
+        .0
+        .send(Queued::Change(QueuedChange { topic, change, asked_by: AskedBy::Caller, reply }))
+        .await
+        .unwrap();
     answered
 }
 

@@ -61,6 +61,7 @@ use connection::NatsConnection;
 pub use opening::NatsOpenError;
 use reader::NatsReader;
 use settings::StreamNames;
+pub(in crate::cluster) use settings::check_fleet_name;
 pub use settings::{NatsConfig, NatsCredentials, NatsTls};
 use stuck_fence::StuckFence;
 

@@ -84,6 +84,15 @@ impl NatsConfig {
     }
 }
 
+/// Checks the name of a fleet.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(in crate::cluster) fn check_fleet_name(fleet: &str) -> Result<(), String> {
+    StreamNames::of(fleet).map(drop)
+}
+
 /// The names that a fleet's stream has in NATS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StreamNames {

@@ -98,6 +98,7 @@ impl LivingNode {
             writer,
             status: Arc::new(watch::Sender::new(NodeStatus::default())),
             stopping: self.stopping.clone(),
+            retiring: CancellationToken::new(),
             node: self.node.clone(),
             lease: LEASE,
             move_every: ms(400),

@@ -369,7 +369,10 @@ async fn nothing_acknowledged_is_lost_whoever_leads() {
                 1 => nodes.fleet.depose(),
                 _ => {}
             }
+            let late = random.random_range(0..3);
+            nodes.fleet.hold(late, random.random_bool(0.5));
             tokio::time::sleep(Duration::from_millis(random.random_range(0..10))).await;
+            nodes.fleet.hold(late, false);
             nodes.lead(random.random_range(0..3)).await;
         }
         for caller in callers {

@@ -7,7 +7,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -15,14 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use super::lease_id::LeaseId;
 use super::requests::{Leased, PullRequest, Settled, Settlement};
+use crate::broker::Answering;
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent, Timestamp};
 use crate::topic::TopicName;
 
 /// Asks the leader about one consumer.
-pub(crate) type AskAboutWork =
-    Arc<dyn Fn(WorkRequest) -> Pin<Box<dyn Future<Output = Result<Bytes>> + Send>> + Send + Sync>;
+pub(crate) type AskAboutWork = Arc<dyn Fn(WorkRequest) -> Answering + Send + Sync>;
 
 /// A request about the work of one consumer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -42,7 +42,7 @@ impl Dispatcher {
             self.waiting.retain(|pull| !pull.reply.is_closed());
         }
         if self.waiting.len() as u64 >= limit {
-            let _gone = reply.send(Err(Error::Crowded { what: "events of this consumer", limit }));
+            let _gone = reply.send(Err(Error::crowded("events of this consumer", limit)));
             return;
         }
         let came = Instant::now();

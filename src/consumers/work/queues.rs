@@ -338,7 +338,7 @@ impl Hold {
             Ok(()) => Ok(()),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
                 let limit = MAX_COMMANDS as u64;
-                Err(Error::Crowded { what: "the dispatcher of this consumer", limit })
+                Err(Error::crowded("the dispatcher of this consumer", limit))
             }
             Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(self.ended()),
         }

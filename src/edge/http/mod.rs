@@ -29,7 +29,7 @@ mod web;
 mod work;
 
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use http::{HeaderMap, StatusCode, Uri};
@@ -107,11 +107,16 @@ async fn other_method(uri: Uri, headers: HeaderMap) -> Response {
     })
 }
 
-async fn ready(State(edge): State<Edge>, request: Request) -> Result<&'static str> {
+async fn ready(State(edge): State<Edge>, request: Request) -> Result<Response> {
     if edge.hooks.as_ref().is_some_and(|hooks| hooks.guards_readyz()) {
         let (head, _body) = request.into_parts();
         Permit::ask(&edge, &head).await?; // Whatever is granted is enough.
     }
     edge.broker.check_ready()?;
-    Ok("ready\n")
+    match edge.fleet().map(|node| node.check_ready()) {
+        Some(Err(reason)) => {
+            Ok(status::plain_problem(StatusCode::SERVICE_UNAVAILABLE, &reason).into_response())
+        }
+        _ => Ok("ready\n".into_response()),
+    }
 }

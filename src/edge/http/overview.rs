@@ -1,5 +1,5 @@
 //! The HTTP edge of the overview: what those who operate the broker look at first, all topics with
-//! their rates, sizes and readers, and the consumers of one topic.
+//! their rates, sizes and readers, the consumers of one topic, and the node of a fleet.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -12,6 +12,7 @@ use crate::consumers::TopicReader;
 use crate::edge::Edge;
 use crate::edge::clients::Peer;
 use crate::edge::consumers::answers;
+use crate::edge::fleet;
 use crate::edge::http::query::Query;
 use crate::edge::http::spare::Purpose;
 use crate::edge::overview::readers::FoundReaders;
@@ -28,6 +29,7 @@ pub(super) const MAX_ROWS: usize = 200;
 /// Returns the routes of the overview.
 pub(super) fn routes() -> Router<Edge> {
     Router::new()
+        .route("/v1/cluster", get(cluster))
         .route("/v1/overview", get(overview))
         .route("/v1/overview/topics", get(all_topics))
         .route("/v1/overview/consumers", get(consumers))
@@ -42,6 +44,13 @@ async fn overview(
     Query::parse(uri.query(), Purpose::Page)?.finish("")?;
     let clients = peer.as_ref().map(|Extension(peer)| &*peer.clients);
     Ok(axum::Json(report::overview(&edge, clients).await).into_response())
+}
+
+/// Returns how the node is in its fleet, or that the broker is alone.
+async fn cluster(State(edge): State<Edge>, permit: Permit, uri: Uri) -> Result<Response> {
+    permit.check_administers().await?;
+    Query::parse(uri.query(), Purpose::Page)?.finish("")?;
+    Ok(axum::Json(fleet::told(edge.fleet().map(|it| &**it))).into_response())
 }
 
 async fn all_topics(

@@ -26,7 +26,7 @@ use crate::edge::http::spare::Purpose;
 use crate::edge::page_token::{StateToken, page_limit};
 use crate::edge::permit::Permit;
 use crate::edge::rates::Rate;
-use crate::edge::{json as forms, json_problem, status};
+use crate::edge::{fleet, json as forms, json_problem, status};
 use crate::error::{Error, Result};
 use crate::permission::Action;
 use crate::polls;
@@ -398,5 +398,6 @@ async fn metrics(
     let longest = polls.map(|(task, _, longest)| (labelled(task), longest.as_micros() as u64));
     metric("leftoff_longest_poll_us", help, &longest);
     text.push_str(&edge.webhook_metrics());
+    text.push_str(&edge.fleet().map(|it| fleet::metrics(&**it)).unwrap_or_default());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }

@@ -7,6 +7,7 @@ use super::known_letters::WaitingLetters;
 use crate::broker::LogSpace;
 use crate::edge::clients::Clients;
 use crate::edge::counters::TimeLimit;
+use crate::edge::fleet::{NodeOfFleet, ShownRole};
 use crate::edge::mounting::{Edge, PausedWebhook};
 use crate::edge::rates::Rate;
 use crate::event::Timestamp;
@@ -122,6 +123,9 @@ fn lasting(edge: &Edge, clients: &Clients, space: Option<&LogSpace>) -> Vec<Stat
         );
         add("disk_low", Severity::Warning, 1, text);
     }
+    if let Some((kind, severity, text)) = edge.fleet().and_then(|node| of_fleet(&**node)) {
+        add(kind, severity, 1, text);
+    }
     let (limits, count) = (clients.limits(), clients.count() as u64);
     if count >= limits.connections - limits.connections / 20 {
         let text = format!(
@@ -141,6 +145,27 @@ fn lasting(edge: &Edge, clients: &Clients, space: Option<&LogSpace>) -> Vec<Stat
         add("memory_short", Severity::Warning, held, text);
     }
     all
+}
+
+/// Returns what is wrong with a node of a fleet, if something is.
+fn of_fleet(fleet: &dyn NodeOfFleet) -> Option<(&'static str, Severity, String)> {
+    let state = fleet.state();
+    let ready = fleet.check_ready();
+    if state.role == ShownRole::Stopped {
+        let reason = ready.err().unwrap_or_default();
+        let text = format!("{reason}. It serves readers what it has: mend it, and start it again.");
+        return Some(("fleet_stopped", Severity::Error, text));
+    }
+    if let Some(problem) = state.engine_problem {
+        let text = format!(
+            "{problem}. Publishing is refused until the engine answers; reading goes on: look at \
+             the servers of NATS."
+        );
+        return Some(("engine_away", Severity::Error, text));
+    }
+    let reason = ready.err()?;
+    let text = format!("{reason}. Readers of this node get events late: they may use another one.");
+    Some(("fleet_behind", Severity::Warning, text))
 }
 
 /// Returns the problem that webhooks are paused, if some are.

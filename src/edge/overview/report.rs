@@ -67,6 +67,11 @@ struct HistoryJson {
     connections: Vec<u64>,
 }
 
+/// Returns what the broker does: it is alone, or does something in its fleet.
+fn role(edge: &Edge) -> &'static str {
+    edge.fleet().map_or("single", |fleet| fleet.state().role.name())
+}
+
 /// Returns the space of the log; `None` if it has no disk, or the system does not answer.
 ///
 /// # Cancel safety
@@ -117,7 +122,7 @@ pub(in crate::edge) async fn overview(edge: &Edge, clients: Option<&Clients>) ->
         started: now.minus_ms(running_ms),
         now,
         epoch: broker.epoch().to_string(),
-        role: "single",
+        role: role(edge),
         topics: broker.topic_count(),
         last_position: broker.last_position(),
         log,

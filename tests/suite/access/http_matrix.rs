@@ -85,9 +85,10 @@ fn operation(method: &str, path: &str) -> Operation {
         }
         ("post", "/v1/maintenance") => (Administers, "?topic=secret.one", Value::Null, 200),
         ("delete", "/v1/connections/{connection}") => (Administers, "", Value::Null, 404),
-        ("get", "/v1/connections" | "/metrics" | "/v1/overview" | "/v1/overview/topics") => {
+        ("get", "/v1/cluster" | "/v1/connections" | "/metrics") => {
             (Administers, "", Value::Null, 200)
         }
+        ("get", "/v1/overview" | "/v1/overview/topics") => (Administers, "", Value::Null, 200),
         ("get", "/v1/overview/consumers") => (Administers, "?topic=secret.one", Value::Null, 200),
         ("get", "/v1/webhooks" | "/v1/webhooks/{webhook}") => (Administers, "", Value::Null, 200),
         ("put", "/v1/webhooks/{webhook}") => (Administers, "", webhook(), 200),

@@ -36,6 +36,9 @@ pub(super) const READS: [u16; 3] = [404, 410, 500];
 /// The refusals of operations that write to the log.
 pub(super) const WRITES: [u16; 5] = [404, 409, 500, 504, 507];
 
+const READY: &str =
+    "Says whether publishes are accepted, and a node of a fleet has caught up; 503 if not.";
+
 /// Returns all paths, with their operations.
 pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
     use HttpMethod::{Delete, Get, Patch, Post, Put};
@@ -64,10 +67,7 @@ pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
         ("/v1/connections/{connection}", vec![(Delete, end_connection())]),
         ("/metrics", vec![(Get, plain("metrics", "Returns metrics in Prometheus' text format."))]),
         ("/healthz", vec![(Get, plain("healthy", "Says that the process is running."))]),
-        (
-            "/readyz",
-            vec![(Get, plain("ready", "Says whether publishes are accepted; 503 if not."))],
-        ),
+        ("/readyz", vec![(Get, plain("ready", READY))]),
         ("/openapi.json", vec![(Get, openapi())]),
     ]
 }

@@ -4,12 +4,13 @@ use serde_json::json as value;
 use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
 };
-use utoipa::openapi::schema::{SchemaType, Type};
-use utoipa::openapi::{ArrayBuilder, Object, ObjectBuilder, Required};
+use utoipa::openapi::schema::{OneOfBuilder, SchemaType, Type};
+use utoipa::openapi::{ArrayBuilder, Object, ObjectBuilder, Ref, Required};
 
 use super::operations::{Operations, json, operation, refusals};
 use super::parameters::{number, number_within, one_of, query, text, text_up_to};
 use super::shapes::{Property, boolean, field, list, object, optional, time};
+use crate::edge::fleet::ShownRole;
 use crate::edge::http::overview::MAX_ROWS;
 use crate::edge::overview::topic_table::TopicSort;
 
@@ -17,6 +18,7 @@ use crate::edge::overview::topic_table::TopicSort;
 pub(super) fn all() -> Vec<(&'static str, Operations)> {
     let get = HttpMethod::Get;
     vec![
+        ("/v1/cluster", vec![(get.clone(), cluster())]),
         ("/v1/overview", vec![(get.clone(), overview())]),
         ("/v1/overview/topics", vec![(get.clone(), all_topics())]),
         ("/v1/overview/consumers", vec![(get, readers())]),
@@ -26,6 +28,8 @@ pub(super) fn all() -> Vec<(&'static str, Operations)> {
 /// Returns the shapes of their JSON.
 pub(super) fn shapes() -> Vec<(&'static str, Object)> {
     vec![
+        ("Cluster", cluster_shape()),
+        ("ClusterNode", cluster_node()),
         ("Overview", overview_shape()),
         ("LogState", log_state()),
         ("History", history()),
@@ -34,6 +38,13 @@ pub(super) fn shapes() -> Vec<(&'static str, Object)> {
         ("TopicRows", topic_rows()),
         ("TopicReaders", topic_readers()),
     ]
+}
+
+fn cluster() -> OperationBuilder {
+    let summary = "Tells how this node of a fleet is, or that the broker is alone";
+    let operation = operation("cluster", "look", summary, Vec::new())
+        .response("200", json("The node now, or `alone`.", "Cluster"));
+    refusals(operation, &[])
 }
 
 fn overview() -> OperationBuilder {
@@ -92,7 +103,7 @@ fn numbers(name: &'static str, description: &str) -> Property {
 }
 
 fn of_shape(name: &'static str, shape: &str) -> Property {
-    (name, utoipa::openapi::Ref::from_schema_name(shape).into(), true)
+    (name, Ref::from_schema_name(shape).into(), true)
 }
 
 fn counts(name: &'static str, description: &str) -> Property {
@@ -112,7 +123,12 @@ fn overview_shape() -> Object {
             time("started", "The time at which the broker was started"),
             time("now", "The time by the broker's clock"),
             field("epoch", text(), "The incarnation of the log."),
-            field("role", text(), "`single`: the broker is alone."),
+            field(
+                "role",
+                text(),
+                "`single`: the broker is alone. Otherwise what the node does in its fleet: \
+                 `leading`, `following` or `stopped`.",
+            ),
             field("topics", number(0), "Topics that exist, with the broker's own."),
             field("last_position", number(0), "The position of the newest event."),
             of_shape("log", "LogState"),
@@ -126,6 +142,54 @@ fn overview_shape() -> Object {
             )),
             optional_history,
             list("problems", "Trouble"),
+        ],
+    )
+}
+
+fn cluster_shape() -> Object {
+    let records = |name, description: &str| optional(field(name, number(0), description));
+    let said = |name, description: &str| optional(field(name, text(), description));
+    let roles = ShownRole::ALL.map(ShownRole::name);
+    object(
+        "How a node of a fleet is. A broker that is alone tells `alone` and `version`, and nothing \
+         else.",
+        [
+            field("alone", boolean(), "Whether the broker is no node of a fleet."),
+            field("version", text(), "The version of the broker."),
+            said("fleet", "The name of the fleet."),
+            said("node", "The name of this node."),
+            said("address", "The URL at which other nodes reach this one."),
+            optional(field("role", one_of(&roles), "What the node does.")),
+            records("term", "The term of the last record that the node has read."),
+            optional(leader()),
+            records("read_record", "The last record of the stream that the node has read."),
+            records("applied_record", "The record up to which the node has applied all."),
+            records("last_record", "The last record of the stream, as far as the node knows."),
+            records("lag_records", "The records that the node has not applied."),
+            records("lag_ms", "How long the oldest of these has been there, in milliseconds."),
+            optional(field("ready", boolean(), "What `/readyz` says.")),
+            said("not_ready", "Why the node is not ready; absent if it is."),
+            records("announcements", "How often the node has announced itself since its start."),
+            records("terms", "The terms that the node has seen begin since its start."),
+            said("problem", "What went wrong last, until it is over."),
+            said("engine_problem", "Why the engine does not answer; absent if it does."),
+        ],
+    )
+}
+
+fn leader() -> Property {
+    let null = ObjectBuilder::new().schema_type(Type::Null);
+    let node = OneOfBuilder::new().item(Ref::from_schema_name("ClusterNode")).item(null);
+    let node = node.description(Some("The node that leads; null while nobody seems to."));
+    ("leader", utoipa::openapi::Schema::OneOf(node.build()).into(), true)
+}
+
+fn cluster_node() -> Object {
+    object(
+        "A node of a fleet.",
+        [
+            field("node", text(), "Its name."),
+            field("address", text(), "The URL at which other nodes reach it; may be empty."),
         ],
     )
 }

@@ -1,0 +1,298 @@
+//! Commands for the node that leads: while another node of the fleet decides, the committer puts
+//! here what callers of this node ask for, and the forwarder takes it from here.
+//!
+//! ```text
+//! queue ──▶ committer ── another node leads ──▶ forward queue ──▶ forwarder ──▶ the leader
+//!               ▲                                     │
+//!               └───── this node leads from now on ───┘
+//! ```
+//!
+//! # Why
+//!
+//! The committer alone knows who decides at which place of the queue, so it alone puts commands
+//! here. When this node begins to lead, the forwarder gives back what it has not finished, and the
+//! committer decides all of it before anything else. So each publisher's order is kept, whoever
+//! leads. The queue needs no bound of its own: each publish holds its room in the broker's queue
+//! until it is answered, and of the other commands there are at most [`MAX_OTHERS`].
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::command::Change;
+use super::publish::PublisherId;
+use super::queue::{QueuedChange, QueuedPublish};
+use super::report::{Ack, Done};
+use crate::cursor::Sequence;
+use crate::error::{Error, Result};
+use crate::log::NewRecords;
+use crate::topic::TopicName;
+
+/// The most commands, besides publishes, that wait here.
+const MAX_OTHERS: usize = 1_024;
+
+/// A command for the node that leads.
+#[derive(Debug)]
+pub(crate) enum Forwarded {
+    Publish(ForwardedPublish),
+    Change(ForwardedChange),
+    Purge(ForwardedPurge),
+}
+
+impl Forwarded {
+    /// Refuses the command, of which nothing was done, or nothing that is known.
+    pub(crate) fn refuse(self, error: Error) {
+        match self {
+            Self::Publish(publish) => publish.answer(Err(error)),
+            Self::Change(change) => change.answer(Err(error)),
+            Self::Purge(purge) => purge.answer(Err(error)),
+        }
+    }
+
+    /// Notes that nobody knows what became of an attempt to have it done.
+    pub(crate) fn note_unknown(&mut self) {
+        match self {
+            Self::Publish(publish) => publish.0.may_be_stored = true,
+            Self::Purge(purge) => purge.may_be_done = true,
+            Self::Change(_) => {}
+        }
+    }
+
+    /// Whether it is a publish after one of the same publisher that has failed.
+    pub(crate) fn comes_after_failure(&self) -> bool {
+        matches!(self, Self::Publish(publish) if publish.0.turn.check().is_err())
+    }
+
+    /// Returns the size of its events, in bytes.
+    pub(crate) fn size_bytes(&self) -> usize {
+        match self {
+            Self::Publish(publish) => {
+                publish.0.appends.iter().map(|(_, append)| append.records.size_bytes()).sum()
+            }
+            Self::Change(_) | Self::Purge(_) => 0,
+        }
+    }
+
+    /// Answers the caller of a command that was carried out: a publish with the acknowledgements of
+    /// its appends.
+    pub(crate) fn succeed(self, acks: Vec<Ack>) {
+        match self {
+            Self::Publish(publish) => publish.answer(Ok(acks)),
+            Self::Change(change) => change.answer(Ok(())),
+            Self::Purge(purge) => purge.answer(Ok(())),
+        }
+    }
+
+    /// Whether the command may be sent again when nobody knows what became of it.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Publish(publish) => publish.is_repeatable(),
+            // Others may have changed the topic in between.
+            Self::Change(_) => false,
+            Self::Purge(_) => true,
+        }
+    }
+}
+
+impl From<QueuedPublish> for Forwarded {
+    fn from(publish: QueuedPublish) -> Self {
+        Self::Publish(ForwardedPublish(publish))
+    }
+}
+
+impl From<QueuedChange> for Forwarded {
+    fn from(change: QueuedChange) -> Self {
+        Self::Change(ForwardedChange(change))
+    }
+}
+
+/// A publish for the node that leads.
+#[derive(Debug)]
+pub(crate) struct ForwardedPublish(pub(super) QueuedPublish);
+
+/// The events of a publish for one topic.
+#[derive(Debug)]
+pub(crate) struct ForwardedAppend {
+    pub(crate) topic: TopicName,
+    pub(crate) expected_sequence: Option<u64>,
+    pub(crate) records: Arc<NewRecords>,
+}
+
+impl ForwardedPublish {
+    /// Returns the publisher. While a publish of it is here, no other publisher has the same.
+    pub(crate) fn publisher(&self) -> PublisherId {
+        self.0.turn.publisher()
+    }
+
+    /// Whether the publish is stored even if an earlier one of its publisher fails.
+    pub(crate) fn is_independent(&self) -> bool {
+        self.0.turn.is_independent()
+    }
+
+    /// Whether each event has an id, by which it is recognised if it is stored already.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.0.appends.iter().all(|(_, append)| append.records.all_have_ids())
+    }
+
+    /// Returns the events, topic by topic.
+    pub(crate) fn appends(&self) -> impl Iterator<Item = ForwardedAppend> {
+        self.0.appends.iter().map(|(topic, append)| ForwardedAppend {
+            topic: topic.name.clone(),
+            expected_sequence: append.expected_sequence,
+            records: append.records.clone(),
+        })
+    }
+
+    /// Answers the publisher.
+    pub(crate) fn answer(self, outcome: Result<Vec<Ack>>) {
+        let outcome = outcome.map_err(|error| error.of_repeated(self.0.may_be_stored));
+        if outcome.is_err() {
+            self.0.turn.fail();
+        }
+        let _publisher_is_gone = self.0.reply.send(outcome);
+    }
+}
+
+/// A change of a topic for the node that leads.
+#[derive(Debug)]
+pub(crate) struct ForwardedChange(pub(super) QueuedChange);
+
+impl ForwardedChange {
+    pub(crate) fn topic(&self) -> &TopicName {
+        &self.0.topic.name
+    }
+
+    pub(crate) fn change(&self) -> &Change {
+        &self.0.change
+    }
+
+    pub(crate) fn answer(self, outcome: Result<()>) {
+        let _nobody_waits = self.0.reply.send(outcome);
+    }
+}
+
+/// A purge for the node that leads.
+#[derive(Debug)]
+pub(crate) struct ForwardedPurge {
+    pub(crate) topic: TopicName,
+    pub(crate) earliest: Sequence,
+    /// Whether nobody knows what became of an earlier attempt.
+    pub(super) may_be_done: bool,
+    pub(super) reply: oneshot::Sender<Result<Done>>,
+}
+
+impl ForwardedPurge {
+    pub(crate) fn answer(self, outcome: Result<()>) {
+        let outcome = outcome.map_err(|error| error.of_repeated(self.may_be_done));
+        let _nobody_waits = self.reply.send(outcome.map(|()| Done::default()));
+    }
+}
+
+/// The queue. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ForwardQueue(Arc<ForwardState>);
+
+#[derive(Debug, Default)]
+struct ForwardState {
+    waiting: Mutex<Waiting>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    commands: VecDeque<Forwarded>,
+    /// The commands that are no publishes.
+    others: usize,
+    /// Whether the forwarder may take commands.
+    is_open: bool,
+    /// Whether there is no forwarder any more.
+    has_ended: bool,
+}
+
+impl ForwardQueue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a command. It is refused if there is no forwarder any more, or no room for more
+    /// changes.
+    pub(super) fn push(&self, command: Forwarded) {
+        let mut waiting = self.waiting();
+        let is_other = !matches!(command, Forwarded::Publish(_));
+        if waiting.has_ended {
+            drop(waiting);
+            return command.refuse(Error::NotLeading);
+        }
+        if is_other && waiting.others >= MAX_OTHERS {
+            drop(waiting);
+            let what = "another node of the fleet to change topics";
+            return command.refuse(Error::crowded(what, MAX_OTHERS as u64));
+        }
+        waiting.others += usize::from(is_other);
+        waiting.commands.push_back(command);
+        drop(waiting);
+        self.0.changed.notify_one();
+    }
+
+    /// Lets the forwarder take commands from now on.
+    pub(super) fn open(&self) {
+        self.waiting().is_open = true;
+        self.0.changed.notify_one();
+    }
+
+    /// Takes all commands, in their order, for this node to decide.
+    pub(super) fn take_back(&self) -> VecDeque<Forwarded> {
+        let mut waiting = self.waiting();
+        (waiting.is_open, waiting.others) = (false, 0);
+        std::mem::take(&mut waiting.commands)
+    }
+
+    /// Waits for commands, and takes all of them, in their order. One forwarder takes.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(crate) async fn take(&self) -> VecDeque<Forwarded> {
+        loop {
+            if let Some(taken) = self.try_take() {
+                return taken;
+            }
+            self.0.changed.notified().await;
+        }
+    }
+
+    fn try_take(&self) -> Option<VecDeque<Forwarded>> {
+        let mut waiting = self.waiting();
+        if !waiting.is_open || waiting.commands.is_empty() {
+            return None;
+        }
+        waiting.others = 0;
+        Some(std::mem::take(&mut waiting.commands))
+    }
+
+    /// Puts commands, in their order, before all that wait, and takes none until the committer
+    /// opens the queue again.
+    pub(crate) fn give_back(&self, commands: impl DoubleEndedIterator<Item = Forwarded>) {
+        let mut waiting = self.waiting();
+        waiting.is_open = false;
+        for command in commands.rev() {
+            waiting.others += usize::from(!matches!(command, Forwarded::Publish(_)));
+            waiting.commands.push_front(command);
+        }
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting().commands.is_empty()
+    }
+
+    /// Refuses all that waits, and all that comes: there is no forwarder any more.
+    pub(crate) fn end(&self) {
+        let mut waiting = self.waiting();
+        waiting.has_ended = true;
+        let commands = std::mem::take(&mut waiting.commands);
+        drop(waiting);
+        commands.into_iter().for_each(|command| command.refuse(Error::NotLeading));
+    }
+}

@@ -1,0 +1,87 @@
+//! Asking the leader a question. Questions need no order, so each is a call of its own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use super::failures::{error_of, unknown};
+use super::link::{LinkConfig, MAX_MESSAGE_BYTES, channel, with_secret};
+use super::proto::AskRequest;
+use super::proto::forwarding_client::ForwardingClient;
+use crate::broker::LeaderAsker;
+use crate::cluster::record::FleetLeader;
+use crate::cluster::status::NodeStatus;
+use crate::error::{Error, Result, with_causes};
+
+/// What asks the leader: the channel to the last one is kept.
+struct Asking {
+    status: watch::Receiver<NodeStatus>,
+    incarnation: u64,
+    links: LinkConfig,
+    /// How long a leader is waited for, and a connection to it.
+    patience: Duration,
+    last: Mutex<Option<(FleetLeader, Channel)>>,
+}
+
+/// Returns what asks the leader, as the status tells it.
+pub(in crate::cluster) fn leader_asker(
+    status: watch::Receiver<NodeStatus>,
+    incarnation: u64,
+    links: LinkConfig,
+    patience: Duration,
+) -> LeaderAsker {
+    let asking = Asking { status, incarnation, links, patience, last: Mutex::default() };
+    let asking = Arc::new(asking);
+    Arc::new(move |kind, question| {
+        let asking = asking.clone();
+        Box::pin(async move { asking.ask(kind, question).await })
+    })
+}
+
+impl Asking {
+    async fn ask(&self, kind: &str, question: Bytes) -> Result<Bytes> {
+        let channel = self.channel().await?;
+        let client = ForwardingClient::new(channel);
+        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let request = AskRequest { kind: kind.to_owned(), request: question };
+        let refused = |problem: String| Error::NotWritten(std::io::Error::other(problem).into());
+        let request = with_secret(request, &self.links).map_err(refused)?;
+        match client.ask(request).await {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                answer.failure.map_or(Ok(answer.response), |failure| Err(error_of(failure)))
+            }
+            Err(status) if status.code() == Code::Unauthenticated => {
+                Err(refused(with_causes(&status)))
+            }
+            Err(status) => Err(unknown(with_causes(&status))),
+        }
+    }
+
+    /// Returns a channel to the leader; waits for one if there is none.
+    async fn channel(&self) -> Result<Channel> {
+        let mut status = self.status.clone();
+        let is_other = |leader: &FleetLeader| leader.incarnation != self.incarnation;
+        let known = status.wait_for(|status| status.leader.as_ref().is_some_and(is_other));
+        let known = tokio::time::timeout(self.patience, known).await;
+        let leader = match known {
+            Ok(Ok(status)) => status.leader.clone(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let leader = leader.ok_or(Error::NotLeading)?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, channel)) = &*last
+            && *known == leader
+        {
+            return Ok(channel.clone());
+        }
+        let channel = channel(&leader.address, &self.links, self.patience)
+            .map_err(|problem| Error::NotWritten(std::io::Error::other(problem).into()))?;
+        *last = Some((leader, channel.clone()));
+        Ok(channel)
+    }
+}

@@ -1,0 +1,249 @@
+//! The leader's end: decides the commands that other nodes send, as if their callers were its own.
+//!
+//! ```text
+//! stream of a node ──▶ reading: into the queue, in order ──▶ answering: as the outcomes come ──▶
+//! ```
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use subtle::ConstantTimeEq as _;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::failures::failure;
+use super::link::{MAX_MESSAGE_BYTES, SECRET_METADATA};
+use super::messages::{self, ReadCommand};
+use super::proto::forwarding_server::{Forwarding, ForwardingServer};
+use super::proto::{
+    AskRequest, AskResponse, CommandOutcome, CommandOutcomes, ForwardedCommand, ForwardedCommands,
+};
+use crate::broker::{Ack, Broker, InOrder};
+use crate::cluster::replicated_log::ReplicatedLog;
+use crate::error::Result;
+use crate::secret::Secret;
+
+/// The commands of one node that are decided at the same time. The queue's bytes bound them, too.
+const MAX_DECIDED: usize = 65_536;
+
+/// The commands that were handed in and are not yet waited for, and the messages that wait for a
+/// node that reads slowly.
+const MAX_HANDED_IN: usize = 64;
+const MAX_MESSAGES: usize = 4;
+
+/// The most outcomes of one message.
+const MAX_OUTCOMES: usize = 1_024;
+
+/// The service of a node for the others of its fleet. Serve it where [`NodeConfig::advertise`]
+/// says. Cheap to clone.
+///
+/// [`NodeConfig::advertise`]: crate::cluster::NodeConfig::advertise
+#[derive(Clone)]
+pub struct ForwardingService {
+    broker: Broker,
+    log: Arc<ReplicatedLog>,
+    secret: Option<Secret>,
+}
+
+impl fmt::Debug for ForwardingService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForwardingService").finish_non_exhaustive()
+    }
+}
+
+/// A command whose outcome is waited for.
+type Deciding = BoxFuture<'static, (u64, Result<Vec<Ack>>)>;
+
+type Outcomes = mpsc::Sender<std::result::Result<CommandOutcomes, Status>>;
+
+impl ForwardingService {
+    pub(in crate::cluster) fn new(
+        broker: Broker,
+        log: Arc<ReplicatedLog>,
+        secret: Option<Secret>,
+    ) -> Self {
+        Self { broker, log, secret }
+    }
+
+    /// Returns the service, to be added to a server.
+    pub(crate) fn served(self) -> ForwardingServer<Self> {
+        ForwardingServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Checks that the caller is a node of the fleet.
+    fn check<T>(&self, request: &Request<T>) -> std::result::Result<(), Status> {
+        let Some(secret) = &self.secret else { return Ok(()) };
+        let given = request.metadata().get(SECRET_METADATA).map(|it| it.as_bytes());
+        match given.is_some_and(|given| given.ct_eq(secret.expose().as_bytes()).into()) {
+            true => Ok(()),
+            false => Err(Status::unauthenticated("the secret of the fleet is another one")),
+        }
+    }
+
+    async fn serve(self, commands: Streaming<ForwardedCommands>, outcomes: Outcomes) {
+        let listens = Ok(CommandOutcomes::default());
+        if outcomes.send(listens).await.is_err() {
+            return;
+        }
+        let (hand_in, handed_in) = mpsc::channel(MAX_HANDED_IN);
+        tokio::join!(self.read(commands, hand_in), self.answer(handed_in, outcomes));
+    }
+
+    /// Hands in the commands of a node in their order, until it sends no more.
+    async fn read(
+        &self,
+        mut commands: Streaming<ForwardedCommands>,
+        decide: mpsc::Sender<Deciding>,
+    ) {
+        let mut publishers = Publishers::default();
+        loop {
+            let message = tokio::select! {
+                message = commands.message() => message,
+                () = self.broker.draining() => return,
+            };
+            let Ok(Some(ForwardedCommands { answered_below, commands })) = message else { return };
+            publishers.forget_below(answered_below);
+            for ForwardedCommand { number, command } in commands {
+                let read = messages::read_command(command);
+                let deciding = match read {
+                    Ok(command) => self.hand_in(number, command, &mut publishers).await,
+                    Err(error) => ready(number, Err(error)),
+                };
+                if decide.send(deciding).await.is_err() {
+                    return; // Nobody reads the answers.
+                }
+            }
+        }
+    }
+
+    /// Puts a command into the queue. Returns what waits for its outcome.
+    async fn hand_in(
+        &self,
+        number: u64,
+        command: ReadCommand,
+        publishers: &mut Publishers,
+    ) -> Deciding {
+        let broker = self.broker.clone();
+        match command {
+            ReadCommand::Publish { publisher, is_independent, appends } => {
+                let order = publishers.order_of(publisher, number);
+                let order = if is_independent { order.independent() } else { order };
+                match broker.submit_forwarded(appends, &order).await {
+                    Ok(pending) => Box::pin(async move { (number, pending.acks().await) }),
+                    Err(error) => ready(number, Err(error)),
+                }
+            }
+            // The next command may rest on it.
+            ReadCommand::Change { topic, change } => {
+                let changed = broker.change_forwarded(&topic, change).await;
+                ready(number, changed.map(|()| Vec::new()))
+            }
+            ReadCommand::Purge { topic, earliest } => Box::pin(async move {
+                let purged = broker.purge_forwarded(&topic, earliest).await;
+                (number, purged.map(|()| Vec::new()))
+            }),
+        }
+    }
+
+    /// Tells a node the outcomes of its commands, until it asks for no more.
+    async fn answer(&self, mut handed_in: mpsc::Receiver<Deciding>, outcomes: Outcomes) {
+        let mut deciding = FuturesUnordered::new();
+        let mut is_over = false;
+        while !(is_over && deciding.is_empty()) {
+            let mut told: Vec<CommandOutcome> = Vec::new();
+            tokio::select! {
+                next = handed_in.recv(), if !is_over && deciding.len() < MAX_DECIDED => {
+                    match next {
+                        Some(next) => deciding.push(next),
+                        None => is_over = true,
+                    }
+                }
+                Some(decided) = deciding.next() => told.push(self.outcome(decided)),
+            }
+            while told.len() < MAX_OUTCOMES
+                && !told.is_empty()
+                && let Some(Some(decided)) = futures_util::FutureExt::now_or_never(deciding.next())
+            {
+                told.push(self.outcome(decided));
+            }
+            if !told.is_empty() {
+                let message = Ok(CommandOutcomes { outcomes: told });
+                if outcomes.send(message).await.is_err() {
+                    return; // The node is gone. What it has handed in is decided all the same.
+                }
+            }
+        }
+    }
+
+    fn outcome(&self, (number, outcome): (u64, Result<Vec<Ack>>)) -> CommandOutcome {
+        messages::outcome(number, self.log.place().stream.get(), outcome)
+    }
+}
+
+fn ready(number: u64, outcome: Result<Vec<Ack>>) -> Deciding {
+    Box::pin(std::future::ready((number, outcome)))
+}
+
+/// The orders of a node's publishers, by the numbers that it has given them.
+#[derive(Default)]
+struct Publishers {
+    orders: HashMap<u64, (InOrder, u64)>,
+    /// The number of orders at which those are looked for that are not needed any more.
+    full: usize,
+}
+
+impl Publishers {
+    /// Returns the order of a publisher, whose publish has this number.
+    fn order_of(&mut self, publisher: u64, number: u64) -> InOrder {
+        let (order, last) = self.orders.entry(publisher).or_default();
+        *last = number;
+        order.clone()
+    }
+
+    /// Forgets the publishers whose publishes are all answered: the node knows of a failure by now,
+    /// and sends nothing after it.
+    fn forget_below(&mut self, answered_below: u64) {
+        if self.orders.len() > self.full {
+            self.orders.retain(|_, (_, last)| *last >= answered_below);
+            self.full = 2 * self.orders.len() + 64;
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Forwarding for ForwardingService {
+    type ForwardStream =
+        Pin<Box<dyn Stream<Item = std::result::Result<CommandOutcomes, Status>> + Send>>;
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<ForwardedCommands>>,
+    ) -> std::result::Result<Response<Self::ForwardStream>, Status> {
+        self.check(&request)?;
+        let (outcomes, told) = mpsc::channel(MAX_MESSAGES);
+        tokio::spawn(self.clone().serve(request.into_inner(), outcomes));
+        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
+    }
+
+    async fn ask(
+        &self,
+        request: Request<AskRequest>,
+    ) -> std::result::Result<Response<AskResponse>, Status> {
+        self.check(&request)?;
+        let AskRequest { kind, request } = request.into_inner();
+        let answer = self.broker.answer_question(&kind, request).await;
+        Ok(Response::new(match answer {
+            Ok(response) => AskResponse { response, failure: None },
+            Err(error) => {
+                AskResponse { response: bytes::Bytes::new(), failure: Some(failure(&error)) }
+            }
+        }))
+    }
+}

@@ -1,0 +1,85 @@
+//! A node of a fleet, as those see it who tell others how it is.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::clock::SteadyClock;
+use super::record::FleetLeader;
+use super::status::{NodeRole, NodeStatus};
+
+/// The least time for which a node that is behind may make no progress and be ready.
+const LEAST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A node of a fleet, as it is shown. Cheap to clone.
+#[derive(Clone)]
+pub struct FleetView {
+    pub(super) fleet: Arc<str>,
+    pub(super) node: Arc<FleetLeader>,
+    pub(super) status: watch::Receiver<NodeStatus>,
+    pub(super) clock: Arc<dyn SteadyClock>,
+    pub(super) lease: Duration,
+    /// Cancelled when the node is to lead no longer.
+    pub(super) retiring: CancellationToken,
+}
+
+impl fmt::Debug for FleetView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FleetView").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl FleetView {
+    /// Returns the name of the fleet; empty if the node was told none.
+    pub fn fleet(&self) -> &str {
+        &self.fleet
+    }
+
+    /// Returns the node itself: its name, and where others reach it.
+    pub fn node(&self) -> &FleetLeader {
+        &self.node
+    }
+
+    /// Returns how the node is now.
+    pub fn status(&self) -> NodeStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Returns for how long the oldest record that the node has not applied has been in the stream,
+    /// as far as the node knows: it asks the engine for the tail three times in a lease.
+    pub fn lag(&self) -> Duration {
+        self.status.borrow().lag.behind(self.clock.now())
+    }
+
+    /// Checks that the node is ready for clients: it has caught up with the stream once, and has
+    /// applied all that is there, or goes on applying.
+    ///
+    /// A node that has caught up stays ready while the engine is away: it serves its readers.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not ready, for people.
+    pub fn check_ready(&self) -> Result<(), String> {
+        if self.retiring.is_cancelled() {
+            return Err("this node is leaving its fleet: it is being stopped".to_owned());
+        }
+        let patience = LEAST_PATIENCE.max(self.lease * 3);
+        self.status.borrow().check_ready(self.clock.now(), patience)
+    }
+
+    /// Lets the node lead no longer, and not again. A leader decides what was handed in so far, and
+    /// says that it leads no longer; another node leads at once. The node follows on until it is
+    /// closed, so that its readers miss nothing. Returns when the node does not lead.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the node hands over all the same.
+    pub async fn hand_over(&self) {
+        self.retiring.cancel();
+        let mut status = self.status.clone();
+        let _the_node_is_gone = status.wait_for(|status| status.role != NodeRole::Leading).await;
+    }
+}

@@ -1,0 +1,228 @@
+//! The fleet that the broker is a node of, as it is told to those who operate it: one JSON object,
+//! metrics, and whether the node is ready.
+
+use std::fmt::Write as _;
+use std::pin::Pin;
+
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
+/// The version of this program, which nodes of a fleet tell each other's operators.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A node of a fleet, as the edge shows it and a server stops it.
+pub(crate) trait NodeOfFleet: Send + Sync {
+    /// Returns how the node is.
+    fn state(&self) -> FleetState;
+
+    /// Checks that the node is ready for clients.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not, for people.
+    fn check_ready(&self) -> Result<(), String>;
+
+    /// Has the node lead no longer, and not again. The future is ready when it does not lead.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the node hands over all the same.
+    fn hand_over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// What a node of a fleet does at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShownRole {
+    Leading,
+    Following,
+    Stopped,
+}
+
+impl ShownRole {
+    pub(crate) const ALL: [Self; 3] = [Self::Leading, Self::Following, Self::Stopped];
+
+    /// Returns the stable word for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Leading => "leading",
+            Self::Following => "following",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl Serialize for ShownRole {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// A node of a fleet, by its name and the URL at which others reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownNode {
+    pub(crate) node: String,
+    pub(crate) address: String,
+}
+
+/// How a node of a fleet is. Written as the answer of `/v1/cluster`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct FleetState {
+    pub(crate) fleet: String,
+    #[serde(flatten)]
+    pub(crate) node: ShownNode,
+    pub(crate) role: ShownRole,
+    pub(crate) term: u64,
+    /// Null while nobody seems to lead.
+    pub(crate) leader: Option<ShownNode>,
+    /// The last record of the stream that the node has read, the one up to which it has applied
+    /// all, and the last one that there is, as far as it knows.
+    pub(crate) read_record: u64,
+    pub(crate) applied_record: u64,
+    pub(crate) last_record: u64,
+    /// The records that are not applied, and for how long the oldest of them has been there.
+    pub(crate) lag_records: u64,
+    pub(crate) lag_ms: u64,
+    /// How often the node has announced itself as the leader, and the terms that it has seen begin.
+    pub(crate) announcements: u64,
+    pub(crate) terms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) problem: Option<String>,
+    /// Why the engine does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) engine_problem: Option<String>,
+}
+
+/// Returns the answer of `/v1/cluster`, for a broker that is alone, or a node of a fleet.
+pub(super) fn told(fleet: Option<&dyn NodeOfFleet>) -> Value {
+    let Some(fleet) = fleet else { return json!({ "alone": true, "version": VERSION }) };
+    let mut told = json!(fleet.state());
+    let ready = fleet.check_ready();
+    (told["alone"], told["version"], told["ready"]) =
+        (json!(false), json!(VERSION), json!(ready.is_ok()));
+    if let Err(reason) = ready {
+        told["not_ready"] = json!(reason);
+    }
+    told
+}
+
+/// Returns the metrics of a node of a fleet, in Prometheus' format.
+pub(super) fn metrics(fleet: &dyn NodeOfFleet) -> String {
+    let mut text = String::new();
+    let mut metric = |name: &str, help: &str, samples: &[(String, u64)]| {
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        let _infallible = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for (labels, value) in samples {
+            let _infallible = writeln!(text, "{name}{labels} {value}");
+        }
+    };
+    let plain = |value| [(String::new(), value)];
+    let state = fleet.state();
+    let roles = ShownRole::ALL
+        .map(|role| (format!("{{role=\"{}\"}}", role.name()), u64::from(role == state.role)));
+    metric("leftoff_fleet_role", "1 for what the node does in its fleet, 0 for the rest.", &roles);
+    let ready = fleet.check_ready().is_ok();
+    metric("leftoff_fleet_ready", "1 if the node is ready for clients.", &plain(ready.into()));
+    metric(
+        "leftoff_fleet_term",
+        "The term of the fleet, as the node knows it.",
+        &plain(state.term),
+    );
+    let help = "Records of the stream that the node has not applied.";
+    metric("leftoff_fleet_lag_records", help, &plain(state.lag_records));
+    let help = "How long the oldest of these records has been there, in milliseconds.";
+    metric("leftoff_fleet_lag_ms", help, &plain(state.lag_ms));
+    let help = "How often the node has announced itself as the leader, since the start.";
+    metric("leftoff_fleet_announcements_total", help, &plain(state.announcements));
+    let help = "Terms that the node has seen begin, since the start.";
+    metric("leftoff_fleet_terms_total", help, &plain(state.terms));
+    let away = state.engine_problem.is_some();
+    metric("leftoff_fleet_engine_away", "1 if the engine does not answer.", &plain(away.into()));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Behind;
+
+    impl NodeOfFleet for Behind {
+        fn state(&self) -> FleetState {
+            let node = |node: &str| ShownNode {
+                node: node.to_owned(),
+                address: format!("http://{node}:4280"),
+            };
+            FleetState {
+                fleet: "orders".to_owned(),
+                node: node("n2"),
+                role: ShownRole::Following,
+                term: 3,
+                leader: Some(node("n1")),
+                read_record: 9,
+                applied_record: 7,
+                last_record: 12,
+                lag_records: 5,
+                lag_ms: 40,
+                announcements: 1,
+                terms: 2,
+                problem: None,
+                engine_problem: Some("no answer".to_owned()),
+            }
+        }
+
+        fn check_ready(&self) -> Result<(), String> {
+            Err("it has not caught up".to_owned())
+        }
+
+        fn hand_over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    #[test]
+    fn a_broker_that_is_alone_says_so_and_a_node_says_how_it_is() {
+        assert_eq!(told(None), json!({ "alone": true, "version": VERSION }));
+        let expected = json!({
+            "alone": false,
+            "version": VERSION,
+            "fleet": "orders",
+            "node": "n2",
+            "address": "http://n2:4280",
+            "role": "following",
+            "term": 3,
+            "leader": { "node": "n1", "address": "http://n1:4280" },
+            "read_record": 9,
+            "applied_record": 7,
+            "last_record": 12,
+            "lag_records": 5,
+            "lag_ms": 40,
+            "ready": false,
+            "not_ready": "it has not caught up",
+            "announcements": 1,
+            "terms": 2,
+            "engine_problem": "no answer",
+        });
+        assert_eq!(told(Some(&Behind)), expected);
+    }
+
+    #[test]
+    fn each_metric_has_its_help_and_its_values() {
+        let text = metrics(&Behind);
+        for line in [
+            "leftoff_fleet_role{role=\"leading\"} 0",
+            "leftoff_fleet_role{role=\"following\"} 1",
+            "leftoff_fleet_role{role=\"stopped\"} 0",
+            "leftoff_fleet_ready 0",
+            "leftoff_fleet_term 3",
+            "leftoff_fleet_lag_records 5",
+            "leftoff_fleet_lag_ms 40",
+            "leftoff_fleet_announcements_total 1",
+            "leftoff_fleet_terms_total 2",
+            "leftoff_fleet_engine_away 1",
+            "# TYPE leftoff_fleet_terms_total counter",
+            "# TYPE leftoff_fleet_lag_ms gauge",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! A fleet of real nodes over real NATS servers.
+
+#[allow(dead_code, reason = "tests of the library use the rest")]
+mod nats_servers;
+mod serving;
