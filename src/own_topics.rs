@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
-use crate::broker::{Broker, Delivery, EventRef, Reader};
-use crate::cursor::{OnGap, StartPoint};
+use crate::broker::{Broker, Delivery, EventRef, Reader, Run};
+use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Durability;
 use crate::polls;
@@ -23,6 +23,105 @@ pub(crate) const WEBHOOKS_STATUS: &str = "$webhooks.status";
 
 /// The pause after a failed read.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// A reader of an own topic after the records that were loaded, which notices if it misses some.
+///
+/// # Why
+///
+/// The topics are compacted, so a reader who is late may miss the end of a record for ever. Live
+/// records have neighbouring sequences: where one is missing, everything has to be loaded anew.
+#[derive(Debug)]
+pub(crate) struct OwnReader {
+    reader: Reader,
+    reached: Sequence,
+}
+
+/// What comes next of an own topic.
+#[derive(Debug)]
+pub(crate) enum NextOwn {
+    These(Run),
+    /// Nothing: all that is there was read.
+    None,
+    /// Some are missing, so that all must be loaded anew.
+    Missing,
+    /// The broker stops.
+    End,
+}
+
+impl OwnReader {
+    /// Returns a reader that goes on where `reader` has caught up.
+    pub(crate) fn after(reader: Reader) -> Self {
+        let reached = Sequence::new(reader.cursor().after.number());
+        Self { reader, reached }
+    }
+
+    /// Returns the sequence up to which all records were read.
+    pub(crate) fn reached(&self) -> Sequence {
+        self.reached
+    }
+
+    /// Returns the next records that are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::next_ready`](crate::broker::Reader::next_ready).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(crate) async fn next_ready(&mut self) -> Result<NextOwn> {
+        loop {
+            match self.reader.next_ready().await? {
+                None => return Ok(NextOwn::None),
+                Some(delivery) => match self.taken(delivery) {
+                    NextOwn::None => {}
+                    next => return Ok(next),
+                },
+            }
+        }
+    }
+
+    /// Waits for the next records.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::next`](crate::broker::Reader::next).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(crate) async fn next(&mut self) -> Result<NextOwn> {
+        loop {
+            match self.reader.next().await? {
+                None => return Ok(NextOwn::End),
+                Some(delivery) => match self.taken(delivery) {
+                    NextOwn::None => {}
+                    next => return Ok(next),
+                },
+            }
+        }
+    }
+
+    fn taken(&mut self, delivery: Delivery) -> NextOwn {
+        match delivery {
+            Delivery::Events(run) => {
+                for event in run.events() {
+                    if event.sequence != self.reached.next() {
+                        return NextOwn::Missing;
+                    }
+                    self.reached = event.sequence;
+                }
+                NextOwn::These(run)
+            }
+            Delivery::Gap(_) => NextOwn::Missing,
+            // The newest records may be gone.
+            Delivery::CaughtUp if self.reader.cursor().after.number() > self.reached.get() => {
+                NextOwn::Missing
+            }
+            Delivery::CaughtUp | Delivery::Ephemeral(_) => NextOwn::None,
+        }
+    }
+}
 
 /// Returns the settings of a topic whose latest event of each key is kept for ever, however the
 /// patterns of the configuration may read: nothing of it may be lost.

@@ -62,6 +62,11 @@ impl SharedLeadership {
         Some(self.changes()).filter(|changes| leads(*changes)).map(LeadTerm)
     }
 
+    /// Whether the broker is alone, and decides for ever: the nodes of a fleet begin as followers.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.changes() == 0
+    }
+
     /// Refuses what was decided in another term than the present one.
     ///
     /// # Errors

@@ -319,6 +319,11 @@ impl Broker {
         !self.0.leadership.follows()
     }
 
+    /// Whether this broker is alone: a node of a fleet, also one that leads, is not.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.0.leadership.is_alone()
+    }
+
     /// Returns the term in which this broker leads; `None` if another node decides.
     pub(crate) fn lead_term(&self) -> Option<LeadTerm> {
         self.0.leadership.term()

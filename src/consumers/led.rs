@@ -29,9 +29,10 @@ use tracing::warn;
 use super::keeper::Keeper;
 use super::keeper_command::KeeperCommand;
 use super::led_keeper::{AnsweredBatch, AskedBatch, LedKeeper};
-use super::loading::{self, LoadedConsumers, NextRecords};
+use super::loading::{self, LoadedConsumers};
 use super::to_leader::{ChangeAnswers, MAX_WAIT, change_request, changes_of};
 use crate::error::{Error, Result};
+use crate::own_topics::NextOwn;
 
 /// The most commands of one batch, and the room that they may have in the queue, in bytes.
 const MAX_ASKED: usize = 1_024;
@@ -49,7 +50,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What a keeper that follows has waited for.
 enum Happened {
     LeadershipChanged,
-    Read(Result<NextRecords>),
+    Read(Result<NextOwn>),
     Answered(Result<Bytes>),
     Queued(usize),
     Due,
@@ -69,10 +70,10 @@ impl Keeper {
             self.ask_some();
             match self.wait(&mut queued).await {
                 Happened::LeadershipChanged => return true,
-                Happened::Read(Ok(NextRecords::These(run))) => self.apply_run(&run).await,
-                Happened::Read(Ok(NextRecords::None)) | Happened::Due => {}
-                Happened::Read(Ok(NextRecords::Missing)) => self.led.is_behind = true,
-                Happened::Read(Ok(NextRecords::End)) => {
+                Happened::Read(Ok(NextOwn::These(run))) => self.apply_run(&run).await,
+                Happened::Read(Ok(NextOwn::None)) | Happened::Due => {}
+                Happened::Read(Ok(NextOwn::Missing)) => self.led.is_behind = true,
+                Happened::Read(Ok(NextOwn::End)) => {
                     return self.cannot_read(Error::ShuttingDown).await;
                 }
                 Happened::Read(Err(error)) => return self.cannot_read(error).await,
@@ -222,10 +223,10 @@ impl Keeper {
             }
             let Some(records) = &mut self.led.records else { break };
             match records.next_ready().await? {
-                NextRecords::These(run) => self.apply_run(&run).await,
-                NextRecords::None => break,
-                NextRecords::Missing => self.led.is_behind = true,
-                NextRecords::End => return Err(Error::ShuttingDown),
+                NextOwn::These(run) => self.apply_run(&run).await,
+                NextOwn::None => break,
+                NextOwn::Missing => self.led.is_behind = true,
+                NextOwn::End => return Err(Error::ShuttingDown),
             }
         }
         self.led.records = None;

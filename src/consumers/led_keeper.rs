@@ -7,15 +7,15 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::keeper_command::KeeperCommand;
-use super::loading::RecordReader;
 use super::to_leader::ToLeader;
 use crate::error::Result;
+use crate::own_topics::OwnReader;
 
 /// What a keeper has besides while another node leads.
 pub(super) struct LedKeeper {
     pub(super) to_leader: ToLeader,
     /// Reads what comes to the topic. `None` while this node leads.
-    pub(super) records: Option<RecordReader>,
+    pub(super) records: Option<OwnReader>,
     /// Whether all records must be loaded anew.
     pub(super) is_behind: bool,
     /// The batch that the leader has not answered.
@@ -40,7 +40,7 @@ pub(super) struct AnsweredBatch {
 
 impl LedKeeper {
     /// Returns the state of a keeper whose view has the records up to those that `records` reads.
-    pub(super) fn new(to_leader: ToLeader, records: RecordReader) -> Self {
+    pub(super) fn new(to_leader: ToLeader, records: OwnReader) -> Self {
         let (asked, answered) = (None, VecDeque::new());
         Self { to_leader, records: Some(records), is_behind: false, asked, answered }
     }

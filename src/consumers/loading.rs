@@ -1,10 +1,5 @@
 //! Reading the records of the log: all of them, when consumers are opened, and those of other nodes
 //! as they come.
-//!
-//! # Why
-//!
-//! The topic is compacted, so a reader who is late may miss the end of a consumer for ever. Live
-//! records have neighbouring sequences: where one is missing, everything is loaded anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,10 +12,11 @@ use super::marks::Marks;
 use super::records::{RecordPiece, consumer_of, marks_of};
 use super::view::View;
 use super::work::WorkRecords;
-use crate::broker::{Broker, Delivery, EventRef, Reader, Run};
-use crate::cursor::{OnGap, Position, Sequence, StartPoint};
+use crate::broker::{Broker, Delivery, EventRef};
+use crate::cursor::{OnGap, Position, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
+use crate::own_topics::OwnReader;
 use crate::polls;
 use crate::topic::TopicName;
 
@@ -51,24 +47,7 @@ pub(super) struct LoadedConsumers {
     /// The records of shared work, which has views of its own.
     pub(super) work: WorkRecords,
     /// Goes on after the last record that was loaded.
-    pub(super) reader: RecordReader,
-}
-
-/// A reader of the records after those that were loaded.
-pub(super) struct RecordReader {
-    reader: Reader,
-    reached: Sequence,
-}
-
-/// What comes next of the records.
-pub(super) enum NextRecords {
-    These(Run),
-    /// Nothing: all that is there was read.
-    None,
-    /// Some are missing, so that all must be loaded anew.
-    Missing,
-    /// The broker stops.
-    End,
+    pub(super) reader: OwnReader,
 }
 
 /// The records that were read so far. The pieces of a consumer may come in any order.
@@ -110,77 +89,7 @@ pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<LoadedCon
         elapsed_ms = started.elapsed().as_millis(),
         "the consumers are loaded"
     );
-    let reached = Sequence::new(reader.cursor().after.number());
-    Ok(LoadedConsumers { view, work, reader: RecordReader { reader, reached } })
-}
-
-impl RecordReader {
-    /// Returns the sequence up to which all records were read.
-    pub(super) fn reached(&self) -> Sequence {
-        self.reached
-    }
-
-    /// Returns the next records that are there.
-    ///
-    /// # Errors
-    ///
-    /// As [`Reader::next_ready`](crate::broker::Reader::next_ready).
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost.
-    pub(super) async fn next_ready(&mut self) -> Result<NextRecords> {
-        loop {
-            match self.reader.next_ready().await? {
-                None => return Ok(NextRecords::None),
-                Some(delivery) => match self.taken(delivery) {
-                    NextRecords::None => {}
-                    next => return Ok(next),
-                },
-            }
-        }
-    }
-
-    /// Waits for the next records.
-    ///
-    /// # Errors
-    ///
-    /// As [`Reader::next`](crate::broker::Reader::next).
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost.
-    pub(super) async fn next(&mut self) -> Result<NextRecords> {
-        loop {
-            match self.reader.next().await? {
-                None => return Ok(NextRecords::End),
-                Some(delivery) => match self.taken(delivery) {
-                    NextRecords::None => {}
-                    next => return Ok(next),
-                },
-            }
-        }
-    }
-
-    fn taken(&mut self, delivery: Delivery) -> NextRecords {
-        match delivery {
-            Delivery::Events(run) => {
-                for event in run.events() {
-                    if event.sequence != self.reached.next() {
-                        return NextRecords::Missing;
-                    }
-                    self.reached = event.sequence;
-                }
-                NextRecords::These(run)
-            }
-            Delivery::Gap(_) => NextRecords::Missing,
-            // The newest records may be gone.
-            Delivery::CaughtUp if self.reader.cursor().after.number() > self.reached.get() => {
-                NextRecords::Missing
-            }
-            Delivery::CaughtUp | Delivery::Ephemeral(_) => NextRecords::None,
-        }
-    }
+    Ok(LoadedConsumers { view, work, reader: OwnReader::after(reader) })
 }
 
 /// Returns the record of an event; `None` for an event that is none.

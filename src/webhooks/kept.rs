@@ -3,6 +3,7 @@
 //! The file is long, because each change is one act on the record and on the state beside it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -17,20 +18,20 @@ use super::client::WebhookClient;
 use super::config::WebhooksConfig;
 use super::hosts::HostLimits;
 use super::info::{MadeWebhook, WebhookInfo, WebhookLag};
+use super::loading::{LoadedWebhooks, load};
 use super::settings::{PutWebhook, RotateWebhook, WebhookName, WebhookSettings};
 use super::signing::{SignatureKind, WebhookKey};
 use super::state::HookState;
 use super::stored::{EVENT_TYPE, PauseReason, TOPIC, WebhookPause, WebhookRecord};
 use super::telling::{self, Happening, STATUS_TOPIC};
-use crate::broker::{Broker, Delivery, EventRef, Publish};
+use crate::broker::{Broker, Publish};
 use crate::consumers::{
     ConsumerId, ConsumerName, ConsumerSettings, Consumers, OF_WEBHOOKS, WorkQueue, WorkSettings,
 };
-use crate::cursor::{OnGap, StartPoint};
+use crate::cursor::StartPoint;
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::own_topics;
-use crate::polls;
 use crate::secret::Secret;
 use crate::topic::TopicName;
 
@@ -45,12 +46,16 @@ pub(super) struct WebhooksParts {
     pub(super) client: WebhookClient,
     pub(super) hosts: HostLimits,
     consumers: Consumers,
-    topic: TopicName,
+    pub(super) topic: TopicName,
     status_topic: TopicName,
     /// Held while a change is decided and stored.
     writing: tokio::sync::Mutex<()>,
     hooks: RwLock<BTreeMap<WebhookName, Hook>>,
     start: StartTask,
+    /// Whether this node sends to receivers: that which leads does.
+    pub(super) sends: AtomicBool,
+    /// The sequence of the last record that is applied, on a node of a fleet.
+    pub(super) reached: watch::Sender<u64>,
     /// Told when no further request begins.
     stopping: CancellationToken,
 }
@@ -69,44 +74,8 @@ pub(super) struct HookParts {
 pub(super) struct Hook {
     pub(super) record: watch::Sender<Arc<WebhookRecord>>,
     pub(super) state: Arc<HookState>,
-    /// `None` once somebody waits for its end.
+    /// `None` where this node sends nothing, and once somebody waits for the task's end.
     task: Option<AbortOnDropHandle<()>>,
-}
-
-/// Returns the webhooks that are stored.
-async fn load(broker: &Broker, topic: &TopicName) -> Result<BTreeMap<WebhookName, WebhookRecord>> {
-    let mut records = BTreeMap::new();
-    let mut reader = broker.subscribe(topic, StartPoint::Earliest, OnGap::Resume).await?;
-    loop {
-        match reader.next().await? {
-            Some(Delivery::CaughtUp) => return Ok(records),
-            Some(Delivery::Events(run)) => {
-                for event in run.events() {
-                    load_one(&event, &mut records)?;
-                    polls::rest().await;
-                }
-            }
-            Some(_) => {}
-            None => return Err(Error::ShuttingDown),
-        }
-    }
-}
-
-fn load_one(
-    event: &EventRef<'_>,
-    records: &mut BTreeMap<WebhookName, WebhookRecord>,
-) -> Result<()> {
-    let name: WebhookName = event.key.parse()?;
-    if event.payload.is_empty() {
-        records.remove(&name);
-        return Ok(());
-    }
-    let record = serde_json::from_slice(event.payload).map_err(|error| {
-        let problem = format!("{name} at sequence {} cannot be read: {error}", event.sequence);
-        Error::invalid(TOPIC, problem)
-    })?;
-    records.insert(name, record);
-    Ok(())
 }
 
 impl WebhooksParts {
@@ -121,13 +90,10 @@ impl WebhooksParts {
         consumers: &Consumers,
         config: &WebhooksConfig,
         start: StartTask,
-    ) -> Result<(Self, BTreeMap<WebhookName, WebhookRecord>)> {
+    ) -> Result<(Self, LoadedWebhooks)> {
         let client = WebhookClient::new(config)?;
         let (topic, status_topic) = (TopicName::new(TOPIC)?, TopicName::new(STATUS_TOPIC)?);
-        let records = match broker.topic(&topic) {
-            Ok(_) => load(broker, &topic).await?,
-            Err(_no_webhook_was_made) => BTreeMap::new(),
-        };
+        let loaded = load(broker, &topic).await?;
         let parts = Self {
             broker: broker.clone(),
             config: config.clone(),
@@ -139,15 +105,35 @@ impl WebhooksParts {
             writing: tokio::sync::Mutex::default(),
             hooks: RwLock::default(),
             start,
+            sends: AtomicBool::new(broker.leads()),
+            reached: watch::Sender::new(loaded.reader.reached().get()),
             stopping: CancellationToken::new(),
         };
-        Ok((parts, records))
+        Ok((parts, loaded))
     }
 
-    /// Begins with webhooks that are stored.
+    /// Has the webhooks be those that are stored.
     pub(super) fn begin(&self, records: BTreeMap<WebhookName, WebhookRecord>) {
+        let gone = |name: &&WebhookName| !records.contains_key(*name);
+        let gone: Vec<WebhookName> = self.hooks().keys().filter(gone).cloned().collect();
+        gone.iter().for_each(|name| self.apply(name, None));
         for (name, record) in records {
             self.apply(&name, Some(Arc::new(record)));
+        }
+    }
+
+    /// Begins to send to receivers, or ends it at once. Events whose requests were under way are
+    /// sent again when their leases run out.
+    pub(super) fn send(&self, sends: bool) {
+        let mut hooks = self.hooks.write().unwrap_or_else(PoisonError::into_inner);
+        self.sends.store(sends, Ordering::SeqCst);
+        for (name, hook) in hooks.iter_mut() {
+            if !sends {
+                hook.task = None;
+            } else if hook.task.is_none() && !self.stopping.is_cancelled() {
+                let (record, state) = (hook.record.subscribe(), hook.state.clone());
+                hook.task = (self.start)(HookParts { name: name.clone(), record, state });
+            }
         }
     }
 
@@ -192,6 +178,12 @@ impl WebhooksParts {
     /// Returns all webhooks.
     pub(super) fn hooks(&self) -> RwLockReadGuard<'_, BTreeMap<WebhookName, Hook>> {
         self.hooks.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this node sends for a webhook.
+    #[cfg(test)]
+    pub(super) fn is_sending(&self, name: &WebhookName) -> bool {
+        self.hooks().get(name).is_some_and(|hook| hook.task.is_some())
     }
 
     /// Returns a webhook's record and state.
@@ -490,13 +482,20 @@ impl WebhooksParts {
         telling::open(&self.broker).await?;
         let told = Publish::one(self.status_topic.clone(), happening.event(name)?);
         let stored = Publish::one(self.topic.clone(), event);
-        self.broker.publish_own(vec![stored, told]).await?;
-        self.apply(name, record.map(Arc::new));
-        Ok(())
+        if self.broker.is_alone() {
+            self.broker.publish_own(vec![stored, told]).await?;
+            self.apply(name, record.map(Arc::new));
+            return Ok(());
+        }
+        // Refused if another node has changed a webhook meanwhile. It is applied as it is read.
+        let stored = stored.expecting(*self.reached.borrow());
+        let acks = self.broker.publish_own(vec![stored, told]).await?;
+        let stored = acks.first().map_or(0, |ack| ack.last().sequence.get());
+        self.read_to(stored).await
     }
 
     /// Makes a webhook what is stored of it.
-    fn apply(&self, name: &WebhookName, record: Option<Arc<WebhookRecord>>) {
+    pub(super) fn apply(&self, name: &WebhookName, record: Option<Arc<WebhookRecord>>) {
         let mut hooks = self.hooks.write().unwrap_or_else(PoisonError::into_inner);
         let Some(record) = record else {
             hooks.remove(name); // Its task ends.
@@ -509,9 +508,9 @@ impl WebhooksParts {
         let (record, changes) = watch::channel(record);
         let state = Arc::new(HookState::new(Instant::now()));
         let parts = HookParts { name: name.clone(), record: changes, state: state.clone() };
-        if let Some(task) = (self.start)(parts) {
-            hooks.insert(name.clone(), Hook { record, state, task: Some(task) });
-        }
+        let sends = self.sends.load(Ordering::SeqCst) && !self.stopping.is_cancelled();
+        let task = if sends { (self.start)(parts) } else { None };
+        hooks.insert(name.clone(), Hook { record, state, task });
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::config::WebhooksConfig;
 use super::info::{MadeWebhook, WebhookInfo};
 use super::kept::{Hook, HookParts, StartTask, WebhooksParts};
+use super::nodes::{self, decided};
 use super::runner::Runner;
 use super::sending::{attempt_of, ping, signed};
 use super::settings::{PutWebhook, RotateWebhook, WebhookName};
@@ -27,11 +28,15 @@ use crate::event::Timestamp;
 pub struct Webhooks(Arc<LiveWebhooks>);
 
 /// The webhooks while somebody has them: dropped, their tasks end, which have the parts, too.
-struct LiveWebhooks(Arc<WebhooksParts>);
+struct LiveWebhooks {
+    parts: Arc<WebhooksParts>,
+    /// The task that reads what other nodes of a fleet change; `None` for a broker alone.
+    _follower: Option<AbortOnDropHandle<()>>,
+}
 
 impl Drop for LiveWebhooks {
     fn drop(&mut self) {
-        self.0.end();
+        self.parts.end();
     }
 }
 
@@ -69,15 +74,19 @@ impl Webhooks {
             let runner = Runner { parts, name, record, state, probed: None };
             Some(AbortOnDropHandle::new(tokio::spawn(runner.run())))
         });
-        let (parts, records) = WebhooksParts::open(broker, consumers, config, start).await?;
+        let leadership = broker.leadership();
+        let (parts, loaded) = WebhooksParts::open(broker, consumers, config, start).await?;
         let parts = Arc::new(parts);
         let _first = me.set(Arc::downgrade(&parts));
-        parts.begin(records);
-        Ok(Self(Arc::new(LiveWebhooks(parts))))
+        parts.begin(loaded.records);
+        let follow = || nodes::follow(Arc::downgrade(&parts), loaded.reader, leadership);
+        let follow = (!broker.is_alone()).then(follow);
+        let _follower = follow.map(|follow| AbortOnDropHandle::new(tokio::spawn(follow)));
+        Ok(Self(Arc::new(LiveWebhooks { parts, _follower })))
     }
 
-    fn parts(&self) -> &Arc<WebhooksParts> {
-        &self.0.0
+    pub(super) fn parts(&self) -> &Arc<WebhooksParts> {
+        &self.0.parts
     }
 
     /// Makes a webhook, or gives the one of that name other settings. Durable when it returns.
@@ -94,7 +103,7 @@ impl Webhooks {
     /// Dropped before it returns, the change is made all the same.
     pub async fn put(&self, name: &WebhookName, wanted: PutWebhook) -> Result<MadeWebhook> {
         let (parts, name) = (self.parts().clone(), name.clone());
-        detached(async move { parts.put(&name, wanted).await }).await
+        detached(async move { decided!(parts, parts.put(&name, wanted.clone())) }).await
     }
 
     /// Changes the named settings of a webhook; null unsets one. Source: RFC 7396.
@@ -112,7 +121,7 @@ impl Webhooks {
         change: Map<String, Value>,
     ) -> Result<WebhookInfo> {
         let (parts, name) = (self.parts().clone(), name.clone());
-        detached(async move { parts.update(&name, change).await }).await
+        detached(async move { decided!(parts, parts.update(&name, change.clone())) }).await
     }
 
     /// Returns a webhook, with how far it is behind.
@@ -157,7 +166,7 @@ impl Webhooks {
     /// As [`Self::put`].
     pub async fn delete(&self, name: &WebhookName) -> Result<()> {
         let (parts, name) = (self.parts().clone(), name.clone());
-        detached(async move { parts.delete(&name).await }).await
+        detached(async move { decided!(parts, parts.delete(&name)) }).await
     }
 
     /// Pauses a webhook: no request begins any more. One that is paused stays as it is.
@@ -172,7 +181,7 @@ impl Webhooks {
     pub async fn pause(&self, name: &WebhookName) -> Result<WebhookInfo> {
         let (parts, name) = (self.parts().clone(), name.clone());
         let paused = async move {
-            parts.pause(&name, PauseReason::Asked, String::new()).await?;
+            decided!(parts, parts.pause(&name, PauseReason::Asked, String::new()))?;
             parts.info(&name)
         };
         detached(paused).await
@@ -192,7 +201,7 @@ impl Webhooks {
     pub async fn resume(&self, name: &WebhookName) -> Result<WebhookInfo> {
         let (parts, name) = (self.parts().clone(), name.clone());
         let resumed = async move {
-            parts.resume(&name, false).await?;
+            decided!(parts, parts.resume(&name, false))?;
             parts.hasten(&name).await?;
             parts.info(&name)
         };
@@ -211,7 +220,7 @@ impl Webhooks {
     /// As [`Self::put`].
     pub async fn rotate(&self, name: &WebhookName, wanted: RotateWebhook) -> Result<MadeWebhook> {
         let (parts, name) = (self.parts().clone(), name.clone());
-        detached(async move { parts.rotate(&name, wanted).await }).await
+        detached(async move { decided!(parts, parts.rotate(&name, wanted.clone())) }).await
     }
 
     /// Begins no further request, and waits until those that are under way are answered and what

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::kept::WebhooksParts;
+use super::nodes::decided;
 use super::sending::{LEASE_PARTS, Sender, SentOutcome};
 use super::settings::WebhookName;
 use super::state::HookState;
@@ -273,13 +274,15 @@ impl Runner {
         let heeded = match outcome {
             SentOutcome::Taken if record.paused.is_some() => {
                 info!(webhook = %self.name, "a paused webhook is well again");
-                self.parts.resume(&self.name, true).await
+                decided!(self.parts, self.parts.resume(&self.name, true))
             }
             SentOutcome::Gone(problem) => {
-                self.parts.pause(&self.name, PauseReason::Gone, problem).await
+                let pause = || self.parts.pause(&self.name, PauseReason::Gone, problem.clone());
+                decided!(self.parts, pause())
             }
             SentOutcome::Failed(problem) if record.paused.is_none() && ails() => {
-                self.parts.pause(&self.name, PauseReason::Failing, problem).await
+                let pause = || self.parts.pause(&self.name, PauseReason::Failing, problem.clone());
+                decided!(self.parts, pause())
             }
             _ => Ok(()),
         };

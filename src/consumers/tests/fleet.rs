@@ -7,8 +7,8 @@ use std::sync::{Mutex, OnceLock};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::loading::NextRecords;
 use super::*;
+use crate::own_topics::NextOwn;
 use crate::testing::fleet::TestFleet;
 
 /// Nodes with consumers, which reach each other.
@@ -284,7 +284,7 @@ async fn a_reader_that_comes_late_knows_that_records_are_missing() {
             world.broker.maintain(Some(&topic)).await.unwrap();
         }
         let next = reader.next().await.unwrap();
-        assert!(matches!(next, NextRecords::Missing), "{is_newest}");
+        assert!(matches!(next, NextOwn::Missing), "{is_newest}");
         world.broker.close().await;
     }
 }

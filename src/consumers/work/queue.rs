@@ -63,7 +63,7 @@ impl WorkQueue {
         let came = Instant::now();
         loop {
             let left = request.wait.saturating_sub(came.elapsed());
-            if self.queues.leads() {
+            if self.queues.begun().await {
                 let request = request.wait(left);
                 return self.queues.pull(|| (self.describe)(), request).await;
             }
@@ -139,7 +139,7 @@ impl WorkQueue {
     ///
     /// Dropped before it returns, the leases may or may not be settled.
     pub async fn settle(&self, settlement: Settlement) -> Result<Settled> {
-        if self.queues.leads() {
+        if self.queues.begun().await {
             return self.queues.settle(|| (self.describe)(), settlement).await;
         }
         settlement.check((self.describe)()?.number)?;
@@ -161,7 +161,7 @@ impl WorkQueue {
     /// Dropped before it returns, the delays may or may not be over.
     #[cfg_attr(not(feature = "webhooks"), allow(dead_code, reason = "webhooks call it"))]
     pub(crate) async fn hasten(&self) -> Result<()> {
-        if self.queues.leads() {
+        if self.queues.begun().await {
             return self.queues.hasten(|| (self.describe)()).await;
         }
         match WorkAnswer::of((self.ask)(WorkRequest::Hasten).await?)? {

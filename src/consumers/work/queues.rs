@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::WorkConfig;
@@ -28,6 +29,10 @@ const MAX_COMMANDS: usize = 1_024;
 
 /// The longest wait for room among them.
 const MAX_QUEUE_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest wait for the queues of a node that begins to lead, and the time between two looks.
+const MAX_BEGINNING: Duration = Duration::from_secs(5);
+const BEGINNING_STEP: Duration = Duration::from_millis(5);
 
 /// The queues of all shared consumers. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -130,6 +135,23 @@ impl WorkQueues {
             std::mem::take(&mut slots.by_number)
         };
         drop(ended); // Without the lock: it ends tasks.
+    }
+
+    /// Whether this node leads, and has queues. Waits for them if it has only begun to lead; not
+    /// long.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind.
+    pub(super) async fn begun(&self) -> bool {
+        let mut until = None;
+        loop {
+            let (leads, now) = (self.leads(), Instant::now());
+            if leads || !self.0.broker.leads() || now > *until.get_or_insert(now + MAX_BEGINNING) {
+                return leads;
+            }
+            tokio::time::sleep(BEGINNING_STEP).await;
+        }
     }
 
     /// Whether this node leads, and has queues.
