@@ -138,6 +138,20 @@ pub(crate) fn keyed() -> TopicConfig {
     }
 }
 
+/// Makes the topic `name`, or gives it these settings, where this broker may do so at its start. On
+/// a node of a fleet, which may start before any node leads, [`open`] makes the topic before the
+/// first write to it.
+///
+/// # Errors
+///
+/// As [`Broker::set_topic`].
+pub(crate) async fn prepare(broker: &Broker, name: &str, config: TopicConfig) -> Result<TopicName> {
+    match broker.is_alone() {
+        true => open(broker, name, config).await,
+        false => TopicName::new(name),
+    }
+}
+
 /// Makes the topic `name`, or gives it these settings.
 ///
 /// # Errors

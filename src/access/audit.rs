@@ -102,7 +102,7 @@ impl Audit {
     /// The topic may exist afterwards.
     pub(crate) async fn open(broker: &Broker) -> Result<Self> {
         let name = TopicName::new(AUDIT_TOPIC)?;
-        let topic = own_topics::open(broker, AUDIT_TOPIC, settings(broker, &name)).await?;
+        let topic = own_topics::prepare(broker, AUDIT_TOPIC, settings(broker, &name)).await?;
         let (waiting, entries) = mpsc::channel(MAX_WAITING);
         let left_out = Arc::<AtomicU64>::default();
         let writer = AuditWriter { broker: broker.clone(), topic, left_out: left_out.clone() };
@@ -260,7 +260,12 @@ impl AuditWriter {
         if count == 0 {
             return;
         }
-        let published = self.broker.publish(Publish::new(self.topic.clone(), events));
+        let made = settings(&self.broker, &self.topic);
+        let made = own_topics::open(&self.broker, AUDIT_TOPIC, made).await;
+        let published = async {
+            made?;
+            self.broker.publish(Publish::new(self.topic.clone(), events)).await
+        };
         if let Err(error) = published.await {
             warn!(target: "leftoff::audit", %error, count, "entries of the audit are not stored");
             self.left_out.fetch_add(count as u64, Ordering::Relaxed);

@@ -122,6 +122,7 @@ impl AccessControl {
             Some(SentCredential::Key(text) | SentCredential::Token(text)) => text.as_bytes(),
             Some(SentCredential::Certificate(der)) => der,
             Some(SentCredential::Ticket(ticket)) => {
+                parts.tickets.fetch(ticket, purpose, now).await;
                 return self.caller_of_ticket(ticket, purpose, now);
             }
             None => return self.admit(parts.prover.anonymous()?),

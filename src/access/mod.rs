@@ -33,6 +33,7 @@ mod jwks;
 mod keys;
 #[cfg(test)]
 mod minting;
+mod once_tickets;
 mod prover;
 mod refusal_limit;
 mod remembered;

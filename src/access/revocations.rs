@@ -80,7 +80,7 @@ impl Revocations {
     ///
     /// The topic may exist afterwards.
     pub(crate) async fn open(broker: &Broker) -> Result<Self> {
-        let topic = own_topics::open(broker, TOPIC, own_topics::keyed()).await?;
+        let topic = own_topics::prepare(broker, TOPIC, own_topics::keyed()).await?;
         let parts = Arc::new(RevocationParts {
             broker: broker.clone(),
             topic,
@@ -139,6 +139,7 @@ impl Revocations {
         }
         let revocation = Revocation { sub: sub.into(), before };
         let event = NewEvent::json(&revocation)?.with_key(sub).with_type(EVENT_TYPE);
+        own_topics::open(&parts.broker, TOPIC, own_topics::keyed()).await?;
         parts.broker.publish(Publish::one(parts.topic.clone(), event)).await?;
         parts.apply(&revocation);
         Ok(revocation)

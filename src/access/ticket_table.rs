@@ -136,6 +136,11 @@ impl TicketTable {
         }
     }
 
+    /// Whether a ticket with this hash is here.
+    pub(super) fn has(&self, hash: &CredentialHash) -> bool {
+        self.by_hash.contains_key(hash)
+    }
+
     /// Removes the tickets of a caller that `is_over` is true for.
     pub(super) fn remove_of(&mut self, caller: &str, is_over: impl Fn(&Ticket) -> bool) {
         let hashes = self.by_caller.get(caller).cloned().unwrap_or_default();

@@ -17,7 +17,8 @@
 //!
 //! An `EventSource` comes back to the same URL after a restart of the broker. So the tickets of
 //! kind `stream` are events of [`TOPIC`]: the key is the SHA-256 of the ticket, and the event
-//! expires with the ticket. The text of a ticket is nowhere but in the answer.
+//! expires with the ticket. In a fleet, each node has them by that; those `once` are with the leader
+//! (`once_tickets.rs`). The text of a ticket is nowhere but in the answer.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -26,6 +27,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use http::{Method, header};
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
@@ -34,11 +36,12 @@ use tracing::warn;
 use super::config::TicketsConfig;
 use super::identity::{CallerIdentity, Proof, Proved};
 use super::keys::{CredentialHash, hash_of};
+use super::once_tickets::{OnceForm, TicketQuestion, from_bytes, to_bytes};
 use super::revocations::Revocations;
 use super::rights::MAX_PATTERNS;
 use super::stored_ticket::{StoredTicket, hash_in, key_of};
 use super::ticket_table::{Ticket, TicketBounds, TicketKind, TicketTable};
-use crate::broker::{Broker, EventRef, Publish};
+use crate::broker::{Answerer, Broker, EventRef, Publish};
 use crate::edge::hooks::{Connecting, Refusal};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -50,6 +53,9 @@ use crate::topic::{TopicName, TopicPattern};
 
 /// The name of the topic with the tickets for streams.
 const TOPIC: &str = "$tickets";
+
+/// The kind of the questions that nodes of a fleet ask the leader.
+const QUESTIONS: &str = "tickets";
 
 /// The type of its events.
 const EVENT_TYPE: &str = "access.ticket";
@@ -168,7 +174,7 @@ impl Tickets {
         broker: &Broker,
         revocations: &Revocations,
     ) -> Result<Self> {
-        let topic = own_topics::open(broker, TOPIC, own_topics::keyed()).await?;
+        let topic = own_topics::prepare(broker, TOPIC, own_topics::keyed()).await?;
         let number = |most: u64| usize::try_from(most).unwrap_or(usize::MAX);
         let bounds = TicketBounds {
             in_all: number(config.max_tickets),
@@ -190,6 +196,15 @@ impl Tickets {
         };
         let follower = own_topics::follow(broker, &parts.topic, apply).await?;
         let _first = parts.follower.set(follower);
+        let weak = Arc::downgrade(&parts);
+        let answerer: Answerer = Arc::new(move |question| {
+            let answer = match weak.upgrade() {
+                Some(parts) => parts.answer(&question, SystemTime::now()),
+                None => Err(Error::ShuttingDown),
+            };
+            Box::pin(std::future::ready(answer))
+        });
+        broker.answer_questions(QUESTIONS, answerer);
         Ok(Self(parts))
     }
 
@@ -215,7 +230,11 @@ impl Tickets {
         let ticket = parts.made(caller, request, now).await?;
         let text = format!("{TICKET_PREFIX}{}", URL_SAFE_NO_PAD.encode(random()));
         let hash = hash_of(&text);
-        parts.table().insert(hash, ticket.clone(), now)?;
+        if ticket.kind == TicketKind::Once && !parts.broker.leads() {
+            parts.ask_leader(&TicketQuestion::keep(&hash, &ticket)).await?;
+        } else {
+            parts.table().insert(hash, ticket.clone(), now)?;
+        }
         if ticket.kind == TicketKind::Stream
             && let Err(error) = parts.store(&hash, &ticket, now).await
         {
@@ -224,6 +243,26 @@ impl Tickets {
         }
         let Ticket { kind, usable_until, subscribe, publish, .. } = ticket;
         Ok(IssuedTicket { ticket: text, kind, expires: usable_until.into(), subscribe, publish })
+    }
+
+    /// Takes a ticket for one use from the node of a fleet that leads, if it can be there: the node
+    /// to which it is brought has it from then on. Call this before [`Self::redeem`].
+    pub(super) async fn fetch(&self, ticket: &str, purpose: TicketUse, now: SystemTime) {
+        let (parts, hash) = (&self.0, hash_of(ticket));
+        let may_be_there = purpose == TicketUse::WebSocket && !parts.broker.leads();
+        if !may_be_there || parts.table().has(&hash) {
+            return;
+        }
+        let answer = parts.ask_leader(&TicketQuestion::take(&hash)).await;
+        match answer.and_then(|answer| from_bytes::<Option<OnceForm>>(&answer)) {
+            Ok(Some(ticket)) => {
+                if let Err(error) = parts.table().insert(hash, ticket.into(), now) {
+                    warn!(%error, "there is no room for a ticket of another node");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => warn!(%error, "the leader cannot be asked for a ticket"),
+        }
     }
 
     /// Returns what a ticket proves, and uses it up if it is for one use.
@@ -328,6 +367,26 @@ impl TicketParts {
         Ok(caller.expires.map_or(end, |credential| credential.min(end)))
     }
 
+    async fn ask_leader(&self, question: &TicketQuestion) -> Result<Bytes> {
+        self.broker.ask_leader(QUESTIONS, to_bytes(question)?).await
+    }
+
+    /// Answers another node of the fleet.
+    fn answer(&self, question: &[u8], now: SystemTime) -> Result<Bytes> {
+        let question: TicketQuestion = from_bytes(question)?;
+        let hash = question.hash()?;
+        match question {
+            TicketQuestion::Keep { ticket, .. } => {
+                self.table().insert(hash, ticket.into(), now)?;
+                Ok(Bytes::new())
+            }
+            TicketQuestion::Take { .. } => {
+                let taken = self.table().take(&hash, now, |it| it.kind == TicketKind::Once);
+                to_bytes(&taken.as_ref().map(OnceForm::from))
+            }
+        }
+    }
+
     /// Stores a ticket until it is over.
     async fn store(&self, hash: &CredentialHash, ticket: &Ticket, now: SystemTime) -> Result<()> {
         let life = ticket.usable_until.duration_since(now).unwrap_or_default();
@@ -335,6 +394,7 @@ impl TicketParts {
             .with_key(key_of(hash))
             .with_type(EVENT_TYPE)
             .with_ttl(life.max(Duration::from_millis(1)));
+        own_topics::open(&self.broker, TOPIC, own_topics::keyed()).await?;
         self.broker.publish(Publish::one(self.topic.clone(), event)).await.map(drop)
     }
 

@@ -239,7 +239,7 @@ impl Broker {
     }
 
     /// As [`Self::watched`], for a broker that follows another one, and leaves nothing to it.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "fleet"))]
     pub(crate) fn watched_follower(
         log: Arc<dyn Log>,
         config: &OpenConfig,

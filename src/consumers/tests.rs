@@ -2,6 +2,7 @@
 
 mod bounds;
 mod checkpoints;
+#[cfg(feature = "fleet")]
 mod fleet;
 mod following;
 mod in_order;

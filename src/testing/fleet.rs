@@ -81,6 +81,21 @@ impl TestFleet {
         Self { stream, nodes }
     }
 
+    /// Has the nodes ask the one that leads what only that can answer.
+    pub(crate) fn connect(&self) {
+        let brokers: Vec<Broker> = self.nodes.iter().map(|node| node.broker.clone()).collect();
+        for node in &self.nodes {
+            let brokers = brokers.clone();
+            node.broker.ask_leader_with(Arc::new(move |kind, question| {
+                let leader = brokers.iter().find(|broker| broker.leads()).cloned();
+                Box::pin(async move {
+                    let leader = leader.ok_or(Error::NotLeading)?;
+                    leader.answer_question(kind, question).await
+                })
+            }));
+        }
+    }
+
     /// Returns the broker of a node.
     pub(crate) fn broker(&self, node: usize) -> &Broker {
         &self.nodes[node].broker

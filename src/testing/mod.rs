@@ -78,7 +78,7 @@
 //! gaps and repeats holds in production, too.
 
 mod clock;
-#[cfg(test)]
+#[cfg(all(test, feature = "fleet"))]
 pub(crate) mod fleet;
 #[cfg(test)]
 mod tests;
@@ -132,7 +132,7 @@ pub struct Builder {
     clock: Option<Clock>,
     config: OpenConfig,
     /// Whether the broker follows another one.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "fleet"))]
     follows: bool,
 }
 
@@ -166,7 +166,7 @@ impl Builder {
     }
 
     /// Has the broker follow another one.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "fleet"))]
     pub(crate) fn following(self) -> Self {
         Self { follows: true, ..self }
     }
@@ -180,7 +180,7 @@ impl Builder {
         let log = self.log.unwrap_or_else(|| Arc::new(MemoryLog::default()));
         let clock = self.clock.unwrap_or_else(|| Clock::following(START));
         let now = Arc::new(move || clock.now());
-        #[cfg(test)]
+        #[cfg(all(test, feature = "fleet"))]
         if self.follows {
             return Broker::watched_follower(log, &self.config, now);
         }

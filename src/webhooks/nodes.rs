@@ -119,7 +119,7 @@ pub(super) async fn follow(
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "fleet"))]
 mod tests {
     use super::super::WebhooksConfig;
     use super::super::registry::Webhooks;

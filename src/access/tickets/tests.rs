@@ -248,3 +248,48 @@ async fn a_ticket_for_streams_outlives_a_restart_and_its_text_is_not_stored() {
     }
     assert!(searched > 0);
 }
+
+/// Goal: each node of a fleet knows the tickets for streams and the revocations, and a ticket for
+/// one use, which any node has made, is used once, by whichever of two nodes is the first.
+#[cfg(feature = "fleet")]
+#[tokio::test]
+async fn all_nodes_of_a_fleet_have_the_same_tickets() {
+    use crate::testing::{START, until};
+
+    let fleet = crate::testing::fleet::TestFleet::new(2, &crate::testing::Clock::following(START));
+    fleet.connect();
+    let nodes = [open(fleet.broker(0)).await, open(fleet.broker(1)).await];
+    let now = SystemTime::now();
+    for leader in [0, 1] {
+        fleet.lead(leader).await;
+        // A caller with a newer credential than those that are revoked.
+        let now = now + Duration::from_secs(10 * leader as u64);
+        let stream = request(TicketKind::Stream, Some(&["news"]));
+        let stream = nodes[leader].0.issue(&caller(now), &stream, now).await.unwrap().ticket;
+        for (tickets, _) in &nodes {
+            let is_known = || tickets.redeem(&stream, TicketUse::Read, now).is_ok();
+            until("each node knows it", is_known).await;
+        }
+        for (round, made_by) in [0, 1, 0, 1].into_iter().enumerate() {
+            let once = request(TicketKind::Once, None);
+            let once = nodes[made_by].0.issue(&caller(now), &once, now).await.unwrap().ticket;
+            let redeem = async |node: usize| {
+                let tickets = &nodes[node].0;
+                tickets.fetch(&once, TicketUse::WebSocket, now).await;
+                tickets.redeem(&once, TicketUse::WebSocket, now).is_ok()
+            };
+            let first = round % 2;
+            let used = tokio::join!(redeem(first), redeem(1 - first));
+            assert!(used.0 ^ used.1, "it is used once: {used:?}");
+            assert!(!redeem(0).await && !redeem(1).await);
+        }
+        let later = now + Duration::from_secs(1);
+        nodes[leader].1.revoke("u", None, later.into()).await.unwrap();
+        for (tickets, revocations) in &nodes {
+            let is_revoked = || revocations.is_revoked("u", Some(now));
+            until("each node knows that the caller is revoked", is_revoked).await;
+            assert!(tickets.redeem(&stream, TicketUse::Read, now).is_err());
+        }
+    }
+    fleet.close().await;
+}
