@@ -165,10 +165,27 @@ pub enum Error {
         /// The limit that the input did not keep.
         problem: String,
     },
-    /// Another node of the fleet decides what is stored; nothing was stored. Ask that node, or
-    /// retry.
-    #[error("another node of the fleet decides what is stored; nothing was stored")]
+    /// Another node of the fleet decides what is stored, and could not be asked; nothing was stored.
+    /// Retry.
+    #[error("the node that leads the fleet cannot be asked for now; nothing was stored")]
     NotLeading,
+    /// This node of a fleet has not applied the place of the cursor yet. Ask again, or ask another
+    /// node.
+    #[error(
+        "this node of the fleet is behind: it has not applied the cursor's place within \
+         {waited_ms} ms; ask again, or ask another node"
+    )]
+    NotCaughtUp {
+        /// The time that the reader waited, in milliseconds.
+        waited_ms: u64,
+    },
+    /// The node of the fleet that decides what is stored was lost before it answered: the events may
+    /// or may not be stored. Repeat the publish with the same ids, or read the topic.
+    #[error(
+        "the fleet's leader was lost before it answered; it is unknown whether the events are \
+         stored: repeat the publish with the same ids, or read the topic"
+    )]
+    LeaderLost(#[source] Cause),
     /// The disk is full; nothing was written. Make room and retry.
     #[error("the disk has {free_bytes} bytes free, under the {needed_bytes} that are needed")]
     DiskFull {
@@ -333,7 +350,10 @@ impl Error {
 
     /// Whether a failed publish may have been stored all the same.
     pub fn outcome_unknown(&self) -> bool {
-        matches!(self, Self::OutcomeUnknown(_) | Self::DeadlineExceeded { .. })
+        matches!(
+            self,
+            Self::OutcomeUnknown(_) | Self::LeaderLost(_) | Self::DeadlineExceeded { .. }
+        )
     }
 
     /// Returns the error of a publish. If nobody knows what became of an earlier attempt of it, then
@@ -344,8 +364,7 @@ impl Error {
         if !(may_be_stored && knows_nothing) {
             return self;
         }
-        let lost = "the fleet's leader was lost before it answered, and nobody else could be asked";
-        Self::OutcomeUnknown(std::io::Error::other(lost).into())
+        Self::LeaderLost(std::io::Error::other("nobody else could be asked in time").into())
     }
 
     /// Whether storage failed, or had no room: nothing is wrong with what was to be stored.

@@ -128,6 +128,7 @@ pub mod testing;
 mod text_form;
 mod time;
 mod timestamp;
+mod told_error;
 pub mod topic;
 pub mod topic_config;
 mod topic_name;

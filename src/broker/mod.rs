@@ -87,7 +87,6 @@ pub(crate) use forward_queue::{Forwarded, ForwardedAppend};
 pub(crate) use leadership::{LeadTerm, Leadership, LeadershipWatch};
 pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
-#[cfg(feature = "fleet")]
 pub(crate) use opening::FollowerConfig;
 pub use presence::{MemberList, Presence};
 #[cfg(feature = "fleet")]
@@ -153,6 +152,9 @@ use shared::{MAX_ASKS, Shared};
 /// The time, in milliseconds, that a start may lie ahead of the broker's clock, because clocks
 /// differ.
 const MAX_AHEAD_MS: u64 = 60_000;
+
+/// The kind of the question that has the leader of a fleet run maintenance.
+const MAINTAIN: &str = "maintain";
 
 /// The longest walk over events whose caller bounds only their number.
 const MAX_WALK: Duration = Duration::from_secs(10);
@@ -355,7 +357,10 @@ impl Broker {
         if !self.leads() {
             return Err(Error::NotLeading);
         }
-        self.0.questions.answer(kind, question).await
+        match kind {
+            MAINTAIN => self.maintain_for_node(&question).await,
+            kind => self.0.questions.answer(kind, question).await,
+        }
     }
 
     /// Asks the node that leads a question of a kind. If that is this one, it answers itself.
@@ -363,7 +368,7 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::NotLeading`]: nobody leads for now, or not any more; nothing was done.
-    /// [`Error::OutcomeUnknown`]: the leader was lost meanwhile. As the answerer.
+    /// [`Error::LeaderLost`]: the leader was lost meanwhile. As the answerer.
     ///
     /// # Cancel safety
     ///
@@ -731,6 +736,7 @@ impl Broker {
     /// - [`Error::Gap`]: with [`OnGap::Fail`], when the start is gone.
     /// - [`Error::Invalid`]: the start is a time more than a minute in the future. Such a reader
     ///   would get events that are appended before that time.
+    /// - [`Error::NotCaughtUp`]: this node of a fleet has not applied the start in time.
     /// - [`Error::ShuttingDown`], [`Error::Damaged`], [`Error::ReadFailed`].
     ///
     /// # Cancel safety
@@ -744,7 +750,7 @@ impl Broker {
     ) -> Result<Reader> {
         self.0.admit()?;
         self.check_start(start)?;
-        self.0.arrive(Some(topic), start).await;
+        self.0.arrive(Some(topic), start).await?;
         let topic = self.0.topics.follow(topic)?;
         Reader::of_one(self.0.clone(), topic, start, on_gap).await
     }
@@ -792,7 +798,7 @@ impl Broker {
         self.0.admit()?;
         self.check_start(start)?;
         patterns.iter().try_for_each(|pattern| self.0.topics.check_pattern(pattern))?;
-        self.0.arrive(None, start).await;
+        self.0.arrive(None, start).await?;
         Reader::of_many(self.0.clone(), patterns, start, on_gap, deposit).await
     }
 
@@ -821,7 +827,7 @@ impl Broker {
     pub async fn page(&self, topic: &TopicName, request: PageRequest) -> Result<PageReader> {
         self.0.admit()?;
         let mut request = request;
-        self.0.arrive(Some(topic), request.start).await;
+        self.0.arrive(Some(topic), request.start).await?;
         match self.0.topics.existing(topic) {
             Ok(topic) => request.start = page_start(&self.0, &topic, &request).await?,
             Err(_it_is_waited_for) if !request.wait.is_zero() => {}
@@ -1342,6 +1348,9 @@ impl Broker {
     /// calls run, it does not begin.
     pub async fn maintain(&self, topic: Option<&TopicName>) -> Result<MaintenanceReport> {
         self.0.admit()?;
+        if !self.leads() {
+            return self.maintain_at_leader(topic).await;
+        }
         let topic = topic.map(|name| self.0.topics.existing(name)).transpose()?;
         let busy = || Error::crowded("maintenance", MAX_ASKS as u64);
         let _place = self.0.asking.try_acquire().map_err(|_others_wait| busy())?;
@@ -1351,6 +1360,25 @@ impl Broker {
         let ask = Ask::Now { topic, answer };
         self.0.maintenance.try_send(ask).map_err(|_others_are_ending| busy())?;
         answered.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// Has the node that leads run maintenance.
+    async fn maintain_at_leader(&self, topic: Option<&TopicName>) -> Result<MaintenanceReport> {
+        let question = serde_json::to_vec(&topic).map_err(|error| unreadable(&error))?;
+        let answer = self.0.questions.ask_leader(MAINTAIN, question.into()).await?;
+        let numbers: Vec<u64> =
+            serde_json::from_slice(&answer).map_err(|error| unreadable(&error))?;
+        Ok(MaintenanceReport::from_numbers(&numbers))
+    }
+
+    /// Runs maintenance as another node asks for it.
+    #[cfg(feature = "fleet")]
+    async fn maintain_for_node(&self, question: &[u8]) -> Result<Bytes> {
+        let topic: Option<TopicName> =
+            serde_json::from_slice(question).map_err(|error| unreadable(&error))?;
+        let report = self.maintain(topic.as_ref()).await?;
+        let answer = serde_json::to_vec(&report.to_numbers());
+        answer.map(Bytes::from).map_err(|error| unreadable(&error))
     }
 
     /// Begins a backup of everything. With `from`, the position of an earlier backup, begins a
@@ -1528,6 +1556,11 @@ impl Broker {
         ending::begin(&self.0);
         self.0.closing.wait();
     }
+}
+
+/// Returns the error for a message of another node that cannot be read.
+fn unreadable(error: &serde_json::Error) -> Error {
+    Error::invalid("message", format!("of another node cannot be read: {error}"))
 }
 
 /// Returns the conditions that hold if all filters do.

@@ -63,7 +63,7 @@ impl Questions {
     ///
     /// # Errors
     ///
-    /// [`Error::NotLeading`]: nobody is known to lead; [`Error::OutcomeUnknown`]: the leader was
+    /// [`Error::NotLeading`]: nobody is known to lead; [`Error::LeaderLost`]: the leader was
     /// lost. As the answerer there.
     pub(super) async fn ask_leader(&self, kind: &'static str, question: Bytes) -> Result<Bytes> {
         match self.leader.get() {

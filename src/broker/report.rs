@@ -181,6 +181,31 @@ impl MaintenanceReport {
     }
 }
 
+impl MaintenanceReport {
+    /// Returns the counts as another node is told them.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn to_numbers(self) -> Vec<u64> {
+        let mut numbers = vec![self.topics, self.merged_blocks, self.reclaimed_bytes];
+        numbers.extend(self.dropped().iter().flat_map(|(_, it)| [it.events, it.bytes]));
+        numbers
+    }
+
+    /// Returns the counts that another node tells. One that it does not tell is 0.
+    pub(crate) fn from_numbers(numbers: &[u64]) -> Self {
+        let number = |at: usize| numbers.get(at).copied().unwrap_or_default();
+        let mut report = Self {
+            topics: number(0),
+            merged_blocks: number(1),
+            reclaimed_bytes: number(2),
+            ..Self::default()
+        };
+        for (at, dropped) in report.dropped_mut().into_iter().enumerate() {
+            dropped.add(number(3 + 2 * at), number(4 + 2 * at));
+        }
+        report
+    }
+}
+
 impl Serialize for MaintenanceReport {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("MaintenanceReport", 4)?;

@@ -61,7 +61,7 @@ pub(crate) struct Shared {
     pub(super) topics: Arc<Topics>,
     pub(super) leadership: SharedLeadership,
     pub(super) questions: Questions,
-    /// The groups of another node that are applied here.
+    /// Told of each group that is shown, in a fleet.
     pub(super) arriving: ArrivingGroups,
     pub(super) announced: Arc<Announced>,
     /// The number of the newest drop of the log.

@@ -271,11 +271,15 @@ impl FleetConfig {
 
 fn check_secret(name: &str, secret: &Secret) -> Result<()> {
     let bytes = secret.expose().len();
-    if bytes >= LEAST_SECRET_BYTES {
-        return Ok(());
+    if bytes < LEAST_SECRET_BYTES {
+        let problem = format!("has {bytes} bytes; give {LEAST_SECRET_BYTES} or more");
+        return Err(Error::invalid(name, problem));
     }
-    let problem = format!("has {bytes} bytes; give {LEAST_SECRET_BYTES} or more");
-    Err(Error::invalid(name, problem))
+    // It is sent in a header.
+    if !secret.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::invalid(name, "has other signs than those of ASCII, or white space"));
+    }
+    Ok(())
 }
 
 /// Checks the URL of a server of NATS.
@@ -404,6 +408,7 @@ mod tests {
         refused(&["fleet.secret", "has 15 bytes; give 16"], |it| {
             it.secret = secret("123456789012345")
         });
+        refused(&["fleet.secret", "ASCII"], |it| it.secret = secret("12345678 12345678"));
         refused(&["fleet.secret", "fleet.secret_file"], |it| {
             (it.secret, it.secret_file) = (secret("1234567890123456"), Some("s".into()));
         });
@@ -457,7 +462,15 @@ mod tests {
         config.max_stream_bytes = LEAST_STREAM_BYTES;
         config.validate().unwrap();
         assert_eq!(config.nats_config().unwrap().max_bytes, Some(LEAST_STREAM_BYTES));
+        let directory = tempfile::tempdir().unwrap();
+        let ca = directory.path().join("ca.pem");
+        config.nodes_ca = Some(ca.clone());
+        let problem = config.node_config().unwrap_err().to_string();
+        assert!(problem.starts_with("fleet.nodes_ca: ") && problem.contains("ca.pem"), "{problem}");
+        std::fs::write(ca, "pem").unwrap();
+        config.secret = Some(Secret::from("1234567890123456"));
         let node = config.node_config().unwrap();
+        assert_eq!((node.secret, node.ca_pem), (config.secret, Some(b"pem".to_vec())));
         assert_eq!((&*node.name, &*node.advertise), ("n1", "https://n1:4280"));
         assert_eq!(node.lease, Duration::from_millis(500));
     }

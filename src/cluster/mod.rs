@@ -58,5 +58,5 @@ pub use node::{FleetNode, NodeConfig, NodeOpenError, open};
 pub use record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 pub use replicated_log::ReplicatedLog;
 pub use status::{NodeRole, NodeStatus};
-pub use view::FleetView;
+pub use view::{FleetView, ForwardedCommands};
 pub use writer::{Leading, NotDecided, StreamWriter, WriterConfig};

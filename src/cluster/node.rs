@@ -247,7 +247,7 @@ async fn open_with(
     };
     let log = Arc::new(ReplicatedLog::new(local, epoch, writer.clone(), clock.clone())?);
     let queue = ForwardQueue::default();
-    let max_wait = lease * 2;
+    let max_wait = lease * 10;
     let follower = FollowerConfig { elsewhere: Some(queue.clone()), max_wait };
     let broker = Broker::following(log.clone(), open, follower)?;
     let applied = StreamSequence::new(applied.map_or(0, |applied| applied.stream));
@@ -268,6 +268,7 @@ async fn open_with(
         fleet: fleet.into(),
         node: Arc::new(node.clone()),
         status: watched,
+        forwarded: forwarding.counts.clone(),
         clock: clock.clone(),
         lease,
         retiring: retiring.clone(),

@@ -2,17 +2,32 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::SteadyClock;
+use super::forwarding::ForwardCounts;
 use super::record::FleetLeader;
 use super::status::{NodeRole, NodeStatus};
 
 /// The least time for which a node that is behind may make no progress and be ready.
 const LEAST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What has become of the commands that a node has sent to leaders, since the node was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ForwardedCommands {
+    /// The commands that were answered.
+    pub answered: u64,
+    /// The time that these took together, in microseconds.
+    pub answered_us: u64,
+    /// The commands that were sent again after a leader was lost.
+    pub repeated: u64,
+    /// The commands whose callers were told that nobody knows what has become of them.
+    pub unknown: u64,
+}
 
 /// A node of a fleet, as it is shown. Cheap to clone.
 #[derive(Clone)]
@@ -20,6 +35,7 @@ pub struct FleetView {
     pub(super) fleet: Arc<str>,
     pub(super) node: Arc<FleetLeader>,
     pub(super) status: watch::Receiver<NodeStatus>,
+    pub(super) forwarded: Arc<ForwardCounts>,
     pub(super) clock: Arc<dyn SteadyClock>,
     pub(super) lease: Duration,
     /// Cancelled when the node is to lead no longer.
@@ -48,6 +64,17 @@ impl FleetView {
         self.status.borrow().clone()
     }
 
+    /// Returns what has become of the commands that this node has sent to leaders.
+    pub fn forwarded(&self) -> ForwardedCommands {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        ForwardedCommands {
+            answered: of(&self.forwarded.answered),
+            answered_us: of(&self.forwarded.micros),
+            repeated: of(&self.forwarded.repeated),
+            unknown: of(&self.forwarded.unknown),
+        }
+    }
+
     /// Returns for how long the oldest record that the node has not applied has been in the stream,
     /// as far as the node knows: it asks the engine for the tail three times in a lease.
     pub fn lag(&self) -> Duration {
@@ -63,11 +90,12 @@ impl FleetView {
     ///
     /// Why it is not ready, for people.
     pub fn check_ready(&self) -> Result<(), String> {
-        if self.retiring.is_cancelled() {
-            return Err("this node is leaving its fleet: it is being stopped".to_owned());
-        }
         let patience = LEAST_PATIENCE.max(self.lease * 3);
-        self.status.borrow().check_ready(self.clock.now(), patience)
+        self.status.borrow().check_ready(self.clock.now(), patience)?;
+        match self.retiring.is_cancelled() {
+            true => Err("this node is leaving its fleet: it is being stopped".to_owned()),
+            false => Ok(()),
+        }
     }
 
     /// Lets the node lead no longer, and not again. A leader decides what was handed in so far, and

@@ -58,7 +58,6 @@ mod sharing;
 #[cfg(test)]
 mod tests;
 mod to_leader;
-mod told_error;
 mod view;
 pub(crate) mod work;
 

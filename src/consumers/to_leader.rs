@@ -18,10 +18,10 @@ use super::deciding::{Act, Changeable};
 use super::id::ConsumerId;
 use super::keeper_command::KeeperCommand;
 use super::name::ConsumerName;
-use super::told_error::ToldError;
 use super::work::WorkRequest;
 use crate::broker::{Answering, Broker};
 use crate::error::{Error, Result};
+use crate::told_error::ToldError;
 use crate::topic::TopicPattern;
 
 /// The longest wait for a leader that takes a request, and the longest pause between two tries.

@@ -64,6 +64,16 @@ pub(crate) struct ShownNode {
     pub(crate) address: String,
 }
 
+/// The commands of callers that a node has sent to leaders: those that were answered and the time
+/// that these took, those that were sent again, and those of which nobody knows what has become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct ShownForwards {
+    pub(crate) answered: u64,
+    pub(crate) answered_us: u64,
+    pub(crate) repeated: u64,
+    pub(crate) unknown: u64,
+}
+
 /// How a node of a fleet is. Written as the answer of `/v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct FleetState {
@@ -85,6 +95,8 @@ pub(crate) struct FleetState {
     /// How often the node has announced itself as the leader, and the terms that it has seen begin.
     pub(crate) announcements: u64,
     pub(crate) terms: u64,
+    #[serde(skip)]
+    pub(crate) forwarded: ShownForwards,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
     /// Why the engine does not answer.
@@ -135,6 +147,15 @@ pub(super) fn metrics(fleet: &dyn NodeOfFleet) -> String {
     metric("leftoff_fleet_announcements_total", help, &plain(state.announcements));
     let help = "Terms that the node has seen begin, since the start.";
     metric("leftoff_fleet_terms_total", help, &plain(state.terms));
+    let forwarded = state.forwarded;
+    let help = "Commands that went to the leader and were answered, since the start.";
+    metric("leftoff_fleet_forwarded_total", help, &plain(forwarded.answered));
+    let help = "The time that these took together, in microseconds.";
+    metric("leftoff_fleet_forwarded_us_total", help, &plain(forwarded.answered_us));
+    let help = "Commands that were sent again after a leader was lost, since the start.";
+    metric("leftoff_fleet_forwards_repeated_total", help, &plain(forwarded.repeated));
+    let help = "Commands of which nobody knows what has become, since the start.";
+    metric("leftoff_fleet_forwards_unknown_total", help, &plain(forwarded.unknown));
     let away = state.engine_problem.is_some();
     metric("leftoff_fleet_engine_away", "1 if the engine does not answer.", &plain(away.into()));
     text
@@ -165,6 +186,7 @@ mod tests {
                 lag_ms: 40,
                 announcements: 1,
                 terms: 2,
+                forwarded: ShownForwards { answered: 6, answered_us: 900, repeated: 1, unknown: 0 },
                 problem: None,
                 engine_problem: Some("no answer".to_owned()),
             }
@@ -218,6 +240,10 @@ mod tests {
             "leftoff_fleet_lag_ms 40",
             "leftoff_fleet_announcements_total 1",
             "leftoff_fleet_terms_total 2",
+            "leftoff_fleet_forwarded_total 6",
+            "leftoff_fleet_forwarded_us_total 900",
+            "leftoff_fleet_forwards_repeated_total 1",
+            "leftoff_fleet_forwards_unknown_total 0",
             "leftoff_fleet_engine_away 1",
             "# TYPE leftoff_fleet_terms_total counter",
             "# TYPE leftoff_fleet_lag_ms gauge",

@@ -118,6 +118,10 @@ pub(super) fn codes(error: &Error) -> Codes {
         Error::NotLeading => {
             retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "NOT_LEADING", 1)
         }
+        Error::NotCaughtUp { .. } => {
+            retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "NOT_CAUGHT_UP", 1)
+        }
+        Error::LeaderLost(_) => codes(Code::Unknown, StatusCode::GATEWAY_TIMEOUT, "LEADER_LOST"),
         Error::NotWritten(_) => {
             retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "NOT_WRITTEN", 2)
         }

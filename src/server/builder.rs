@@ -178,9 +178,14 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the node of a fleet that the broker is. The server serves it for the other nodes, says how the node is, and is ready
-    /// when the node has caught up. When it stops, it first has the node hand over the lead. The
-    /// node itself is closed by the host, once the server has stopped.
+    /// Sets the node of a fleet that the broker is. The server says how the node is, is ready when
+    /// the node has caught up, and has the node's service for the others. When it stops, it first
+    /// has the node hand over the lead. The node itself is closed by the host, once the server has
+    /// stopped.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::service`].
     #[cfg(feature = "fleet")]
     pub fn fleet(mut self, node: &FleetNode) -> Self {
         self.edge = self.edge.with_fleet(node.view());

@@ -10,6 +10,7 @@ use tower::{Layer, Service};
 
 use super::services::REFLECTION;
 use crate::access::AccessConfig;
+use crate::edge::grpc::FLEET_STREAM;
 use crate::edge::rates::layer::LimitLayer;
 use crate::edge::receiving;
 use crate::error::Result;
@@ -30,9 +31,11 @@ pub(super) fn checks(
     Ok((access.origins()?.guard(is_local), limit, MapRequestLayer::new(count)))
 }
 
-/// Counts the bytes of a request's body. Those of reflection are bounded by its service.
+/// Counts the bytes of a request's body. Those of reflection are bounded by its service, and those
+/// of another node by the broker's queue.
 fn count(request: Request) -> Request {
-    let is_counted = !request.uri().path().starts_with(REFLECTION);
+    let path = request.uri().path();
+    let is_counted = !path.starts_with(REFLECTION) && path != FLEET_STREAM;
     if is_counted { receiving::count(request) } else { request }
 }
 

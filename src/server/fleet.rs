@@ -2,12 +2,13 @@
 
 use std::pin::Pin;
 
-use crate::cluster::{FleetLeader, FleetView, NodeRole};
-use crate::edge::fleet::{FleetState, NodeOfFleet, ShownNode, ShownRole};
+use crate::cluster::{FleetLeader, FleetView, ForwardedCommands, NodeRole};
+use crate::edge::fleet::{FleetState, NodeOfFleet, ShownForwards, ShownNode, ShownRole};
 
 impl NodeOfFleet for FleetView {
     fn state(&self) -> FleetState {
         let status = self.status();
+        let ForwardedCommands { answered, answered_us, repeated, unknown } = self.forwarded();
         FleetState {
             fleet: self.fleet().to_owned(),
             node: shown(self.node()),
@@ -25,6 +26,7 @@ impl NodeOfFleet for FleetView {
             lag_ms: u64::try_from(self.lag().as_millis()).unwrap_or(u64::MAX),
             announcements: status.announcements,
             terms: status.terms,
+            forwarded: ShownForwards { answered, answered_us, repeated, unknown },
             problem: status.problem,
             engine_problem: status.engine_problem,
         }

@@ -29,6 +29,7 @@ const LAYERS: [Layer; 14] = [
             "src/text_form.rs",
             "src/time.rs",
             "src/timestamp.rs",
+            "src/told_error.rs",
             "src/topic.rs",
             "src/topic_config.rs",
             "src/topic_name.rs",

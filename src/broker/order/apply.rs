@@ -74,7 +74,6 @@ impl Committer {
         }
         self.followed.extend(new.iter().map(|(id, topic)| (*id, Arc::clone(topic))));
         self.take_over(group, &topics);
-        self.arriving.give();
         Ok(())
     }
 
@@ -133,7 +132,6 @@ impl Committer {
         };
         info!(?leadership, "another node decides what is written, or this one does, from now on");
         self.leave_to_leader(&mut Gathered::default());
-        self.arriving.give();
         let Some(elsewhere) = &self.elsewhere else { return };
         match leadership {
             Leadership::Leads => self.returned = elsewhere.take_back(),

@@ -45,7 +45,7 @@ pub(crate) struct Committer {
     pub(crate) leadership: SharedLeadership,
     /// What the node that leads is to decide; `None` if this broker is in no fleet.
     pub(crate) elsewhere: Option<ForwardQueue>,
-    /// Told of each group of another node that is applied.
+    /// Told of each group that is shown.
     pub(crate) arriving: ArrivingGroups,
     /// What was left to another node, and is decided here after all, before anything else.
     pub(crate) returned: VecDeque<Forwarded>,

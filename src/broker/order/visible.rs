@@ -114,6 +114,7 @@ impl Committer {
         }
         let topics = group_shown.shown.iter().map(|shown| &shown.topic);
         self.waker.wake_all(topics, last_position);
+        self.arriving.give();
     }
 
     /// Takes the blocks that `group` has rewritten out of memory.

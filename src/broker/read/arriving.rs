@@ -4,9 +4,11 @@
 //! # Why
 //!
 //! Nodes apply the same groups a few milliseconds apart. A cursor of the same epoch that is ahead
-//! is no gap, then: its events are on their way. The wait has an end, because a cursor may be ahead
-//! of everybody, and because a node may have lost its fleet. The node that leads has all events, so
-//! nobody waits there, nor at a broker alone.
+//! is no gap, then: its events are on their way. Also the node that leads may be behind another one
+//! for a moment: it shows a group once the engine has acknowledged it, which others may have read
+//! by then. The wait has an end. A node that follows then says that it is behind: it does not know
+//! better. One that leads has decided everything by then, so the cursor is of no event, and that is
+//! told as a gap. At a broker alone nobody waits.
 
 use std::time::Duration;
 
@@ -15,48 +17,65 @@ use tokio::time::Instant;
 
 use crate::broker::shared::Shared;
 use crate::cursor::{Cursor, Place, StartPoint};
+use crate::error::{Error, Result};
 use crate::topic::TopicName;
 
-/// The signal that a group of another node was applied, or that this node leads. Cheap to clone.
+/// The signal that a group is shown. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct ArrivingGroups {
-    applied: watch::Sender<()>,
-    /// The longest wait for a place.
+    shown: watch::Sender<()>,
+    /// The longest wait for a place; zero for a broker alone.
     pub(crate) max_wait: Duration,
 }
 
 impl ArrivingGroups {
     pub(crate) fn new(max_wait: Duration) -> Self {
-        Self { applied: watch::Sender::new(()), max_wait }
+        Self { shown: watch::Sender::new(()), max_wait }
     }
 
     /// Gives the signal.
     pub(crate) fn give(&self) {
-        self.applied.send_replace(());
+        if !self.max_wait.is_zero() {
+            self.shown.send_replace(());
+        }
     }
 }
 
 impl Shared {
-    /// Waits until the place that a reader of `topic`, or of many topics, comes with has been
-    /// applied here, for a bounded time.
+    /// Waits until the place that a reader of `topic`, or of many topics, comes with is
+    /// shown here, for a bounded time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCaughtUp`]: it is not, and this node follows another one.
     ///
     /// # Cancel safety
     ///
     /// Nothing is left behind.
-    pub(in crate::broker) async fn arrive(&self, topic: Option<&TopicName>, start: StartPoint) {
-        let StartPoint::After(cursor) = start else { return };
-        if !self.leadership.follows() || !self.is_ahead(topic, cursor) {
-            return;
+    pub(in crate::broker) async fn arrive(
+        &self,
+        topic: Option<&TopicName>,
+        start: StartPoint,
+    ) -> Result<()> {
+        let StartPoint::After(cursor) = start else { return Ok(()) };
+        if self.arriving.max_wait.is_zero() || !self.is_ahead(topic, cursor) {
+            return Ok(());
         }
-        let mut applied = self.arriving.applied.subscribe();
-        let deadline = Instant::now() + self.arriving.max_wait;
-        while self.leadership.follows() && self.is_ahead(topic, cursor) {
+        let mut shown = self.arriving.shown.subscribe();
+        let max_wait = self.arriving.max_wait;
+        let deadline = Instant::now() + max_wait;
+        while self.is_ahead(topic, cursor) {
             tokio::select! {
-                _ = applied.changed() => {}
-                () = self.stopping.cancelled() => return,
-                () = tokio::time::sleep_until(deadline) => return,
+                _ = shown.changed() => {}
+                () = self.stopping.cancelled() => return Err(Error::ShuttingDown),
+                () = tokio::time::sleep_until(deadline) => {
+                    let waited_ms = max_wait.as_millis() as u64;
+                    let follows = self.leadership.follows();
+                    return if follows { Err(Error::NotCaughtUp { waited_ms }) } else { Ok(()) };
+                }
             }
         }
+        Ok(())
     }
 
     /// Whether a cursor of this log names a place after the last one.

@@ -1,194 +1,48 @@
-//! The form of errors between nodes: a caller is told the same error as if it had asked the leader.
+//! The form of failures between nodes: a caller is told the same as if it had asked the leader.
 
 use std::fmt;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-
 use super::proto::CommandFailure;
-use crate::error::{Cause, Error, with_causes};
-use crate::topic::TopicName;
-
-/// An error that a leader may have for a command or a question. Causes are told as texts.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum ErrorForm {
-    Invalid { field: String, problem: String },
-    OverLimit { name: String, value: u64, limit: u64 },
-    UnknownTopic(TopicName),
-    TopicExists(TopicName),
-    UnexpectedSequence { topic: TopicName, expected: u64, actual: u64 },
-    UnknownConsumer(String),
-    UnknownWebhook(String),
-    UnexpectedCheckpoint { consumer: String, expected: Option<String>, actual: Option<String> },
-    Busy { waited_ms: u64 },
-    Crowded { what: String, limit: u64 },
-    Full { what: String, limit: u64 },
-    Denied { reason: String },
-    AfterFailure,
-    ShuttingDown,
-    DeadlineExceeded { limit_ms: u64 },
-    NotLeading,
-    DiskFull { free_bytes: u64, needed_bytes: u64 },
-    NotWritten { cause: String },
-    OutcomeUnknown { cause: String },
-    ReadOnly { cause: String },
-    ReadFailed { cause: String },
-    DamagedEnd(TopicName),
-    DamagedLog { problem: String },
-}
-
-impl ErrorForm {
-    /// Returns the form; `None` for an error that no command and no question can have.
-    fn of(error: &Error) -> Option<Self> {
-        let told = |cause: &Cause| with_causes(&**cause);
-        let owned = |text: &Box<str>| text.to_string();
-        Some(match error.clone() {
-            Error::Invalid { field, problem } => Self::Invalid { field, problem },
-            Error::OverLimit { name, value, limit } => Self::OverLimit { name, value, limit },
-            Error::UnknownTopic(topic) => Self::UnknownTopic(topic),
-            Error::TopicExists(topic) => Self::TopicExists(topic),
-            Error::UnexpectedSequence { topic, expected, actual } => {
-                Self::UnexpectedSequence { topic, expected, actual }
-            }
-            Error::UnknownConsumer(name) => Self::UnknownConsumer(name),
-            Error::UnknownWebhook(name) => Self::UnknownWebhook(name),
-            Error::UnexpectedCheckpoint { consumer, expected, actual } => {
-                let [expected, actual] = [expected, actual].map(|it| it.as_ref().map(owned));
-                Self::UnexpectedCheckpoint { consumer: consumer.into(), expected, actual }
-            }
-            Error::Busy { waited_ms } => Self::Busy { waited_ms },
-            Error::Crowded { what, limit } => Self::Crowded { what: what.into_owned(), limit },
-            Error::Full { what, limit } => Self::Full { what: what.into_owned(), limit },
-            Error::Denied { reason } => Self::Denied { reason },
-            Error::AfterFailure => Self::AfterFailure,
-            Error::ShuttingDown => Self::ShuttingDown,
-            Error::DeadlineExceeded { limit_ms } => Self::DeadlineExceeded { limit_ms },
-            Error::NotLeading => Self::NotLeading,
-            Error::DiskFull { free_bytes, needed_bytes } => {
-                Self::DiskFull { free_bytes, needed_bytes }
-            }
-            Error::NotWritten(cause) => Self::NotWritten { cause: told(&cause) },
-            Error::OutcomeUnknown(cause) => Self::OutcomeUnknown { cause: told(&cause) },
-            Error::ReadOnly(cause) => Self::ReadOnly { cause: told(&cause) },
-            Error::ReadFailed(cause) => Self::ReadFailed { cause: told(&cause) },
-            Error::DamagedEnd(topic) => Self::DamagedEnd(topic),
-            Error::DamagedLog { problem } => Self::DamagedLog { problem },
-            _ => return None,
-        })
-    }
-
-    fn into_error(self) -> Error {
-        let cause = |text: String| Cause::from(std::io::Error::other(text));
-        match self {
-            Self::Invalid { field, problem } => Error::Invalid { field, problem },
-            Self::OverLimit { name, value, limit } => Error::OverLimit { name, value, limit },
-            Self::UnknownTopic(topic) => Error::UnknownTopic(topic),
-            Self::TopicExists(topic) => Error::TopicExists(topic),
-            Self::UnexpectedSequence { topic, expected, actual } => {
-                Error::UnexpectedSequence { topic, expected, actual }
-            }
-            Self::UnknownConsumer(name) => Error::UnknownConsumer(name),
-            Self::UnknownWebhook(name) => Error::UnknownWebhook(name),
-            Self::UnexpectedCheckpoint { consumer, expected, actual } => {
-                let [expected, actual] = [expected, actual].map(|text| text.map(Into::into));
-                Error::UnexpectedCheckpoint { consumer: consumer.into(), expected, actual }
-            }
-            Self::Busy { waited_ms } => Error::Busy { waited_ms },
-            Self::Crowded { what, limit } => Error::Crowded { what: what.into(), limit },
-            Self::Full { what, limit } => Error::Full { what: what.into(), limit },
-            Self::Denied { reason } => Error::Denied { reason },
-            Self::AfterFailure => Error::AfterFailure,
-            Self::ShuttingDown => Error::ShuttingDown,
-            Self::DeadlineExceeded { limit_ms } => Error::DeadlineExceeded { limit_ms },
-            Self::NotLeading => Error::NotLeading,
-            Self::DiskFull { free_bytes, needed_bytes } => {
-                Error::DiskFull { free_bytes, needed_bytes }
-            }
-            Self::NotWritten { cause: text } => Error::NotWritten(cause(text)),
-            Self::OutcomeUnknown { cause: text } => Error::OutcomeUnknown(cause(text)),
-            Self::ReadOnly { cause: text } => Error::ReadOnly(cause(text)),
-            Self::ReadFailed { cause: text } => Error::ReadFailed(cause(text)),
-            Self::DamagedEnd(topic) => Error::DamagedEnd(topic),
-            Self::DamagedLog { problem } => Error::DamagedLog { problem },
-        }
-    }
-}
+use crate::error::{Error, with_causes};
+use crate::told_error::ToldError;
 
 /// Returns the form of an error for another node.
 pub(super) fn failure(error: &Error) -> CommandFailure {
-    let form = ErrorForm::of(error).and_then(|form| serde_json::to_vec(&form).ok());
+    let told = serde_json::to_vec(&ToldError::from(error)).unwrap_or_default();
     CommandFailure {
         may_be_done: error.outcome_unknown(),
         message: with_causes(error),
-        error: form.map(Bytes::from).unwrap_or_default(),
+        error: told.into(),
     }
 }
 
 /// Returns the error that another node tells.
 pub(super) fn error_of(failure: CommandFailure) -> Error {
     let CommandFailure { may_be_done, message, error } = failure;
-    match serde_json::from_slice::<ErrorForm>(&error) {
-        Ok(form) => form.into_error(),
+    match serde_json::from_slice::<ToldError>(&error) {
+        Ok(told) => told.into(),
         Err(_of_another_version) if may_be_done => unknown(message),
         Err(_of_another_version) => Error::NotWritten(std::io::Error::other(message).into()),
     }
 }
 
-/// Returns the error of a command whose outcome nobody knows.
+/// Returns the error of a command whose outcome nobody knows, with what is known.
 pub(super) fn unknown(why: impl fmt::Display) -> Error {
-    Error::OutcomeUnknown(std::io::Error::other(why.to_string()).into())
+    Error::LeaderLost(std::io::Error::other(why.to_string()).into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Goal: an error reads the same after its way between nodes, and says the same of what is
-    /// stored; one of another version still says that.
+    /// Goal: an error of a version that this one does not know says what is stored.
     #[test]
-    fn an_error_is_the_same_after_its_way() {
-        let topic: TopicName = "orders".parse().unwrap();
-        let cause = || Cause::from(std::io::Error::other("the stream is full"));
-        let (expected, actual) = (Some("3".into()), None);
-        for error in [
-            Error::invalid("field", "is wrong"),
-            Error::over("bytes", 2, 1),
-            Error::UnknownTopic(topic.clone()),
-            Error::TopicExists(topic.clone()),
-            Error::UnexpectedSequence { topic: topic.clone(), expected: 1, actual: 2 },
-            Error::UnknownConsumer("c".to_owned()),
-            Error::UnknownWebhook("w".to_owned()),
-            Error::UnexpectedCheckpoint { consumer: "c".into(), expected, actual },
-            Error::Busy { waited_ms: 1 },
-            Error::crowded("maintenance", 8),
-            Error::full("consumers", 8),
-            Error::Denied { reason: "no".to_owned() },
-            Error::AfterFailure,
-            Error::ShuttingDown,
-            Error::DeadlineExceeded { limit_ms: 5 },
-            Error::NotLeading,
-            Error::DiskFull { free_bytes: 1, needed_bytes: 2 },
-            Error::NotWritten(cause()),
-            Error::OutcomeUnknown(cause()),
-            Error::ReadOnly(cause()),
-            Error::ReadFailed(cause()),
-            Error::DamagedEnd(topic),
-            Error::DamagedLog { problem: "here".to_owned() },
-        ] {
+    fn an_error_of_a_later_version_says_whether_something_may_be_stored() {
+        for error in [Error::NotLeading, unknown("x"), Error::DeadlineExceeded { limit_ms: 1 }] {
             let told = failure(&error);
-            let read = error_of(told.clone());
-            assert_eq!(with_causes(&read), with_causes(&error));
-            assert_eq!(
-                std::mem::discriminant(&read),
-                std::mem::discriminant(&error),
-                "{read:?} {error:?}"
-            );
+            assert_eq!(with_causes(&error_of(told.clone())), with_causes(&error));
             let later = CommandFailure { error: "{\"later\":1}".into(), ..told };
             assert_eq!(error_of(later).outcome_unknown(), error.outcome_unknown(), "{error:?}");
         }
-        // An error that a leader does not have for a command is told all the same.
-        let other = error_of(failure(&Error::NoRuntime));
-        assert!(with_causes(&other).contains("tokio runtime"), "{other:?}");
     }
 }

@@ -33,7 +33,7 @@ mod pending;
 mod service;
 
 pub(super) use self::asking::leader_asker;
-pub(super) use self::forwarder::{Forwarder, ForwarderHandle, ForwarderParts};
+pub(super) use self::forwarder::{ForwardCounts, Forwarder, ForwarderHandle, ForwarderParts};
 pub(super) use self::link::LinkConfig;
 pub use self::service::ForwardingService;
 

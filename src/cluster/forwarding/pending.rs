@@ -22,7 +22,7 @@ impl PendingCommand {
     /// Returns the error for a command that is given up.
     fn given_up(&self) -> Error {
         match self.sent {
-            Some(_) => unknown("the fleet's leader was lost before it answered"),
+            Some(_) => unknown("it did not answer in time, or the connection to it ended"),
             None => Error::NotLeading,
         }
     }

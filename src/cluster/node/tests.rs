@@ -14,7 +14,6 @@ use std::time::Instant;
 use super::*;
 use crate::cluster::samples::content;
 use crate::cluster::simulated::{SimulatedStream, StreamFaults};
-use crate::cluster::writer::NotDecided;
 use crate::event::{Durability, NewEvent};
 use crate::log::{LogConfig, MemoryLog, SledLog};
 use crate::server::Listener;

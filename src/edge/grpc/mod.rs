@@ -48,6 +48,7 @@ pub(crate) use self::messages::deadline;
 #[cfg(feature = "webhooks")]
 pub(crate) use self::messages::filter;
 pub(crate) use self::paced::paced;
+pub(crate) use self::paths::FLEET_STREAM;
 pub use self::publisher::GrpcPublisher;
 pub use self::subscriber::GrpcSubscriber;
 pub use self::work::GrpcWork;

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
 use tonic::Status;
 
-use crate::edge::grpc::paths::CLIENT_STREAMS;
+use crate::edge::grpc::paths::{CLIENT_STREAMS, FLEET_STREAM};
 use crate::edge::pace::{Pace, Wait};
 use crate::error::Result;
 
@@ -22,7 +22,8 @@ const GRPC_HEAD_BYTES: usize = 5;
 /// Ends a gRPC call whose messages come in too slowly, with `DEADLINE_EXCEEDED`.
 pub(crate) fn paced(request: Request, pace: &Pace) -> Request {
     let path = request.uri().path();
-    let is_stream = CLIENT_STREAMS.contains(&path) || path.starts_with(REFLECTION);
+    let is_of_others = path == FLEET_STREAM || path.starts_with(REFLECTION);
+    let is_stream = CLIENT_STREAMS.contains(&path) || is_of_others;
     let (pace, parts) = (pace.clone(), MessageParts::default());
     request.map(|body| Body::new(Paced { body, pace, parts, is_stream, wait: None }))
 }

@@ -4,6 +4,10 @@
 /// recognised before they are served. Each counts its own messages.
 pub(in crate::edge) const CLIENT_STREAMS: [&str; 3] = [PUBLISH_STREAM, CHECKPOINT_STREAM, WORK];
 
+/// The stream of commands from another node of a fleet. The node proves who it is before its first
+/// message is read, and bounds what it sends; what it sends is counted in the broker's queue.
+pub(crate) const FLEET_STREAM: &str = "/leftoff.cluster.v1.Forwarding/Forward";
+
 pub(super) const PUBLISH_STREAM: &str = "/leftoff.v1.PublisherService/PublishStream";
 
 pub(super) const PUBLISH: &str = "/leftoff.v1.PublisherService/Publish";

@@ -12,7 +12,7 @@ use tower::{Layer, Service};
 use super::{CallerRates, Rate};
 use crate::edge::checked_body::checked;
 use crate::edge::clients::Peer;
-use crate::edge::grpc::paths::CLIENT_STREAMS;
+use crate::edge::grpc::paths::{CLIENT_STREAMS, FLEET_STREAM};
 use crate::edge::refused::RefusalForm;
 use crate::error::Result;
 
@@ -63,8 +63,10 @@ fn admit(request: Request) -> Result<Request> {
     }
     let rates = peer.rates().clone();
     rates.take(Rate::Requests, 1)?;
-    // A client's stream counts its messages one by one, and refuses each alone.
-    let has_own_count = CLIENT_STREAMS.contains(&request.uri().path());
+    // A client's stream counts its messages one by one, and refuses each alone. The callers of
+    // another node have had their rates there.
+    let path = request.uri().path();
+    let has_own_count = CLIENT_STREAMS.contains(&path) || path == FLEET_STREAM;
     if has_own_count || request.body().is_end_stream() || !rates.has(Rate::Bytes) {
         return Ok(request);
     }

@@ -27,6 +27,10 @@ fn start(servers: &NatsServers, number: usize, directory: &Path) -> Process {
         ["--advertise", &url],
         ["--set", "fleet.lease_ms=1000"],
         ["--set", "follow.drain_ms=100"],
+        ["--set", "follow.body_read_ms=200"],
+        ["--set", "limits.max_payload_bytes=16384"],
+        ["--set", "limits.max_batch_bytes=16384"],
+        ["--set", "server.max_client_bytes=4259840"],
     ];
     Process::serve_at(address, directory, arguments.as_flattened())
 }
@@ -94,6 +98,26 @@ async fn serves(mut health: HealthClient<Channel>) -> bool {
     told.status() == ServingStatus::Serving
 }
 
+/// Publishes more at a node that follows than its clients may hold together, with a silence that is
+/// longer than one within a body may be: what nodes send each other has bounds of its own.
+async fn publish_much(follower: &Process) {
+    for _ in 0..2 {
+        for _ in 0..70 {
+            let stored = post(follower.address, "/v1/topics/much/events", vec![b'x'; 16_000]).await;
+            assert!(stored.status.is_success(), "{stored:?}");
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+    let metrics = text(&get(follower.address, "/metrics").await.body);
+    for line in [
+        "leftoff_fleet_forwarded_total 140\n",
+        "leftoff_fleet_forwards_repeated_total 0\n",
+        "leftoff_fleet_forwards_unknown_total 0\n",
+    ] {
+        assert!(metrics.contains(line), "{line} {metrics}");
+    }
+}
+
 /// Waits until a node has applied everything, and returns how it is then.
 async fn caught_up(node: &Process, records: &Value) -> Value {
     soon(async {
@@ -156,6 +180,8 @@ async fn nodes_that_are_served_say_how_they_are_and_come_and_go() {
         until_ready(node).await;
         says_how_it_is(node, &format!("n{number}"), &name, &url).await;
     }
+
+    publish_much(&nodes[(leads + 1) % 3]).await;
 
     let fleet = servers.urls().join(",");
     let check = run(&["cluster", "check", "--fleet", &fleet, "--fleet-name", "orders"]).await;

@@ -49,6 +49,12 @@ async fn callers_of_every_node_are_served_alike_and_read_what_they_wrote() {
     follower.delete_topic(&name("d")).await.unwrap();
     assert!(follower.topic(&name("d")).is_err());
     follower.purge(&name("a"), crate::Sequence::new(11)).await.unwrap();
+    let few = TopicConfig { max_events: Some(1), ..TopicConfig::default() };
+    follower.set_topic(&name("b"), few).await.unwrap();
+    let report = follower.maintain(None).await.unwrap();
+    assert!(report.topics >= 3, "{report:?}");
+    let unknown = follower.maintain(Some(&name("x"))).await.unwrap_err();
+    assert!(matches!(unknown, Error::UnknownTopic(topic) if topic == name("x")));
     assert_eq!(ids(follower, "a").await, expected[10..]);
     fleet.agreed().await;
     fleet.close().await;
@@ -226,7 +232,7 @@ pub(super) async fn serve(listener: Listener, node: &TestNode) -> tokio::task::J
 /// has not applied all yet; and one whose cursor is ahead of everybody waits for a bounded time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_that_is_ahead_of_its_node_is_waited_for() {
-    let (fleet, _) = reachable(Duration::from_secs(1)).await;
+    let (fleet, _) = reachable(LEASE).await;
     let leader = fleet.leader_but(None).await;
     let follower = fleet.node((leader + 1) % 3);
     follower.freezer.freeze();
@@ -261,11 +267,15 @@ async fn a_cursor_that_is_ahead_of_its_node_is_waited_for() {
     }
     let after = crate::Place::Sequence(last.sequence.plus(7));
     let start = StartPoint::After(crate::Cursor { after, since: None, epoch: Some(epoch) });
-    for node in [follower, fleet.node(leader)] {
-        let topic = name("a");
+    let topic = name("a");
+    let [at_follower, at_leader] = [follower, fleet.node(leader)].map(|node| {
         let ahead = node.broker.subscribe(&topic, start, OnGap::Fail);
-        let error = tokio::time::timeout(PATIENCE, ahead).await.unwrap().unwrap_err();
-        assert!(matches!(error, Error::Gap(gap) if gap.reason == crate::GapReason::Ahead));
-    }
+        tokio::time::timeout(PATIENCE, ahead)
+    });
+    let (at_follower, at_leader) = tokio::join!(at_follower, at_leader);
+    let error = at_follower.unwrap().unwrap_err();
+    assert!(matches!(error, Error::NotCaughtUp { .. }), "{error}");
+    let error = at_leader.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Gap(gap) if gap.reason == crate::GapReason::Ahead));
     fleet.close().await;
 }
