@@ -48,7 +48,7 @@ const MAX_LAST_ANSWER: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a keeper that follows has waited for.
-enum Happened {
+enum LedStep {
     LeadershipChanged,
     Read(Result<NextOwn>),
     Answered(Result<Bytes>),
@@ -69,27 +69,27 @@ impl Keeper {
             self.answer_reached();
             self.ask_some();
             match self.wait(&mut queued).await {
-                Happened::LeadershipChanged => return true,
-                Happened::Read(Ok(NextOwn::These(run))) => self.apply_run(&run).await,
-                Happened::Read(Ok(NextOwn::None)) | Happened::Due => {}
-                Happened::Read(Ok(NextOwn::Missing)) => self.led.is_behind = true,
-                Happened::Read(Ok(NextOwn::End)) => {
+                LedStep::LeadershipChanged => return true,
+                LedStep::Read(Ok(NextOwn::These(run))) => self.apply_run(&run).await,
+                LedStep::Read(Ok(NextOwn::None)) | LedStep::Due => {}
+                LedStep::Read(Ok(NextOwn::Missing)) => self.led.is_behind = true,
+                LedStep::Read(Ok(NextOwn::End)) => {
                     return self.cannot_read(Error::ShuttingDown).await;
                 }
-                Happened::Read(Err(error)) => return self.cannot_read(error).await,
-                Happened::Answered(answer) => {
+                LedStep::Read(Err(error)) => return self.cannot_read(error).await,
+                LedStep::Answered(answer) => {
                     if let Some(asked) = self.led.asked.take() {
                         self.answered(asked.commands, answer);
                     }
                 }
-                Happened::Queued(0) => return false,
-                Happened::Queued(_) => self.take_in(&mut queued),
+                LedStep::Queued(0) => return false,
+                LedStep::Queued(_) => self.take_in(&mut queued),
             }
         }
     }
 
     /// Waits for something to do.
-    async fn wait(&mut self, queued: &mut Vec<KeeperCommand>) -> Happened {
+    async fn wait(&mut self, queued: &mut Vec<KeeperCommand>) -> LedStep {
         let Self { leadership, commands, taken, led, .. } = self;
         let LedKeeper { records, asked, answered, .. } = led;
         let due = answered.front().map(|first| first.until);
@@ -106,13 +106,13 @@ impl Keeper {
             }
         };
         tokio::select! {
-            () = leadership.changed() => Happened::LeadershipChanged,
-            next = next => Happened::Read(next),
-            answer = answer => Happened::Answered(answer),
+            () = leadership.changed() => LedStep::LeadershipChanged,
+            next = next => LedStep::Read(next),
+            answer = answer => LedStep::Answered(answer),
             count = commands.recv_many(queued, MAX_ASKED), if taken.is_empty() => {
-                Happened::Queued(count)
+                LedStep::Queued(count)
             }
-            () = sleep_until(due) => Happened::Due,
+            () = sleep_until(due) => LedStep::Due,
         }
     }
 

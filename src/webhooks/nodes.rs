@@ -29,7 +29,7 @@ macro_rules! decided {
         loop {
             decisions += 1;
             match $decide.await {
-                Err($crate::Error::UnexpectedSequence { actual, .. })
+                Err($crate::error::Error::UnexpectedSequence { actual, .. })
                     if decisions < $crate::webhooks::nodes::MAX_DECISIONS =>
                 {
                     if let Err(error) = $parts.read_to(actual).await {
