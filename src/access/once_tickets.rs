@@ -3,9 +3,10 @@
 //!
 //! # Why
 //!
-//! Such a ticket lives for seconds, and is lost with the node that keeps it, as a broker alone loses
-//! it in a restart. So it is in one table, and nothing is stored. Two nodes at once cannot both take
-//! it, and a former leader that does not know that it is none has tickets that nobody else has.
+//! Such a ticket lives for seconds, and is lost with the node that keeps it, as a broker alone
+//! loses it in a restart. So it is in one table, and nothing is stored. Two nodes at once cannot
+//! both take it, and a former leader that does not know that it is none has tickets that nobody
+//! else has.
 
 use std::time::SystemTime;
 

@@ -17,8 +17,8 @@
 //!
 //! An `EventSource` comes back to the same URL after a restart of the broker. So the tickets of
 //! kind `stream` are events of [`TOPIC`]: the key is the SHA-256 of the ticket, and the event
-//! expires with the ticket. In a fleet, each node has them by that; those `once` are with the leader
-//! (`once_tickets.rs`). The text of a ticket is nowhere but in the answer.
+//! expires with the ticket. In a fleet, each node has them by that; those `once` are with the
+//! leader (`once_tickets.rs`). The text of a ticket is nowhere but in the answer.
 
 use std::collections::HashSet;
 use std::fmt;

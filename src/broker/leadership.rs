@@ -113,7 +113,8 @@ impl LeadershipWatch {
     }
 
     /// Waits until the leadership has changed since [`Self::leads`] or [`Self::term`] was called
-    /// last. Between the two it may have changed more than once. Waits for ever once the broker has ended.
+    /// last. Between the two it may have changed more than once. Waits for ever once the broker has
+    /// ended.
     ///
     /// # Cancel safety
     ///

@@ -12,10 +12,9 @@
 //!
 //! `records.rs` has the records in the log, `loading.rs` builds the view from them, `view.rs` holds
 //! all consumers and `entry.rs` one. `keeper.rs` is the one writer, which decides by `deciding.rs`
-//! and `marking.rs`; on the way to it, `line.rs` keeps the changes of one caller in order. On a node
-//! of a fleet that another one leads, `led.rs` sends changes there (`to_leader.rs`, `act_form.rs`),
-//! and `answering.rs` answers them.
-//! `following.rs` tells followers what changed.
+//! and `marking.rs`; on the way to it, `line.rs` keeps the changes of one caller in order. On a
+//! node of a fleet that another one leads, `led.rs` sends changes there (`to_leader.rs`,
+//! `act_form.rs`), and `answering.rs` answers them. `following.rs` tells followers what changed.
 //! `counting/` counts a consumer's events, and `inbox/` lists them with their marks. `oversight.rs`
 //! tells who is behind, and which dead letters wait. Nothing here knows a protocol.
 //!

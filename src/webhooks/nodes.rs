@@ -1,11 +1,11 @@
-//! Webhooks on the nodes of a fleet: each node has all of them, as their topic says, and the node that
-//! leads sends to the receivers.
+//! Webhooks on the nodes of a fleet: each node has all of them, as their topic says, and the node
+//! that leads sends to the receivers.
 //!
 //! # Why
 //!
 //! Changes of webhooks are rare, so any node decides on what it has read, and its record is stored
-//! only if no other came before it. Otherwise the node reads that one, and decides again. The counts
-//! of requests are those of the node that sends, and begin anew with another leader.
+//! only if no other came before it. Otherwise the node reads that one, and decides again. The
+//! counts of requests are those of the node that sends, and begin anew with another leader.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

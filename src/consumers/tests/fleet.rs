@@ -1,5 +1,5 @@
-//! Consumers on the nodes of a fleet: whichever node is asked, and whoever leads, all nodes have the
-//! same, and nothing that was acknowledged is lost.
+//! Consumers on the nodes of a fleet: whichever node is asked, and whoever leads, all nodes have
+//! the same, and nothing that was acknowledged is lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! request   JSON
-//! answer    | json_bytes: 4, big-endian | JSON | the payloads of leased events, one after another |
+//! answer    | json_bytes: 4, big-endian | JSON | the payloads of leased events, in order |
 //! ```
 
 use std::collections::BTreeMap;
