@@ -111,7 +111,8 @@ mod protos {
     const WEBHOOKS: &str = "leftoff/v1/webhooks.proto";
     /// The protos of what the nodes of a fleet say to each other, which reflection does not list.
     #[cfg(feature = "fleet")]
-    const CLUSTER: [&str; 1] = ["leftoff/cluster/v1/forwarding.proto"];
+    const CLUSTER: [&str; 2] =
+        ["leftoff/cluster/v1/forwarding.proto", "leftoff/cluster/v1/joining.proto"];
     /// A proto with messages only, which the reflection service does not list.
     const CLOUDEVENTS: &str = "io/cloudevents/v1/cloudevents.proto";
 

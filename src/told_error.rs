@@ -42,7 +42,6 @@ pub(crate) enum ToldError {
 impl ToldError {
     fn of(error: &Error) -> Self {
         let told = |cause: &Cause| with_causes(&**cause);
-        let owned = |text: &Box<str>| text.to_string();
         match error.clone() {
             Error::Invalid { field, problem } => Self::Invalid { field, problem },
             Error::OverLimit { name, value, limit } => Self::OverLimit { name, value, limit },
@@ -54,7 +53,7 @@ impl ToldError {
             Error::UnknownConsumer(name) => Self::UnknownConsumer(name),
             Error::UnknownWebhook(name) => Self::UnknownWebhook(name),
             Error::UnexpectedCheckpoint { consumer, expected, actual } => {
-                let [expected, actual] = [expected, actual].map(|it| it.as_ref().map(owned));
+                let [expected, actual] = [expected, actual].map(|text| text.map(String::from));
                 Self::UnexpectedCheckpoint { consumer: consumer.into(), expected, actual }
             }
             Error::Busy { waited_ms } => Self::Busy { waited_ms },

@@ -161,6 +161,12 @@ impl Backup {
         self.expected_bytes
     }
 
+    /// Returns the place in the fleet's stream at which the backup is; `None` outside of a fleet.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn applied(&self) -> Option<Applied> {
+        self.applied
+    }
+
     /// Returns the position at which the backup is consistent.
     pub fn position(&self) -> Position {
         self.header.position

@@ -9,12 +9,25 @@
 //! for it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::ephemeral::Ephemeral;
+use crate::error::Result;
 use crate::event::{NewEvent, Timestamp};
+use crate::topic::TopicName;
+
+/// Hands ephemeral events that are published here on to the other nodes of a fleet.
+pub(crate) trait EphemeralRelay: fmt::Debug + Send + Sync {
+    /// Hands on an event, without waiting. It may be lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`](crate::Error::OverLimit): the event is too large to be handed on.
+    fn hand_on(&self, topic: &TopicName, time: Timestamp, event: &NewEvent) -> Result<()>;
+}
 
 /// The newest ephemeral events of all topics, in their order, within one bound.
 #[derive(Debug)]

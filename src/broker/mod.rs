@@ -79,6 +79,8 @@ pub(crate) use command::Change;
 pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
+#[cfg(feature = "fleet")]
+pub(crate) use ephemeral::EphemeralRelay;
 pub use filter::Filter;
 #[cfg(feature = "fleet")]
 pub(crate) use forward_queue::ForwardQueue;
@@ -658,9 +660,14 @@ impl Broker {
     /// have nothing else to read, and are never stored. Returns the number of readers of the topic.
     /// A reader of many patterns that was just dropped may still count for some milliseconds.
     ///
+    /// In a fleet the events go to the readers at all nodes, as far as messages pass; the readers
+    /// at other nodes are not counted.
+    ///
     /// # Errors
     ///
-    /// The errors of [`Self::publish`] that refuse events; [`Error::ShuttingDown`].
+    /// The errors of [`Self::publish`] that refuse events; [`Error::ShuttingDown`]. In a fleet also
+    /// [`Error::OverLimit`], for an event that is too large for a message between nodes; the events
+    /// before it are delivered.
     pub fn publish_ephemeral(&self, topic: &TopicName, events: Vec<NewEvent>) -> Result<usize> {
         self.0.check_open()?;
         self.0.limits.check(&events)?;
@@ -683,9 +690,37 @@ impl Broker {
         let topic = shared.topics.open_briefly(topic)?;
         let receivers = shared.followers(&topic);
         for event in events {
-            shared.deliver_ephemeral(&topic, event?);
+            let (time, event) = ((shared.now)(), event?);
+            if let Some(relay) = shared.relay.get() {
+                relay.hand_on(&topic.name, time, &event)?;
+            }
+            shared.deliver_ephemeral_of(&topic, time, event);
         }
         Ok(receivers)
+    }
+
+    /// Has ephemeral events that are published here handed on to the other nodes of the fleet. Only
+    /// the first call counts.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn relay_ephemeral(&self, relay: Box<dyn EphemeralRelay>) {
+        let _is_the_first = self.0.relay.set(relay);
+    }
+
+    /// Gives the followers of `topic` an ephemeral event that was published at another node.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: no topic may have this name.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn deliver_relayed(
+        &self,
+        topic: &TopicName,
+        time: Timestamp,
+        event: NewEvent,
+    ) -> Result<()> {
+        let topic = self.0.topics.open_briefly(topic)?;
+        self.0.deliver_ephemeral_of(&topic, time, event);
+        Ok(())
     }
 
     /// Makes `member` present in these topics, [`MAX_PATTERNS`] at the most, until the returned

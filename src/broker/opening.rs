@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -189,6 +189,7 @@ pub(super) fn open(
         replays,
         state_keys: StateKeys::new(settings.max_state_bytes as usize),
         ephemeral: EphemeralEvents::new(settings.max_ephemeral_bytes as usize),
+        relay: OnceLock::new(),
         max_members: settings.max_members as usize,
         busy,
         closing: Closing::new(threads),

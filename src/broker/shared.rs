@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -18,7 +18,7 @@ use crate::broker::closing::Closing;
 use crate::broker::command::RecalledIds;
 use crate::broker::command::Work;
 use crate::broker::dedup::DedupConfig;
-use crate::broker::ephemeral::EphemeralEvents;
+use crate::broker::ephemeral::{EphemeralEvents, EphemeralRelay};
 use crate::broker::failure::BrokerFailure;
 use crate::broker::filter::Filters;
 use crate::broker::leadership::SharedLeadership;
@@ -43,7 +43,7 @@ use crate::broker::turns::Turns;
 use crate::broker::wake::waker::Waker;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Timestamp};
 use crate::log::{Ages, Extent, Log, WayBack};
 use crate::topic::TopicId;
 
@@ -102,6 +102,8 @@ pub(crate) struct Shared {
     /// The keys of topics whose state is read.
     pub(super) state_keys: StateKeys,
     pub(super) ephemeral: EphemeralEvents,
+    /// Set in a fleet.
+    pub(super) relay: OnceLock<Box<dyn EphemeralRelay>>,
     pub(super) max_members: usize,
     /// The work that the threads have not done yet.
     pub(super) busy: Busy,
@@ -160,8 +162,13 @@ impl Shared {
 
     /// Gives an ephemeral event to the topic's followers, if there are any.
     pub(super) fn deliver_ephemeral(&self, topic: &TopicRef, event: NewEvent) {
+        self.deliver_ephemeral_of(topic, (self.now)(), event);
+    }
+
+    /// As [`Self::deliver_ephemeral`], for an event that was published at `time`.
+    pub(super) fn deliver_ephemeral_of(&self, topic: &TopicRef, time: Timestamp, event: NewEvent) {
         if self.followers(topic) > 0 {
-            self.ephemeral.push(topic, (self.now)(), event);
+            self.ephemeral.push(topic, time, event);
             self.waker.wake(topic);
         }
     }

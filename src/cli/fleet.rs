@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use leftoff::Broker;
 use leftoff::cluster::nats::NatsOpenError;
-use leftoff::cluster::{AwaitedNatsStream, FleetNode, NodeOpenError, open};
+use leftoff::cluster::{AwaitedNatsStream, FleetNode, JoiningState, NodeOpenError, open_in};
 use leftoff::config::Config;
-use leftoff::log::SledLog;
+use tokio::sync::watch;
 
 use super::failure::{CliError, CliResult, ExitReason};
 
 /// Opens the broker as a node of the fleet of the settings. A node whose log is empty waits until
-/// the engine of the fleet answers.
+/// the engine of the fleet answers. One whose records the stream does not have any more loads a
+/// backup of another node.
 ///
 /// # Errors
 ///
@@ -20,11 +21,10 @@ use super::failure::{CliError, CliResult, ExitReason};
 pub(super) async fn open_node(config: &Config) -> CliResult<(Broker, FleetNode)> {
     let stream = AwaitedNatsStream::open(config.fleet.nats_config()?, &config.fleet.name).await;
     let stream = stream.map_err(of_stream)?;
-    let (directory, log) = (config.data_dir.clone(), config.log.clone());
-    let opened = tokio::task::spawn_blocking(move || SledLog::open(&directory, &log));
-    let log = opened.await.map_err(std::io::Error::other)??;
     let node = config.fleet.node_config()?;
-    let opened = open(Arc::new(log), Arc::new(stream), node, &config.open_config()).await;
+    let state = watch::Sender::new(JoiningState::default());
+    let (directory, open_config) = (&config.data_dir, config.open_config());
+    let opened = open_in(directory, Arc::new(stream), node, &open_config, &state).await;
     opened.map_err(|error| match error {
         NodeOpenError::Broker(error) => error.into(),
         error => CliError::new(ExitReason::Other, error.to_string()),

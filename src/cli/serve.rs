@@ -9,9 +9,11 @@ use std::path::PathBuf;
 use clap::Args;
 use leftoff::Broker;
 use leftoff::access::AccessMode;
+use leftoff::cluster::NodeStatus;
 use leftoff::config::Config;
 use leftoff::server::{CertificateReload, Protocols, Server, ServerBuilder, Shutdown};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::failure::{CliError, CliResult, ExitReason};
@@ -149,9 +151,26 @@ impl Serve {
             opened = open_node(&config) => opened?,
             () = shutdown.started() => return Ok(()), // It may wait for the engine for long.
         };
+        let watching = tokio::spawn(stop_if_behind(node.status(), shutdown.clone()));
         let served = serve(config.server_of(broker).fleet(&node), &config, shutdown).await;
+        watching.abort();
+        let fell_behind = node.status().borrow().fell_behind;
         node.close().await;
-        served
+        served?;
+        if fell_behind {
+            let problem = "this node was away for too long, and needs a backup of another node: \
+                start it again, and it loads one";
+            return Err(CliError::new(ExitReason::Other, problem.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// Stops the server when the node cannot catch up with its fleet: the next start loads a backup of
+/// another node.
+async fn stop_if_behind(mut status: watch::Receiver<NodeStatus>, shutdown: Shutdown) {
+    if status.wait_for(|status| status.fell_behind).await.is_ok() {
+        shutdown.start();
     }
 }
 

@@ -91,7 +91,7 @@ pub(super) fn topic(name: &str) -> Result<TopicName, ClientError> {
 }
 
 pub(super) fn cursor(text: &str) -> Result<Cursor, ClientError> {
-    text.parse().map_err(|error: crate::Error| ClientError::Unreadable(error.to_string()))
+    text.parse().map_err(|error: crate::error::Error| ClientError::Unreadable(error.to_string()))
 }
 
 /// Returns the event. `only` is the topic of a reader of one.

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
+use super::messages::{FleetMessages, MessageKind, MessageListener, NotTold};
 use super::nats::{
     EngineFinding, FindingGrade, NatsConfig, NatsOpenError, NatsStream, check_fleet_name,
 };
@@ -112,5 +113,22 @@ impl Stream for AwaitedNatsStream {
 
     fn trim(&self, below: StreamSequence) -> StreamFuture<'_, Result<(), StreamError>> {
         Box::pin(async move { self.stream().await?.trim(below).await })
+    }
+}
+
+impl FleetMessages for AwaitedNatsStream {
+    fn tell(&self, kind: MessageKind, body: Bytes) -> Result<(), NotTold> {
+        match self.opened() {
+            Some(stream) => stream.tell(kind, body),
+            None => Err(NotTold::Away("NATS has not answered yet".to_owned())),
+        }
+    }
+
+    fn listen(&self, kind: MessageKind) -> StreamFuture<'_, Result<MessageListener, NotTold>> {
+        Box::pin(async move {
+            let stream = self.try_open().await;
+            let stream = stream.map_err(|error| NotTold::Away(error.to_string()))?;
+            stream.listen(kind).await
+        })
     }
 }

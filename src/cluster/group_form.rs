@@ -42,7 +42,7 @@ use crate::event::{Durability, Timestamp};
 use crate::log::{Block, Group, LastEvent, StoredBlock, decode_foreign_topic, encode_topic};
 use crate::topic::TopicId;
 
-const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 1;
 
 /// The largest group, in bytes. A group has one batch of 64 MiB at the most, besides those that
 /// wait for it, and blocks that a step of maintenance rewrites.

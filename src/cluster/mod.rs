@@ -19,21 +19,35 @@
 //! replicated_log.rs       the log that the broker of a node has
 //! role.rs  founding.rs    who leads, and how a fleet begins
 //! forwarding/             what callers ask of a node that does not lead
-//! node.rs  status.rs      a node: its broker and its tasks, and how it is
 //! node.rs  config.rs      a node: its broker and its tasks, and its settings
+//! upkeep.rs               what a node does besides its role
 //! status.rs  lag.rs  view.rs   how a node is, how far it is behind, and how that is shown
+//! messages.rs  peers/     messages that need not be kept, and how the other nodes are
+//! joining/  giving.rs     a node loads a backup of another one, which gives it
+//! links.rs                how nodes reach each other
+//! ephemeral.rs            ephemeral events reach the readers at all nodes
+//! trimming.rs             what no node needs any more goes from the stream
 //! ```
 
 mod awaited;
 mod chain;
 mod clock;
 mod config;
+mod ephemeral;
 mod forwarding;
 mod founding;
+mod giving;
 mod group_form;
+mod joining;
 mod lag;
+mod links;
+#[cfg(test)]
+mod memory_messages;
+pub mod messages;
 pub mod nats;
 mod node;
+mod peers;
+mod proto;
 mod record;
 mod replicated_log;
 mod role;
@@ -46,6 +60,8 @@ mod simulated;
 mod simulation;
 mod status;
 pub mod stream;
+mod trimming;
+mod upkeep;
 mod view;
 mod writer;
 
@@ -53,8 +69,12 @@ pub use awaited::AwaitedNatsStream;
 pub use chain::{Assembler, ChainBreak, StreamPlace, TakenRecord};
 pub use clock::{RuntimeClock, SteadyClock};
 pub use config::FleetConfig;
+pub use ephemeral::RelayCounts;
 pub use forwarding::ForwardingService;
-pub use node::{FleetNode, NodeConfig, NodeOpenError, open};
+pub use giving::JoiningService;
+pub use joining::{JoiningState, JoiningStep, open_in};
+pub use node::{FleetEngine, FleetNode, NodeConfig, NodeOpenError, open};
+pub use peers::{MAX_PEERS, PeerReport, PeerStatus, PeerWatch, SILENT_LEASES, SeenPeer};
 pub use record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 pub use replicated_log::ReplicatedLog;
 pub use status::{NodeRole, NodeStatus};

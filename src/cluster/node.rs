@@ -24,16 +24,22 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::{RuntimeClock, SteadyClock};
+use super::ephemeral::RelayCounts;
 use super::forwarding::{
-    Forwarder, ForwarderHandle, ForwarderParts, ForwardingService, LinkConfig, leader_asker,
+    Forwarder, ForwarderHandle, ForwarderParts, ForwardingService, leader_asker,
 };
 use super::founding::fleet_epoch;
+use super::giving::JoiningService;
 use super::group_form::MAX_GROUP_BYTES;
+use super::links::LinkConfig;
+use super::messages::FleetMessages;
+use super::peers::PeerWatch;
 use super::record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 use super::replicated_log::ReplicatedLog;
 use super::role::{LedBroker, RoleParts, RoleTask};
 use super::status::{NodeRole, NodeStatus};
 use super::stream::{Stream, StreamError, StreamFuture, StreamSequence};
+use super::upkeep::{NodeUpkeep, UpkeepParts};
 use super::view::FleetView;
 use super::writer::{StreamWriter, WriterConfig};
 use crate::broker::{Broker, FollowerConfig, ForwardQueue, Leadership, OpenConfig};
@@ -47,6 +53,9 @@ const MOVE_EVERY: Duration = Duration::from_secs(5);
 /// The bounds of a lease. A shorter one ends with every pause of a system.
 const MIN_LEASE: Duration = Duration::from_millis(100);
 const MAX_LEASE: Duration = Duration::from_secs(60);
+
+/// The longest time for which records are kept.
+const MAX_KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 const FOREIGN_LOG: &str = "the log has events and no place in the stream of a fleet: it is of a \
     broker that was alone, or has lost data to damage; take an empty data directory";
@@ -62,13 +71,18 @@ pub struct NodeConfig {
     /// [`MAX_NODE_ADDRESS_BYTES`] bytes. Default: empty, so that others cannot reach it.
     pub advertise: String,
     /// The secret that the nodes of the fleet share: whoever knows it may have anything stored. Any
-    /// text of ASCII. Default: none, so that whoever reaches the node may.
+    /// text of ASCII. Default: none, so that whoever reaches the node may. Without one, a node gives
+    /// others no backup.
     pub secret: Option<Secret>,
     /// The certificates in PEM that sign those of the nodes. Default: those that the system trusts.
     pub ca_pem: Option<Vec<u8>>,
     /// The silence of the leader after which another node leads: 100 ms to 60 s. Default: 3 s. A
     /// publish whose outcome is not known is answered after three times as long.
     pub lease: Duration,
+    /// The least time for which the stream keeps a record, so that a node that was away for less
+    /// catches up without a backup of a peer: up to 30 days. A bound of the stream's bytes removes
+    /// records earlier. Default: 1 hour.
+    pub keep: Duration,
 }
 
 impl NodeConfig {
@@ -82,11 +96,12 @@ impl NodeConfig {
             secret: None,
             ca_pem: None,
             lease: Duration::from_secs(3),
+            keep: Duration::from_secs(60 * 60),
         }
     }
 
-    fn validate(&self) -> Result<()> {
-        let Self { fleet: _, name, advertise, secret: _, ca_pem: _, lease } = self;
+    pub(super) fn validate(&self) -> Result<()> {
+        let Self { fleet: _, name, advertise, secret: _, ca_pem: _, lease, keep } = self;
         if name.is_empty() || name.len() > MAX_NODE_NAME_BYTES {
             let bytes = name.len();
             let problem = format!("has {bytes} bytes; 1 to {MAX_NODE_NAME_BYTES} are allowed");
@@ -101,9 +116,18 @@ impl NodeConfig {
             let problem = format!("{lease:?} is not within {MIN_LEASE:?} and {MAX_LEASE:?}");
             return Err(Error::invalid("lease", problem));
         }
+        if *keep > MAX_KEEP {
+            let problem = format!("{keep:?} is more than {MAX_KEEP:?}");
+            return Err(Error::invalid("keep", problem));
+        }
         Ok(())
     }
 }
+
+/// An engine: a fleet's stream, and messages between its nodes.
+pub trait FleetEngine: Stream + FleetMessages {}
+
+impl<E: Stream + FleetMessages> FleetEngine for E {}
 
 /// Why a node cannot be opened.
 #[derive(Debug, Clone, Error)]
@@ -117,6 +141,12 @@ pub enum NodeOpenError {
     /// The stream is none of a fleet.
     #[error("{0}")]
     Broken(StreamError),
+    /// No backup of another node could be loaded; why the last one could not.
+    #[error("no backup of another node can be loaded: {0}")]
+    NotLoaded(String),
+    /// The node stopped before it had all that it needs to serve.
+    #[error("this node takes no part in its fleet: {0}")]
+    Stopped(String),
 }
 
 /// A broker with what sends commands to the leader.
@@ -154,9 +184,11 @@ pub struct FleetNode {
     broker: Broker,
     writer: StreamWriter,
     view: FleetView,
+    upkeep: NodeUpkeep,
     stopping: CancellationToken,
     forwarding: ForwarderHandle,
     service: ForwardingService,
+    joining: JoiningService,
     /// The task of the role, if the node has one.
     role: Option<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
@@ -190,11 +222,11 @@ impl fmt::Debug for FleetNode {
 /// Outside of a tokio runtime.
 pub async fn open(
     local: Arc<dyn Log>,
-    stream: Arc<dyn Stream>,
+    engine: Arc<dyn FleetEngine>,
     config: NodeConfig,
     open: &OpenConfig,
 ) -> Result<(Broker, FleetNode), NodeOpenError> {
-    open_with(local, stream, config, open, &|task| tokio::spawn(task)).await
+    open_with(local, engine, config, open, &|task| tokio::spawn(task)).await
 }
 
 /// Checks that each group fits into the stream.
@@ -216,15 +248,16 @@ type NodeWork = StreamFuture<'static, ()>;
 /// Opens a node whose tasks `spawn` begins.
 async fn open_with(
     local: Arc<dyn Log>,
-    stream: Arc<dyn Stream>,
+    engine: Arc<dyn FleetEngine>,
     config: NodeConfig,
     open: &OpenConfig,
     spawn: &(dyn Fn(NodeWork) -> JoinHandle<()> + Sync),
 ) -> Result<(Broker, FleetNode), NodeOpenError> {
     config.validate()?;
     check_groups(open)?;
-    let NodeConfig { fleet, name, advertise, secret, ca_pem, lease } = config;
+    let NodeConfig { fleet, name, advertise, secret, ca_pem, lease, keep } = config;
     let links = LinkConfig { secret: secret.clone(), ca_pem };
+    let stream: Arc<dyn Stream> = engine.clone();
     let clock: Arc<dyn SteadyClock> = Arc::new(RuntimeClock::default());
     let incarnation = rand::random();
     let node = FleetLeader { node: name, incarnation, address: advertise };
@@ -253,6 +286,19 @@ async fn open_with(
     let applied = StreamSequence::new(applied.map_or(0, |applied| applied.stream));
     let status = NodeStatus { applied, reached: applied, ..NodeStatus::default() };
     let (status, watched) = watch::channel(status);
+    let status = Arc::new(status);
+    let (upkeep, keeping) = NodeUpkeep::new(UpkeepParts {
+        node: node.clone(),
+        broker: broker.clone(),
+        log: log.clone(),
+        stream: stream.clone(),
+        messages: engine,
+        clock: clock.clone(),
+        status: status.clone(),
+        lease,
+        keep,
+    });
+    tasks.push(spawn(Box::pin(async { match keeping.await {} })));
     let (forwarder, forwarding) = Forwarder::new(ForwarderParts {
         queue,
         status: watched.clone(),
@@ -262,7 +308,8 @@ async fn open_with(
     });
     tasks.push(spawn(Box::pin(forwarder.run())));
     broker.ask_leader_with(leader_asker(watched.clone(), incarnation, links, lease * 2));
-    let service = ForwardingService::new(broker.clone(), log.clone(), secret);
+    let service = ForwardingService::new(broker.clone(), log.clone(), secret.clone());
+    let joining = JoiningService::new(broker.clone(), log.clone(), watched.clone(), secret);
     let (stopping, retiring) = <(CancellationToken, CancellationToken)>::default();
     let view = FleetView {
         fleet: fleet.into(),
@@ -272,6 +319,7 @@ async fn open_with(
         clock: clock.clone(),
         lease,
         retiring: retiring.clone(),
+        peers: upkeep.peers.clone(),
     };
     let mut role_task = None;
     if is_foreign {
@@ -289,7 +337,7 @@ async fn open_with(
             stream,
             clock,
             writer: writer.clone(),
-            status: Arc::new(status),
+            status,
             stopping: stopping.clone(),
             retiring: retiring.clone(),
             node,
@@ -305,9 +353,11 @@ async fn open_with(
         broker: broker.clone(),
         writer,
         view,
+        upkeep,
         stopping,
         forwarding,
         service,
+        joining,
         role: role_task,
         tasks,
     };
@@ -323,6 +373,21 @@ impl FleetNode {
     /// Returns the node as it is shown, for a server.
     pub fn view(&self) -> FleetView {
         self.view.clone()
+    }
+
+    /// Returns the service by which other nodes load a backup of this one.
+    pub fn joining_service(&self) -> JoiningService {
+        self.joining.clone()
+    }
+
+    /// Returns what this node knows of the other ones.
+    pub fn peers(&self) -> PeerWatch {
+        self.upkeep.peers.clone()
+    }
+
+    /// Returns how many ephemeral events went to other nodes, came from them, and were lost.
+    pub fn relayed(&self) -> RelayCounts {
+        self.upkeep.relay.counts()
     }
 
     /// Returns what the node serves for the others of its fleet.

@@ -75,6 +75,8 @@ pub(super) enum RoleEnd {
     Closed,
     /// It cannot go on, for this reason.
     Stopped(String),
+    /// The stream does not have the records any more that it needs, for this reason.
+    Behind(String),
 }
 
 impl From<Error> for RoleEnd {
@@ -162,14 +164,15 @@ impl RoleTask {
         }
         let problem = match &end {
             RoleEnd::Closed => None,
-            RoleEnd::Stopped(problem) => {
+            RoleEnd::Stopped(problem) | RoleEnd::Behind(problem) => {
                 tracing::error!(problem, "this node takes no part in its fleet any more");
                 Some(problem.clone())
             }
         };
         self.show(|status| {
             let (role, leader) = (NodeRole::Stopped, None);
-            *status = NodeStatus { role, leader, problem, ..status.clone() };
+            let fell_behind = matches!(end, RoleEnd::Behind(_));
+            *status = NodeStatus { role, leader, problem, fell_behind, ..status.clone() };
         });
         end
     }
@@ -386,7 +389,7 @@ impl RoleTask {
                 self.note(error.to_string());
                 Ok(())
             }
-            StreamError::Trimmed { .. } => Err(RoleEnd::Stopped(format!(
+            StreamError::Trimmed { .. } => Err(RoleEnd::Behind(format!(
                 "{error}, and this node needs them: it was away for too long, and cannot catch up"
             ))),
             StreamError::Broken(_) => Err(RoleEnd::Stopped(error.to_string())),

@@ -18,6 +18,8 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::{oneshot, watch};
 
 use super::clock::{RuntimeClock, SteadyClock, until};
+use super::memory_messages::MemoryMessages;
+use super::messages::{FleetMessages, MessageKind, MessageListener, NotTold};
 use super::stream::*;
 
 /// The work of a task.
@@ -54,6 +56,8 @@ pub(super) struct StreamFaults {
     pub(super) stale_reads: u32,
     /// A reader ends before its next record.
     pub(super) broken_readers: u32,
+    /// A message between nodes is lost.
+    pub(super) lost_messages: u32,
     /// The longest way of a request, or of an answer. Without one, nothing takes any time.
     pub(super) delay: Duration,
     /// The longest way of a late one.
@@ -115,6 +119,7 @@ struct SharedStream {
     engine: Mutex<Engine>,
     /// The tail, for readers that wait.
     tail: watch::Sender<StreamSequence>,
+    messages: MemoryMessages,
 }
 
 impl SharedStream {
@@ -146,6 +151,8 @@ pub(super) struct SimulatedStream {
     shared: Arc<SharedStream>,
     /// Until then, nothing goes through the link.
     cut_until: Arc<Mutex<Duration>>,
+    /// Whether the link's readers stand still, as those of a slow node do.
+    holds_readers: watch::Sender<bool>,
 }
 
 impl SimulatedStream {
@@ -158,13 +165,21 @@ impl SimulatedStream {
             faults,
         };
         let tail = watch::Sender::new(StreamSequence::BEFORE_ALL);
-        let shared = SharedStream { world, engine: Mutex::new(engine), tail };
-        Self { shared: Arc::new(shared), cut_until: Arc::default() }
+        let (engine, messages) = (Mutex::new(engine), MemoryMessages::default());
+        let shared = SharedStream { world, engine, tail, messages };
+        let holds_readers = watch::Sender::new(false);
+        Self { shared: Arc::new(shared), cut_until: Arc::default(), holds_readers }
     }
 
     /// Returns another link to the same stream.
     pub(super) fn another_link(&self) -> Self {
-        Self { shared: self.shared.clone(), cut_until: Arc::default() }
+        let holds_readers = watch::Sender::new(false);
+        Self { shared: self.shared.clone(), cut_until: Arc::default(), holds_readers }
+    }
+
+    /// Makes the readers of this link stand still, or go on.
+    pub(super) fn hold_readers(&self, holds: bool) {
+        self.holds_readers.send_replace(holds);
     }
 
     /// Cuts the link for a while.
@@ -314,6 +329,25 @@ impl Stream for SimulatedStream {
     }
 }
 
+impl FleetMessages for SimulatedStream {
+    fn tell(&self, kind: MessageKind, body: Bytes) -> Result<(), NotTold> {
+        if self.is_cut() {
+            return Err(NotTold::Away("the link is cut".to_owned()));
+        }
+        let mut engine = self.shared.engine();
+        let lost_messages = engine.faults.lost_messages;
+        let is_lost = engine.happens(lost_messages);
+        drop(engine);
+        if is_lost { Ok(()) } else { self.shared.messages.tell(kind, &body) }
+    }
+
+    fn listen(&self, kind: MessageKind) -> StreamFuture<'_, Result<MessageListener, NotTold>> {
+        let link = self.clone();
+        let listener = self.shared.messages.listen(kind, Box::new(move || link.is_cut()));
+        Box::pin(std::future::ready(Ok(listener)))
+    }
+}
+
 struct SimulatedReader {
     link: SimulatedStream,
     next: StreamSequence,
@@ -325,6 +359,7 @@ struct SimulatedReader {
 impl SimulatedReader {
     async fn read(&mut self) -> Result<(StreamSequence, Bytes), StreamError> {
         let next = self.next;
+        drop(self.link.holds_readers.subscribe().wait_for(|holds| !holds).await);
         drop(self.tail.wait_for(|tail| *tail >= next).await); // The sender lives as long.
         let arrives = match self.arrives {
             Some(arrives) => arrives,
@@ -362,8 +397,18 @@ impl StreamReader for SimulatedReader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::messages::tests::messages_pass;
     use super::super::stream::contract_tests::keeps_the_contract;
     use super::*;
+
+    #[tokio::test]
+    async fn simulated_messages_pass_between_nodes() {
+        let world = Arc::new(RuntimeClock::default());
+        let one = SimulatedStream::new(1, StreamFaults::default(), world);
+        let other = one.another_link();
+        let away = async || one.cut(Duration::from_secs(60));
+        messages_pass([&one, &other], away, async || one.cut(Duration::ZERO)).await;
+    }
 
     #[tokio::test]
     async fn the_simulated_stream_keeps_the_contract() {

@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::lag::FleetLag;
 use super::record::FleetLeader;
 use super::stream::StreamSequence;
 
-/// What a node does at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a node does at the moment. In JSON: `following`, `leading`, `joining`, `stopped`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NodeRole {
     /// It applies what the leader decides, and serves readers. It stores nothing of its own.
     #[default]
     Following,
     /// It decides what is stored.
     Leading,
+    /// It loads a backup of another node, and serves nobody.
+    Joining,
     /// It takes no part in the fleet any more, until it is opened again. It still serves readers
     /// what it has. [`NodeStatus::problem`] says why; there is none if the node was closed.
     Stopped,
@@ -47,8 +52,14 @@ pub struct NodeStatus {
     pub terms: u64,
     /// What went wrong last in following or leading, until it is over.
     pub problem: Option<String>,
+    /// Whether the node has stopped because the stream does not have the records any more that it
+    /// needs. Opened again with [`open_in`](super::open_in), it loads a backup of another node.
+    pub fell_behind: bool,
     /// Why the engine does not answer; `None` if it does.
     pub engine_problem: Option<String>,
+    /// What is wrong with the nodes as this one hears them: two processes with one name, messages
+    /// that do not pass.
+    pub peers_problem: Option<String>,
     /// For how long the node is behind.
     pub(super) lag: FleetLag,
 }
@@ -99,6 +110,7 @@ impl NodeStatus {
                 "this node does not go on: it has been at record {reached} of {tail} for {} ms",
                 self.lag.still(now).as_millis()
             )),
+            NodeRole::Joining => Err("this node loads a backup of another one".to_owned()),
             NodeRole::Leading | NodeRole::Following => Ok(()),
         }
     }

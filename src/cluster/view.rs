@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::SteadyClock;
 use super::forwarding::ForwardCounts;
+use super::peers::{PeerReport, PeerWatch};
 use super::record::FleetLeader;
 use super::status::{NodeRole, NodeStatus};
 
@@ -40,6 +41,7 @@ pub struct FleetView {
     pub(super) lease: Duration,
     /// Cancelled when the node is to lead no longer.
     pub(super) retiring: CancellationToken,
+    pub(super) peers: PeerWatch,
 }
 
 impl fmt::Debug for FleetView {
@@ -57,6 +59,11 @@ impl FleetView {
     /// Returns the node itself: its name, and where others reach it.
     pub fn node(&self) -> &FleetLeader {
         &self.node
+    }
+
+    /// Returns what the node knows of all nodes of its fleet, itself included.
+    pub fn peers(&self) -> PeerReport {
+        self.peers.report()
     }
 
     /// Returns how the node is now.

@@ -80,7 +80,7 @@ impl Keeper {
         record: ReadRecord,
         change: Option<(Arc<str>, MarksChange)>,
         event: &EventRef<'_>,
-    ) -> Option<(Arc<str>, Vec<(Arc<str>, Changed)>)> {
+    ) -> Option<(Arc<str>, ChangesBy)> {
         match record {
             ReadRecord::Consumer(entry) => {
                 let before = view.numbered(entry.number).cloned();
@@ -114,6 +114,9 @@ impl Keeper {
         }
     }
 }
+
+/// Changes, each with the caller who made it.
+type ChangesBy = Vec<(Arc<str>, Changed)>;
 
 /// Returns a consumer of a record with the marks that it had before, and what changed.
 fn succeeding(

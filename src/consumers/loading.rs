@@ -148,10 +148,9 @@ impl Loading {
                 self.marks.insert(number, marks);
             }
             Some(ReadRecord::MarksGone(number)) => drop(self.marks.remove(&number)),
-            Some(ReadRecord::Work { key, payload }) => {
-                if !self.work.apply(&key, &payload) {
-                    warn!(key, "a record of no shared work is passed over");
-                }
+            Some(ReadRecord::Work { key, payload }) if self.work.apply(&key, &payload) => {}
+            Some(ReadRecord::Work { key, .. }) => {
+                warn!(key, "a record of no shared work is passed over");
             }
         }
         Ok(())

@@ -41,6 +41,9 @@ pub mod settings {}
 #[doc = include_str!("operations.md")]
 pub mod operations {}
 
+#[doc = include_str!("fleet.md")]
+pub mod fleet {}
+
 #[doc = include_str!("numbers.md")]
 pub mod numbers {}
 

@@ -101,6 +101,10 @@ pub use record::{EventRef, Headers};
 pub use sled_log::SledLog;
 pub use sled_log::check::{CheckReport, Checking, check, repair};
 pub use sled_log::config::{LEAST_FREE_BYTES, LogConfig};
-#[cfg_attr(not(test), allow(unused_imports, reason = "a node that joins a fleet calls it"))]
+#[cfg(feature = "fleet")]
+pub(crate) use sled_log::replacing::{
+    Replacement, finish_replacing, forget_joined_number, joined_number,
+};
+#[cfg(any(test, feature = "fleet"))]
 pub(crate) use sled_log::restore::load_peer;
 pub use sled_log::restore::{RestoreReport, Restoring, restore};

@@ -189,7 +189,7 @@ impl ServerBuilder {
     #[cfg(feature = "fleet")]
     pub fn fleet(mut self, node: &FleetNode) -> Self {
         self.edge = self.edge.with_fleet(node.view());
-        self.service(node.service().served())
+        self.service(node.service().served()).service(node.joining_service().served())
     }
 
     /// Sets the hooks, which say who may do what, and see each event. They are asked on every

@@ -14,7 +14,7 @@ impl NodeOfFleet for FleetView {
             node: shown(self.node()),
             role: match status.role {
                 NodeRole::Leading => ShownRole::Leading,
-                NodeRole::Following => ShownRole::Following,
+                NodeRole::Following | NodeRole::Joining => ShownRole::Following,
                 NodeRole::Stopped => ShownRole::Stopped,
             },
             term: status.term,
@@ -27,7 +27,7 @@ impl NodeOfFleet for FleetView {
             announcements: status.announcements,
             terms: status.terms,
             forwarded: ShownForwards { answered, answered_us, repeated, unknown },
-            problem: status.problem,
+            problem: status.problem.or(status.peers_problem),
             engine_problem: status.engine_problem,
         }
     }

@@ -59,7 +59,7 @@ struct StreamedLog {
 
 impl TestStream {
     fn state(&self) -> MutexGuard<'_, StreamState> {
-        self.state.lock().unwrap()
+        self.state.lock().expect("no test panics with it")
     }
 }
 
@@ -72,7 +72,7 @@ impl TestFleet {
             let (inner, stream) = (MemoryLog::default(), stream.clone());
             let log = Arc::new(StreamedLog { inner, stream, node });
             let broker = Builder::default().log(log.clone()).clock(clock).following();
-            let broker = broker.open().unwrap();
+            let broker = broker.open().expect("a broker opens");
             let held = watch::Sender::new(false);
             let pump = pump(broker.clone(), log.clone(), held.subscribe());
             TestNode { broker, log, held, _pump: AbortOnDropHandle::new(tokio::spawn(pump)) }
@@ -124,14 +124,14 @@ impl TestFleet {
         for (number, node) in self.nodes.iter().enumerate() {
             let goes_on = number == leader && led == Some(leader);
             if node.broker.leads() && !goes_on {
-                node.broker.lead(Leadership::Follows).await.unwrap();
+                node.broker.lead(Leadership::Follows).await.expect("it follows");
             }
         }
         if !self.nodes[leader].broker.leads() {
             self.read_all(leader).await;
         }
         self.stream.state().leader = Some(leader);
-        self.nodes[leader].broker.lead(Leadership::Leads).await.unwrap();
+        self.nodes[leader].broker.lead(Leadership::Leads).await.expect("it leads");
     }
 
     /// Waits until a node has read what the stream has.
@@ -157,7 +157,7 @@ async fn pump(broker: Broker, log: Arc<StreamedLog>, mut held: watch::Receiver<b
         let next = log.stream.state().groups.get(log.place() as usize).cloned();
         let is_held = *held.borrow_and_update();
         match next.filter(|_| leadership.term().is_none() && !is_held) {
-            Some(group) => broker.apply(group).await.unwrap(),
+            Some(group) => broker.apply(group).await.expect("a group is applied"),
             None => tokio::select! {
                 _ = grown.changed() => {}
                 _ = held.changed() => {}
@@ -170,7 +170,7 @@ async fn pump(broker: Broker, log: Arc<StreamedLog>, mut held: watch::Receiver<b
 impl StreamedLog {
     /// Returns the number of groups that are applied.
     fn place(&self) -> u64 {
-        self.inner.applied().unwrap().map_or(0, |applied| applied.stream)
+        self.inner.applied().expect("a place").map_or(0, |applied| applied.stream)
     }
 }
 

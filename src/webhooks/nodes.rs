@@ -119,7 +119,8 @@ pub(super) async fn follow(
     }
 }
 
-#[cfg(all(test, feature = "fleet"))]
+#[cfg(test)]
+#[cfg(feature = "fleet")]
 mod tests {
     use super::super::WebhooksConfig;
     use super::super::registry::Webhooks;

@@ -9,10 +9,11 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::failures::{error_of, unknown};
-use super::link::{LinkConfig, MAX_MESSAGE_BYTES, channel, with_secret};
-use super::proto::AskRequest;
-use super::proto::forwarding_client::ForwardingClient;
+use super::link::MAX_MESSAGE_BYTES;
 use crate::broker::LeaderAsker;
+use crate::cluster::links::{LinkConfig, channel, with_secret};
+use crate::cluster::proto::AskRequest;
+use crate::cluster::proto::forwarding_client::ForwardingClient;
 use crate::cluster::record::FleetLeader;
 use crate::cluster::status::NodeStatus;
 use crate::error::{Error, Result, with_causes};

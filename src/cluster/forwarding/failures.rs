@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::proto::CommandFailure;
+use crate::cluster::proto::CommandFailure;
 use crate::error::{Error, with_causes};
 use crate::told_error::ToldError;
 

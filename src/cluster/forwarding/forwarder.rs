@@ -21,11 +21,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::link::{Link, LinkConfig};
+use super::link::Link;
 use super::messages;
 use super::pending::PendingCommands;
-use super::proto::{CommandOutcome, ForwardedCommand, ForwardedCommands};
 use crate::broker::{Ack, ForwardQueue, Forwarded};
+use crate::cluster::links::LinkConfig;
+use crate::cluster::proto::{CommandOutcome, ForwardedCommand, ForwardedCommands};
 use crate::cluster::record::FleetLeader;
 use crate::cluster::status::{NodeRole, NodeStatus};
 use crate::cluster::stream::StreamSequence;
@@ -103,7 +104,7 @@ struct DoneCommand {
     deadline: Instant,
 }
 
-type Connecting = Pin<Box<dyn Future<Output = std::result::Result<Link, String>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = std::result::Result<Box<Link>, String>> + Send>>;
 
 /// The task of a node that sends commands to the leader.
 pub(in crate::cluster) struct Forwarder {
@@ -112,7 +113,7 @@ pub(in crate::cluster) struct Forwarder {
     counts: Arc<ForwardCounts>,
     pending: PendingCommands,
     done: VecDeque<DoneCommand>,
-    link: Option<Link>,
+    link: Option<Box<Link>>,
     connecting: Option<(FleetLeader, Connecting)>,
     /// No attempt to connect is made before.
     next_try: Instant,
@@ -125,7 +126,7 @@ enum Happened {
     Taken(VecDeque<Forwarded>),
     Outcomes(Option<Vec<(u64, CommandOutcome)>>),
     Room(Option<mpsc::OwnedPermit<ForwardedCommands>>),
-    Connected(std::result::Result<Link, String>),
+    Connected(std::result::Result<Box<Link>, String>),
     Ordered(Option<Order>),
     StatusChanged(bool),
     Time,
@@ -279,6 +280,7 @@ impl Forwarder {
         if Instant::now() >= self.next_try {
             let wait = self.parts.lease.max(Duration::from_secs(1));
             let connecting = Link::connect(leader.clone(), self.parts.links.clone(), wait);
+            let connecting = async { connecting.await.map(Box::new) };
             self.connecting = Some((leader, Box::pin(connecting)));
         }
     }
@@ -303,7 +305,7 @@ impl Forwarder {
             && let Some(place) = self.pending.first_unsent()
             && let Some(link) = &mut self.link
         {
-            let Some((command, publisher)) = self.pending.to_send(place) else { break };
+            let Some((command, publisher)) = self.pending.next_sent(place) else { break };
             // A publish after one that has failed here is not sent at all.
             if command.comes_after_failure() {
                 self.refuse(place, Error::AfterFailure);

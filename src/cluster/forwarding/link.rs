@@ -6,36 +6,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::Streaming;
-use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
 
-use super::proto::forwarding_client::ForwardingClient;
-use super::proto::{CommandOutcome, CommandOutcomes, ForwardedCommands};
-use crate::client::{ClientConfig, endpoint};
+use crate::cluster::links::{LinkConfig, channel, with_secret};
+use crate::cluster::proto::forwarding_client::ForwardingClient;
+use crate::cluster::proto::{CommandOutcome, CommandOutcomes, ForwardedCommands};
 use crate::cluster::record::FleetLeader;
-use crate::secret::Secret;
-
-/// The name of the metadata with the secret of a fleet.
-pub(super) const SECRET_METADATA: &str = "leftoff-fleet";
 
 /// The messages that may wait to be sent: what the leader does not take stays with the forwarder.
 const MAX_QUEUED_MESSAGES: usize = 4;
 
 /// The largest message of a node, in bytes: far above what a group may have.
 pub(super) const MAX_MESSAGE_BYTES: usize = 256 << 20;
-
-/// The silence after which a leader is asked for a sign of life, and the time in which it must
-/// come. The stream tells of another leader sooner.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-
-/// How a node reaches others.
-#[derive(Debug, Clone, Default)]
-pub(in crate::cluster) struct LinkConfig {
-    /// The secret that the nodes of a fleet share.
-    pub(in crate::cluster) secret: Option<Secret>,
-    /// The certificates in PEM that sign those of the nodes. `None`: those that the system trusts.
-    pub(in crate::cluster) ca_pem: Option<Vec<u8>>,
-}
 
 /// A connection to a leader, with the commands that were sent over it and are not answered.
 pub(super) struct Link {
@@ -48,35 +29,6 @@ pub(super) struct Link {
     sent: BTreeMap<u64, u64>,
     /// Whether nothing more is sent: a command is to be repeated, and must not be overtaken.
     pub(super) is_ending: bool,
-}
-
-/// Returns a channel to a node, which connects when it is used.
-///
-/// # Errors
-///
-/// What is wrong with the address.
-pub(super) fn channel(
-    address: &str,
-    config: &LinkConfig,
-    wait: Duration,
-) -> Result<Channel, String> {
-    let mut settings = ClientConfig::new(address);
-    settings.ca_pem = config.ca_pem.clone();
-    (settings.connect_timeout, settings.keep_alive) = (wait, KEEP_ALIVE);
-    let endpoint = endpoint(&settings).map_err(|error| format!("{address}: {error}"))?;
-    Ok(endpoint.http2_adaptive_window(true).connect_lazy())
-}
-
-/// Returns a request with the secret of the fleet.
-pub(super) fn with_secret<T>(message: T, config: &LinkConfig) -> Result<tonic::Request<T>, String> {
-    let mut request = tonic::Request::new(message);
-    if let Some(secret) = &config.secret {
-        let value = MetadataValue::try_from(secret.expose());
-        let mut value = value.map_err(|_| "the secret of the fleet has other signs than ASCII")?;
-        value.set_sensitive(true);
-        request.metadata_mut().insert(SECRET_METADATA, value);
-    }
-    Ok(request)
 }
 
 impl Link {

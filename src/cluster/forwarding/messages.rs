@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::failures::{error_of, failure};
-use super::proto;
-use super::proto::forwarded_command::Command;
-use super::proto::{
+use crate::broker::{Ack, Change, Duplicate, Forwarded, ForwardedAppend, Receipt};
+use crate::cluster::proto;
+use crate::cluster::proto::forwarded_command::Command;
+use crate::cluster::proto::{
     AppendOutcome, CommandOutcome, EventReceipt, ForwardedChange, ForwardedPublish, ForwardedPurge,
     StoredBefore,
 };
-use crate::broker::{Ack, Change, Duplicate, Forwarded, ForwardedAppend, Receipt};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
@@ -101,7 +101,7 @@ pub(super) fn read_command(command: Option<Command>) -> Result<ReadCommand> {
             ReadCommand::Publish { publisher, is_independent, appends }
         }
         Command::Change(ForwardedChange { topic: name, change }) => {
-            let change = serde_json::from_slice(&change).map_err(|error| unfit(error))?;
+            let change = serde_json::from_slice(&change).map_err(unfit)?;
             ReadCommand::Change { topic: topic(&name)?, change }
         }
         Command::Purge(ForwardedPurge { topic: name, earliest }) => {

@@ -34,19 +34,4 @@ mod service;
 
 pub(super) use self::asking::leader_asker;
 pub(super) use self::forwarder::{ForwardCounts, Forwarder, ForwarderHandle, ForwarderParts};
-pub(super) use self::link::LinkConfig;
 pub use self::service::ForwardingService;
-
-/// The messages and the service, generated.
-mod proto {
-    #![allow(
-        missing_docs,
-        clippy::all,
-        clippy::pedantic,
-        clippy::missing_errors_doc,
-        unreachable_pub,
-        reason = "generated; documented in the proto"
-    )]
-
-    include!(concat!(env!("OUT_DIR"), "/leftoff.cluster.v1.rs"));
-}

@@ -65,7 +65,7 @@ impl PendingCommands {
     }
 
     /// Returns a command that is sent now, with the number of its publisher; 0 if it is no publish.
-    pub(super) fn to_send(&mut self, place: u64) -> Option<(&Forwarded, u64)> {
+    pub(super) fn next_sent(&mut self, place: u64) -> Option<(&Forwarded, u64)> {
         let pending = self.commands.get_mut(&place)?;
         pending.sent = Some(Instant::now());
         let publisher = match &pending.command {

@@ -12,20 +12,20 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use subtle::ConstantTimeEq as _;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::failures::failure;
-use super::link::{MAX_MESSAGE_BYTES, SECRET_METADATA};
+use super::link::MAX_MESSAGE_BYTES;
 use super::messages::{self, ReadCommand};
-use super::proto::forwarding_server::{Forwarding, ForwardingServer};
-use super::proto::{
+use crate::broker::{Ack, Broker, InOrder};
+use crate::cluster::links::check_secret;
+use crate::cluster::proto::forwarding_server::{Forwarding, ForwardingServer};
+use crate::cluster::proto::{
     AskRequest, AskResponse, CommandOutcome, CommandOutcomes, ForwardedCommand, ForwardedCommands,
 };
-use crate::broker::{Ack, Broker, InOrder};
 use crate::cluster::replicated_log::ReplicatedLog;
 use crate::error::Result;
 use crate::secret::Secret;
@@ -79,12 +79,7 @@ impl ForwardingService {
 
     /// Checks that the caller is a node of the fleet.
     fn check<T>(&self, request: &Request<T>) -> std::result::Result<(), Status> {
-        let Some(secret) = &self.secret else { return Ok(()) };
-        let given = request.metadata().get(SECRET_METADATA).map(|it| it.as_bytes());
-        match given.is_some_and(|given| given.ct_eq(secret.expose().as_bytes()).into()) {
-            true => Ok(()),
-            false => Err(Status::unauthenticated("the secret of the fleet is another one")),
-        }
+        check_secret(request.metadata(), self.secret.as_ref())
     }
 
     async fn serve(self, commands: Streaming<ForwardedCommands>, outcomes: Outcomes) {

@@ -19,13 +19,15 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::crypto::CryptoProvider;
 
 use super::pending::{AwaitedAnswer, NoAnswer, PendingAnswers};
 use super::settings::{NatsConfig, NatsCredentials};
+use crate::cluster::messages::NotTold;
 
 /// How often the client asks the server whether it is there. Three questions without an answer end
 /// the connection, so that a server that stands still is left after 3 s.
@@ -117,8 +119,13 @@ impl NatsConnection {
     /// Subscribes to a new subject of this connection's own, and returns it.
     pub(super) async fn subscribe(&self) -> Result<(String, Subscriber), String> {
         let inbox = self.client.new_inbox();
-        let subscriber = self.client.subscribe(inbox.clone()).await;
-        Ok((inbox, subscriber.map_err(|error| error.to_string())?))
+        let subscriber = self.subscribe_to(inbox.clone()).await?;
+        Ok((inbox, subscriber))
+    }
+
+    /// Subscribes to a subject. The subscription outlives the loss of the connection.
+    pub(super) async fn subscribe_to(&self, subject: String) -> Result<Subscriber, String> {
+        self.client.subscribe(subject).await.map_err(|error| error.to_string())
     }
 
     /// Waits for a connection.
@@ -183,6 +190,20 @@ impl NatsConnection {
     pub(super) async fn tell(&self, subject: String, body: Bytes) {
         if self.link.borrow().connected {
             let _best_effort = self.client.publish(subject, body).await;
+        }
+    }
+
+    /// Hands over a message that nobody waits for, without waiting.
+    pub(super) fn tell_now(&self, subject: String, body: Bytes) -> Result<(), NotTold> {
+        let link = self.link.borrow().clone();
+        if !link.connected {
+            return Err(NotTold::Away(link.problem));
+        }
+        // The client takes a message at once, unless too many wait.
+        let handed_over = unconstrained(self.client.publish(subject, body)).now_or_never();
+        match handed_over {
+            Some(taken) => taken.map_err(|error| NotTold::Away(error.to_string())),
+            None => Err(NotTold::Busy),
         }
     }
 

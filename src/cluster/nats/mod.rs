@@ -9,6 +9,7 @@
 //! | `opening.rs` | finding or creating the stream |
 //! | `address.rs` | where the stream is, and what its leader says of it |
 //! | `appends.rs` | appending with the fence, and what each answer means |
+//! | `messages.rs` | messages between nodes that need not be kept, over core NATS |
 //! | `stuck_fence.rs` | a fence that refuses the right record for ever, and how it is freed |
 //! | `reader.rs` | reading in order, without holes, whatever happens to the consumer |
 //! | `checks.rs` | what of this engine is unsafe, and what that means |
@@ -35,6 +36,7 @@ mod api;
 mod appends;
 mod checks;
 mod connection;
+mod messages;
 mod opening;
 mod pending;
 mod reader;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cluster::messages::MessageKind;
 use crate::cluster::stream::MAX_RECORD_BYTES;
 use crate::secret::Secret;
 
@@ -100,6 +101,8 @@ pub(super) struct StreamNames {
     pub(super) stream: String,
     /// Of the one subject that its records are published to.
     pub(super) subject: String,
+    /// The beginning of all subjects of the fleet, with the dot.
+    prefix: String,
 }
 
 impl StreamNames {
@@ -117,7 +120,13 @@ impl StreamNames {
             ));
         }
         let stream = format!("LEFTOFF_{fleet}");
-        Ok(Self { stream, subject: format!("leftoff.fleet.{fleet}.records") })
+        let prefix = format!("leftoff.fleet.{fleet}.");
+        Ok(Self { stream, subject: format!("{prefix}records"), prefix })
+    }
+
+    /// Returns the subject of messages of this kind.
+    pub(super) fn subject_of(&self, kind: MessageKind) -> String {
+        format!("{}{}", self.prefix, kind.name())
     }
 }
 
@@ -133,5 +142,6 @@ mod tests {
         let names = StreamNames::of("orders-1").unwrap();
         assert_eq!(names.stream, "LEFTOFF_orders-1");
         assert_eq!(names.subject, "leftoff.fleet.orders-1.records");
+        assert_eq!(names.subject_of(MessageKind::Peers), "leftoff.fleet.orders-1.peers");
     }
 }

@@ -12,6 +12,8 @@ use nats_servers::{NatsOptions, NatsProgram, NatsServers, quoted};
 
 use super::appends::MAX_APPENDS_IN_FLIGHT;
 use super::*;
+use crate::cluster::messages::tests::{heard_at_last, messages_pass};
+use crate::cluster::messages::{FleetMessages, MessageKind};
 use crate::cluster::stream::MAX_RECORD_BYTES;
 use crate::cluster::stream::contract_tests::keeps_the_contract;
 
@@ -108,6 +110,23 @@ fn the_engine_keeps_the_contract_of_a_stream() {
             .await;
         });
     });
+}
+
+#[test]
+fn messages_pass_between_the_nodes_of_one_fleet() {
+    for program in NatsProgram::all() {
+        let servers = NatsServers::start(&program, 1, &NatsOptions::default());
+        run(async {
+            let (one, other) = (open_fleet(&servers, "one").await, open_fleet(&servers, "one").await);
+            let elsewhere = open_fleet(&servers, "other").await;
+            let servers = std::cell::RefCell::new(servers);
+            let mut far = elsewhere.listen(MessageKind::Peers).await.unwrap();
+            let away = async || servers.borrow_mut().kill(0);
+            let back = async || servers.borrow_mut().restart(0);
+            messages_pass([&one, &other], away, back).await;
+            assert_eq!(heard_at_last(&elsewhere, &mut far, b"of another fleet").await, 0);
+        });
+    }
 }
 
 #[test]

@@ -2,8 +2,11 @@
 //!
 //! The file is long, because its tests share the fleet at its top.
 
+mod ephemeral;
 mod forwarding;
+mod joining;
 mod over_nats;
+mod peers;
 mod showing;
 
 use std::pin::Pin;
@@ -24,6 +27,8 @@ use crate::{Delivery, OnGap, Publish, StartPoint, TopicConfig};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const LEASE: Duration = Duration::from_millis(300);
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Stops the tasks of a node, as a system does with a process.
 #[derive(Default)]
@@ -113,7 +118,9 @@ struct TestFleet {
     /// Whether the nodes reach each other, and the secret with which those that start do.
     is_connected: bool,
     secret: Secret,
-    streams: Vec<Arc<dyn Stream>>,
+    streams: Vec<Arc<dyn FleetEngine>>,
+    /// The time for which the stream keeps records.
+    keep: Duration,
     disks: Vec<TestDisk>,
     nodes: Vec<Option<TestNode>>,
 }
@@ -127,21 +134,28 @@ impl TestFleet {
     async fn begun(lease: Duration) -> (Self, Vec<SimulatedStream>) {
         let stream = SimulatedStream::new(1, faultless(), Arc::new(RuntimeClock::default()));
         let links: Vec<_> = (0..3).map(|_| stream.another_link()).collect();
-        let streams = links.iter().map(|link| Arc::new(link.clone()) as Arc<dyn Stream>).collect();
-        (Self::over(streams, lease).await, links)
+        let streams =
+            links.iter().map(|link| Arc::new(link.clone()) as Arc<dyn FleetEngine>).collect();
+        (Self::over(streams, lease, HOUR).await, links)
     }
 
     /// Returns a fleet of three nodes, one of them with its log on disk.
-    async fn over(streams: Vec<Arc<dyn Stream>>, lease: Duration) -> Self {
-        Self::connected(streams, lease, false).await
+    async fn over(streams: Vec<Arc<dyn FleetEngine>>, lease: Duration, keep: Duration) -> Self {
+        Self::connected(streams, lease, keep, false).await
     }
 
-    async fn connected(streams: Vec<Arc<dyn Stream>>, lease: Duration, is_connected: bool) -> Self {
+    async fn connected(
+        streams: Vec<Arc<dyn FleetEngine>>,
+        lease: Duration,
+        keep: Duration,
+        is_connected: bool,
+    ) -> Self {
         let mut fleet = Self {
             lease,
             is_connected,
             secret: "the secret".into(),
             streams,
+            keep,
             disks: vec![
                 TestDisk::Memory(Arc::default()),
                 TestDisk::Memory(Arc::default()),
@@ -158,17 +172,15 @@ impl TestFleet {
     async fn start(&mut self, number: usize) {
         let local = self.disks[number].open();
         let stream = self.streams[number].clone();
+        let mut config = NodeConfig { lease: self.lease, keep: self.keep, ..named(number) };
         if !self.is_connected {
-            let node = open_node(local, stream, number, self.lease);
-            self.nodes[number] = Some(node.await.unwrap());
+            self.nodes[number] = Some(open_as(local, stream, config).await.unwrap());
             return;
         }
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
-        let advertise = format!("http://{}", listener.address().unwrap());
-        let (lease, secret) = (self.lease, Some(self.secret.clone()));
-        let config =
-            NodeConfig { lease, advertise, secret, ..NodeConfig::new(format!("n{number}")) };
-        let mut node = open_configured(local, stream, config).await.unwrap();
+        config.advertise = format!("http://{}", listener.address().unwrap());
+        config.secret = Some(self.secret.clone());
+        let mut node = open_as(local, stream, config).await.unwrap();
         node.server = Some(forwarding::serve(listener, &node).await);
         self.nodes[number] = Some(node);
     }
@@ -233,25 +245,29 @@ impl TestFleet {
     }
 }
 
+/// Returns the settings of the node with this number.
+fn named(number: usize) -> NodeConfig {
+    NodeConfig::new(format!("n{number}"))
+}
+
 async fn open_node(
     local: Arc<dyn Log>,
-    stream: Arc<dyn Stream>,
+    engine: Arc<dyn FleetEngine>,
     number: usize,
     lease: Duration,
 ) -> Result<TestNode, NodeOpenError> {
-    let config = NodeConfig { lease, ..NodeConfig::new(format!("n{number}")) };
-    open_configured(local, stream, config).await
+    open_as(local, engine, NodeConfig { lease, ..named(number) }).await
 }
 
-async fn open_configured(
+async fn open_as(
     local: Arc<dyn Log>,
-    stream: Arc<dyn Stream>,
+    engine: Arc<dyn FleetEngine>,
     config: NodeConfig,
 ) -> Result<TestNode, NodeOpenError> {
     let freezer = Arc::new(Freezer::default());
     let spawn = |work| tokio::spawn(Freezable { work, freezer: freezer.clone() });
     let (broker, node) =
-        open_with(local.clone(), stream, config, &OpenConfig::default(), &spawn).await?;
+        open_with(local.clone(), engine, config, &OpenConfig::default(), &spawn).await?;
     Ok(TestNode { broker, node, local, freezer, server: None })
 }
 
@@ -536,6 +552,11 @@ async fn settings_that_cannot_be_are_refused_before_anything_is_done() {
             NodeConfig { lease: Duration::from_millis(99), ..named.clone() },
             OpenConfig::default(),
             "lease: 99ms is not within 100ms and 60s",
+        ),
+        (
+            NodeConfig { keep: 721 * HOUR, ..named.clone() },
+            OpenConfig::default(),
+            "keep: 2595600s is more than 2592000s",
         ),
         (named, large, "broker.max_group_bytes: "),
     ];

@@ -56,6 +56,7 @@ fn faults() -> StreamFaults {
         false_fences: 10,
         stale_reads: 200,
         broken_readers: 20,
+        lost_messages: 0,
         delay: ms(5),
         late: ms(1_500),
         patience: ms(100),

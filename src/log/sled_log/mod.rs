@@ -36,6 +36,8 @@ mod keys;
 mod lost_tail;
 mod mark;
 mod records;
+#[cfg(feature = "fleet")]
+pub(super) mod replacing;
 pub(super) mod restore;
 mod salvage;
 mod segment;

@@ -111,7 +111,7 @@ pub fn restore(
 /// # Errors
 ///
 /// As [`restore`]. The backup must be one of everything, made by a node of a fleet.
-#[cfg_attr(not(test), allow(dead_code, reason = "a node that joins a fleet calls it"))]
+#[cfg(any(test, feature = "fleet"))]
 pub(crate) fn load_peer(
     directory: &Path,
     backup: &Path,

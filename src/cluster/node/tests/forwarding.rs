@@ -8,8 +8,8 @@ use crate::server::{Listener, Server};
 async fn reachable(lease: Duration) -> (TestFleet, Vec<SimulatedStream>) {
     let stream = SimulatedStream::new(1, faultless(), Arc::new(RuntimeClock::default()));
     let links: Vec<_> = (0..3).map(|_| stream.another_link()).collect();
-    let streams = links.iter().map(|link| Arc::new(link.clone()) as Arc<dyn Stream>).collect();
-    (TestFleet::connected(streams, lease, true).await, links)
+    let streams = links.iter().map(|link| Arc::new(link.clone()) as Arc<dyn FleetEngine>).collect();
+    (TestFleet::connected(streams, lease, HOUR, true).await, links)
 }
 
 fn event(id: &str) -> NewEvent {
@@ -42,7 +42,7 @@ async fn callers_of_every_node_are_served_alike_and_read_what_they_wrote() {
     let acks = follower.publish_all(several.to_vec()).await.unwrap();
     assert!(acks[2].is_duplicate() && acks[1].first().position > acks[0].first().position);
     let limited = TopicConfig { max_events: Some(3), ..TopicConfig::default() };
-    follower.create_topic(&name("d"), limited.clone()).await.unwrap();
+    follower.create_topic(&name("d"), limited).await.unwrap();
     assert_eq!(follower.topic(&name("d")).unwrap().config.max_events, Some(3));
     let exists = follower.create_topic(&name("d"), limited).await.unwrap_err();
     assert!(matches!(exists, Error::TopicExists(topic) if topic == name("d")));

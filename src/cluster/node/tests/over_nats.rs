@@ -12,11 +12,11 @@ fn a_fleet_outlives_its_leader_and_the_leader_of_its_stream() {
     eprintln!("-- NATS {}", program.version);
     let mut servers = NatsServers::start(&program, 3, &NatsOptions::default());
     run(async {
-        let mut streams: Vec<Arc<dyn Stream>> = Vec::new();
+        let mut streams: Vec<Arc<dyn FleetEngine>> = Vec::new();
         for _ in 0..3 {
             streams.push(Arc::new(open_fleet(&servers, "nodes").await));
         }
-        let mut fleet = TestFleet::over(streams, Duration::from_secs(1)).await;
+        let mut fleet = TestFleet::over(streams, Duration::from_secs(1), HOUR).await;
         let first = fleet.leader_but(None).await;
         let mut expected = Vec::new();
         let publish_some = async |fleet: &TestFleet, expected: &mut Vec<String>, part: &str| {

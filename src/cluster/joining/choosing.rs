@@ -1,0 +1,77 @@
+//! Choosing the peer whose backup is loaded.
+
+use std::collections::BTreeMap;
+
+use super::super::peers::PeerStatus;
+use super::super::status::NodeRole;
+use super::super::stream::StreamSequence;
+
+/// How often a process failed to give its backup, by its incarnation.
+pub(super) type Failures = BTreeMap<u64, u32>;
+
+/// Returns the peer to ask; `None` if none can help. One that has failed less often comes first,
+/// then the one that has applied most.
+///
+/// A peer can help if it takes part in the fleet, can be reached, writes nothing that this version
+/// (`own`) cannot read, and has applied the stream as far as it is trimmed, or further.
+pub(super) fn choose<'a>(
+    live: &'a [PeerStatus],
+    own: &PeerStatus,
+    failures: &Failures,
+    first: StreamSequence,
+) -> Option<&'a PeerStatus> {
+    let can_help = |peer: &&PeerStatus| {
+        matches!(peer.role, NodeRole::Following | NodeRole::Leading)
+            && !peer.address.is_empty()
+            && peer.record_form <= own.record_form
+            && peer.group_form <= own.group_form
+            && StreamSequence::new(peer.applied).next() >= first
+    };
+    let failed = |peer: &PeerStatus| failures.get(&peer.incarnation).copied().unwrap_or(0);
+    let order = |peer: &&PeerStatus| (failed(peer), std::cmp::Reverse(peer.applied));
+    live.iter().filter(can_help).min_by_key(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::record::FleetLeader;
+    use super::*;
+
+    fn peer(name: &str, incarnation: u64, applied: u64) -> PeerStatus {
+        let (node, address) = (name.to_owned(), format!("http://{name}"));
+        let known = PeerStatus::of_program(&FleetLeader { node, incarnation, address });
+        PeerStatus { applied, ..known }
+    }
+
+    #[test]
+    fn the_peer_that_has_most_and_failed_least_is_asked() {
+        let own = peer("n0", 9, 0);
+        let first = StreamSequence::new(5);
+        let live = [peer("n1", 1, 10), peer("n2", 2, 30), peer("n3", 3, 20)];
+        let mut failures = Failures::new();
+        for expected in ["n2", "n3", "n1", "n2"] {
+            let chosen = choose(&live, &own, &failures, first).unwrap();
+            assert_eq!(chosen.name, expected);
+            *failures.entry(chosen.incarnation).or_default() += 1;
+        }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_help_is_not_asked() {
+        let own = peer("n0", 9, 0);
+        let good = peer("n1", 1, 10);
+        let newer = |form: u8| form + 1;
+        let cases = [
+            PeerStatus { role: NodeRole::Joining, ..good.clone() },
+            PeerStatus { role: NodeRole::Stopped, ..good.clone() },
+            PeerStatus { address: String::new(), ..good.clone() },
+            PeerStatus { record_form: newer(own.record_form), ..good.clone() },
+            PeerStatus { group_form: newer(own.group_form), ..good.clone() },
+            PeerStatus { applied: 3, ..good.clone() },
+        ];
+        let (failures, first) = (Failures::new(), StreamSequence::new(5));
+        assert_eq!(choose(&cases, &own, &failures, first), None);
+        let leads = [PeerStatus { role: NodeRole::Leading, applied: 4, ..good }];
+        assert_eq!(choose(&leads, &own, &failures, first), Some(&leads[0]));
+    }
+}

@@ -1,0 +1,94 @@
+//! What a node does besides its role: it tells the others how it is, hears how they are, trims the
+//! stream while it leads, and hands on ephemeral events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::clock::SteadyClock;
+use super::ephemeral::FleetRelay;
+use super::messages::FleetMessages;
+use super::peers::{OwnStatus, PeerStatus, PeerWatch, PeersTask, TellProblem};
+use super::record::FleetLeader;
+use super::replicated_log::ReplicatedLog;
+use super::status::NodeStatus;
+use super::stream::Stream;
+use super::trimming::Trimmer;
+use crate::broker::Broker;
+
+/// What the upkeep of a node needs.
+pub(super) struct UpkeepParts {
+    pub(super) node: FleetLeader,
+    pub(super) broker: Broker,
+    pub(super) log: Arc<ReplicatedLog>,
+    pub(super) stream: Arc<dyn Stream>,
+    pub(super) messages: Arc<dyn FleetMessages>,
+    pub(super) clock: Arc<dyn SteadyClock>,
+    pub(super) status: Arc<watch::Sender<NodeStatus>>,
+    pub(super) lease: Duration,
+    /// The least time for which the stream keeps a record.
+    pub(super) keep: Duration,
+}
+
+/// What others see of the upkeep of a node.
+#[derive(Debug, Clone)]
+pub(super) struct NodeUpkeep {
+    pub(super) peers: PeerWatch,
+    pub(super) relay: FleetRelay,
+}
+
+impl NodeUpkeep {
+    /// Returns the upkeep of a node, and its task, which never ends by itself.
+    pub(super) fn new(
+        parts: UpkeepParts,
+    ) -> (Self, impl Future<Output = Infallible> + Send + 'static) {
+        let UpkeepParts { node, broker, log, stream, messages, clock, status, lease, keep } = parts;
+        let peers = PeerWatch::new(own_status(&node, &status, log), lease, clock.clone());
+        let relay = FleetRelay::new(messages.clone(), node.incarnation);
+        broker.relay_ephemeral(Box::new(relay.clone()));
+        let telling = PeersTask {
+            messages,
+            watch: peers.clone(),
+            tell_problem: tell_problem(status),
+            seed: rand::random(),
+        };
+        let trimmer = Trimmer::new(stream, clock, peers.clone(), lease, keep);
+        let relaying = relay.clone().run(broker, lease);
+        let task = async {
+            let (never, _, _) = tokio::join!(telling.run(), trimmer.run(), relaying);
+            match never {}
+        };
+        (Self { peers, relay }, task)
+    }
+}
+
+/// Returns what tells how a node is.
+fn own_status(
+    node: &FleetLeader,
+    status: &watch::Sender<NodeStatus>,
+    log: Arc<ReplicatedLog>,
+) -> OwnStatus {
+    let (program, status) = (PeerStatus::of_program(node), status.subscribe());
+    Arc::new(move || {
+        let synced = log.synced().map_or(0, |synced| synced.stream);
+        program.clone().with(&status.borrow(), synced)
+    })
+}
+
+/// Returns what writes a problem with the other nodes into a node's status.
+fn tell_problem(status: Arc<watch::Sender<NodeStatus>>) -> TellProblem {
+    Box::new(move |problem| {
+        status.send_if_modified(|status| {
+            let is_new = status.peers_problem != problem;
+            if is_new {
+                if let Some(problem) = &problem {
+                    tracing::warn!(problem, "a problem with the nodes of the fleet");
+                }
+                status.peers_problem = problem;
+            }
+            is_new
+        });
+    })
+}
