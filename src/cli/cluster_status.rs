@@ -102,7 +102,33 @@ fn in_words(told: &Value) -> String {
     for (name, value) in lines.into_iter().chain(problems.into_iter().flatten()) {
         let _infallible = writeln!(text, "{name:<9}{value}");
     }
+    for seen in told["nodes"].as_array().into_iter().flatten() {
+        let _infallible = writeln!(text, "{}", seen_in_words(seen));
+    }
+    if told["has_more_nodes"] == true {
+        text += "         and more nodes\n";
+    }
     text
+}
+
+/// Returns a line about a node that was heard.
+fn seen_in_words(seen: &Value) -> String {
+    let word = |name: &str| seen[name].as_str().unwrap_or("?");
+    let number = |name: &str| seen[name].as_u64().unwrap_or(0);
+    let heard = match seen["is_live"] == true {
+        true => String::new(),
+        false => format!(", not heard for {} ms", number("heard_ms_ago")),
+    };
+    let problem = seen["problem"].as_str().map(|it| format!(": {it}")).unwrap_or_default();
+    format!(
+        "- {} at {}, version {}: {} in term {}, {} records behind{heard}{problem}",
+        word("node"),
+        word("address"),
+        word("version"),
+        word("role"),
+        number("term"),
+        number("lag_records"),
+    )
 }
 
 #[cfg(test)]
@@ -139,6 +165,13 @@ behind   5 records, 40 ms
 ready    yes
 ";
         assert_eq!(in_words(&told), lines);
+        told["nodes"] = json!([{
+            "node": "n1", "address": "http://n1:4280", "version": "1.2.3", "role": "leading",
+            "term": 3, "lag_records": 0, "is_live": false, "heard_ms_ago": 9, "problem": "a fault",
+        }]);
+        let line = "- n1 at http://n1:4280, version 1.2.3: leading in term 3, 0 records behind, \
+            not heard for 9 ms: a fault\n";
+        assert_eq!(in_words(&told), format!("{lines}{line}"));
         (told["leader"], told["not_ready"]) = (Value::Null, json!("it is behind"));
         (told["problem"], told["engine_problem"]) = (json!("a"), json!("b"));
         let said = in_words(&told);

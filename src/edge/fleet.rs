@@ -35,17 +35,20 @@ pub(crate) trait NodeOfFleet: Send + Sync {
 pub(crate) enum ShownRole {
     Leading,
     Following,
+    Joining,
     Stopped,
 }
 
 impl ShownRole {
-    pub(crate) const ALL: [Self; 3] = [Self::Leading, Self::Following, Self::Stopped];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Leading, Self::Following, Self::Joining, Self::Stopped];
 
     /// Returns the stable word for it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Leading => "leading",
             Self::Following => "following",
+            Self::Joining => "joining",
             Self::Stopped => "stopped",
         }
     }
@@ -74,6 +77,24 @@ pub(crate) struct ShownForwards {
     pub(crate) unknown: u64,
 }
 
+/// A node of a fleet as this one has heard of it last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownPeer {
+    #[serde(flatten)]
+    pub(crate) node: ShownNode,
+    pub(crate) version: String,
+    pub(crate) role: ShownRole,
+    pub(crate) term: u64,
+    pub(crate) applied_record: u64,
+    pub(crate) lag_records: u64,
+    /// Whether it is the node that tells it, and whether it was heard lately.
+    pub(crate) is_self: bool,
+    pub(crate) is_live: bool,
+    pub(crate) heard_ms_ago: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) problem: Option<String>,
+}
+
 /// How a node of a fleet is. Written as the answer of `/v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct FleetState {
@@ -95,6 +116,9 @@ pub(crate) struct FleetState {
     /// How often the node has announced itself as the leader, and the terms that it has seen begin.
     pub(crate) announcements: u64,
     pub(crate) terms: u64,
+    /// All nodes that were heard, this one included, and whether there are more.
+    pub(crate) nodes: Vec<ShownPeer>,
+    pub(crate) has_more_nodes: bool,
     #[serde(skip)]
     pub(crate) forwarded: ShownForwards,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,6 +210,19 @@ mod tests {
                 lag_ms: 40,
                 announcements: 1,
                 terms: 2,
+                nodes: vec![ShownPeer {
+                    node: node("n1"),
+                    version: "1.2.3".to_owned(),
+                    role: ShownRole::Leading,
+                    term: 3,
+                    applied_record: 12,
+                    lag_records: 0,
+                    is_self: false,
+                    is_live: true,
+                    heard_ms_ago: 20,
+                    problem: None,
+                }],
+                has_more_nodes: false,
                 forwarded: ShownForwards { answered: 6, answered_us: 900, repeated: 1, unknown: 0 },
                 problem: None,
                 engine_problem: Some("no answer".to_owned()),
@@ -222,6 +259,19 @@ mod tests {
             "not_ready": "it has not caught up",
             "announcements": 1,
             "terms": 2,
+            "nodes": [{
+                "node": "n1",
+                "address": "http://n1:4280",
+                "version": "1.2.3",
+                "role": "leading",
+                "term": 3,
+                "applied_record": 12,
+                "lag_records": 0,
+                "is_self": false,
+                "is_live": true,
+                "heard_ms_ago": 20,
+            }],
+            "has_more_nodes": false,
             "engine_problem": "no answer",
         });
         assert_eq!(told(Some(&Behind)), expected);

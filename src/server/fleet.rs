@@ -2,21 +2,18 @@
 
 use std::pin::Pin;
 
-use crate::cluster::{FleetLeader, FleetView, ForwardedCommands, NodeRole};
-use crate::edge::fleet::{FleetState, NodeOfFleet, ShownForwards, ShownNode, ShownRole};
+use crate::cluster::{FleetLeader, FleetView, ForwardedCommands, NodeRole, SeenPeer};
+use crate::edge::fleet::{FleetState, NodeOfFleet, ShownForwards, ShownNode, ShownPeer, ShownRole};
 
 impl NodeOfFleet for FleetView {
     fn state(&self) -> FleetState {
         let status = self.status();
+        let peers = self.peers();
         let ForwardedCommands { answered, answered_us, repeated, unknown } = self.forwarded();
         FleetState {
             fleet: self.fleet().to_owned(),
             node: shown(self.node()),
-            role: match status.role {
-                NodeRole::Leading => ShownRole::Leading,
-                NodeRole::Following | NodeRole::Joining => ShownRole::Following,
-                NodeRole::Stopped => ShownRole::Stopped,
-            },
+            role: role(status.role),
             term: status.term,
             leader: status.leader.as_ref().map(shown),
             read_record: status.read.get(),
@@ -26,6 +23,8 @@ impl NodeOfFleet for FleetView {
             lag_ms: u64::try_from(self.lag().as_millis()).unwrap_or(u64::MAX),
             announcements: status.announcements,
             terms: status.terms,
+            nodes: peers.nodes.iter().map(peer).collect(),
+            has_more_nodes: peers.is_cut_off,
             forwarded: ShownForwards { answered, answered_us, repeated, unknown },
             problem: status.problem.or(status.peers_problem),
             engine_problem: status.engine_problem,
@@ -38,6 +37,31 @@ impl NodeOfFleet for FleetView {
 
     fn hand_over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(FleetView::hand_over(self))
+    }
+}
+
+fn role(role: NodeRole) -> ShownRole {
+    match role {
+        NodeRole::Leading => ShownRole::Leading,
+        NodeRole::Following => ShownRole::Following,
+        NodeRole::Joining => ShownRole::Joining,
+        NodeRole::Stopped => ShownRole::Stopped,
+    }
+}
+
+fn peer(seen: &SeenPeer) -> ShownPeer {
+    let SeenPeer { status, is_self, is_live, heard_ms_ago } = seen;
+    ShownPeer {
+        node: ShownNode { node: status.name.clone(), address: status.address.clone() },
+        version: status.version.clone(),
+        role: role(status.role),
+        term: status.term,
+        applied_record: status.applied,
+        lag_records: status.lag,
+        is_self: *is_self,
+        is_live: *is_live,
+        heard_ms_ago: *heard_ms_ago,
+        problem: status.problem.clone(),
     }
 }
 

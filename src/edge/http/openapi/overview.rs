@@ -30,6 +30,7 @@ pub(super) fn shapes() -> Vec<(&'static str, Object)> {
     vec![
         ("Cluster", cluster_shape()),
         ("ClusterNode", cluster_node()),
+        ("SeenNode", seen_node()),
         ("Overview", overview_shape()),
         ("LogState", log_state()),
         ("History", history()),
@@ -171,6 +172,8 @@ fn cluster_shape() -> Object {
             said("not_ready", "Why the node is not ready; absent if it is."),
             records("announcements", "How often the node has announced itself since its start."),
             records("terms", "The terms that the node has seen begin since its start."),
+            optional(list("nodes", "SeenNode")),
+            optional(field("has_more_nodes", boolean(), "Whether there are more than are listed.")),
             said("problem", "What went wrong last, until it is over."),
             said("engine_problem", "Why the engine does not answer; absent if it does."),
         ],
@@ -190,6 +193,26 @@ fn cluster_node() -> Object {
         [
             field("node", text(), "Its name."),
             field("address", text(), "The URL at which other nodes reach it; may be empty."),
+        ],
+    )
+}
+
+fn seen_node() -> Object {
+    let roles = ShownRole::ALL.map(ShownRole::name);
+    object(
+        "A node of the fleet as this one has heard of it last.",
+        [
+            field("node", text(), "Its name. Two processes with one name are listed both."),
+            field("address", text(), "The URL at which other nodes reach it; may be empty."),
+            field("version", text(), "The version of its program."),
+            field("role", one_of(&roles), "What it does; `joining`: it loads a backup."),
+            field("term", number(0), "The term of the last record that it has read."),
+            field("applied_record", number(0), "The record up to which its log is."),
+            field("lag_records", number(0), "The records of the stream that it has not read."),
+            field("is_self", boolean(), "Whether it is the node that answers."),
+            field("is_live", boolean(), "Whether it was heard lately."),
+            field("heard_ms_ago", number(0), "When it was heard last, in milliseconds."),
+            optional(field("problem", text(), "What is wrong with it.")),
         ],
     )
 }
