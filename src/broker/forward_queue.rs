@@ -195,12 +195,12 @@ pub(crate) struct ForwardQueue(Arc<ForwardState>);
 
 #[derive(Debug, Default)]
 struct ForwardState {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingCommands>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct WaitingCommands {
     commands: VecDeque<Forwarded>,
     /// The commands that are no publishes.
     others: usize,
@@ -211,7 +211,7 @@ struct Waiting {
 }
 
 impl ForwardQueue {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, WaitingCommands> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -19,6 +19,7 @@
 
 mod announced;
 mod arrivals;
+mod arriving;
 mod atomic;
 mod backup;
 mod backup_to;

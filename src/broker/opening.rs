@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::announced::Announced;
 use super::arrivals::Arrivals;
+use super::arriving::ArrivingGroups;
 use super::busy::Busy;
 use super::clock::Now;
 use super::closing::{Closing, Threads};
@@ -30,7 +31,6 @@ use super::order::window::DedupWindow;
 use super::publish::InOrder;
 use super::questions::Questions;
 use super::queue::{COMMAND_BYTES, CommandReceiver};
-use super::read::arriving::ArrivingGroups;
 use super::read::behind::Behind;
 use super::read::replay::replays::Replays;
 use super::read::searching::Searches;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::announced::Announced;
 use crate::broker::arrivals::Arrivals;
+use crate::broker::arriving::ArrivingGroups;
 use crate::broker::busy::Busy;
 use crate::broker::clock::Now;
 use crate::broker::closing::Closing;
@@ -30,7 +31,6 @@ use crate::broker::publish::InOrder;
 use crate::broker::questions::Questions;
 use crate::broker::queue::QueuedStep;
 use crate::broker::queue::{AskedBy, Queued};
-use crate::broker::read::arriving::ArrivingGroups;
 use crate::broker::read::behind::Behind;
 use crate::broker::read::replay::replays::Replays;
 use crate::broker::read::searching::Searches;

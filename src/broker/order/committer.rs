@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::window::DedupWindow;
 use crate::broker::announced::Announced;
+use crate::broker::arriving::ArrivingGroups;
 use crate::broker::clock::Now;
 use crate::broker::failure::BrokerFailure;
 use crate::broker::forward_queue::{ForwardQueue, Forwarded};
@@ -14,7 +15,6 @@ use crate::broker::leadership::SharedLeadership;
 use crate::broker::maintenance::horizon::Horizons;
 use crate::broker::maintenance::retention::Quiet;
 use crate::broker::queue::{CommandReceiver, QueuedStep};
-use crate::broker::read::arriving::ArrivingGroups;
 use crate::broker::read::replay::replays::Replays;
 use crate::broker::report::MaintenanceReport;
 use crate::broker::tail::newest::Tails;

@@ -10,36 +10,12 @@
 //! better. One that leads has decided everything by then, so the cursor is of no event, and that is
 //! told as a gap. At a broker alone nobody waits.
 
-use std::time::Duration;
-
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::broker::shared::Shared;
 use crate::cursor::{Cursor, Place, StartPoint};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
-
-/// The signal that a group is shown. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct ArrivingGroups {
-    shown: watch::Sender<()>,
-    /// The longest wait for a place; zero for a broker alone.
-    pub(crate) max_wait: Duration,
-}
-
-impl ArrivingGroups {
-    pub(crate) fn new(max_wait: Duration) -> Self {
-        Self { shown: watch::Sender::new(()), max_wait }
-    }
-
-    /// Gives the signal.
-    pub(crate) fn give(&self) {
-        if !self.max_wait.is_zero() {
-            self.shown.send_replace(());
-        }
-    }
-}
 
 impl Shared {
     /// Waits until the place that a reader of `topic`, or of many topics, comes with is
@@ -61,7 +37,7 @@ impl Shared {
         if self.arriving.max_wait.is_zero() || !self.is_ahead(topic, cursor) {
             return Ok(());
         }
-        let mut shown = self.arriving.shown.subscribe();
+        let mut shown = self.arriving.follow();
         let max_wait = self.arriving.max_wait;
         let deadline = Instant::now() + max_wait;
         while self.is_ahead(topic, cursor) {

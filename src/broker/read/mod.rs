@@ -21,7 +21,7 @@
 //! hundreds of thousands, are merged by position. All else exists once, for both: waiting,
 //! patience, filters, gaps, catching up, stopping.
 
-pub(super) mod arriving;
+mod arriving;
 pub(super) mod behind;
 mod common;
 pub(super) mod deliveries;

@@ -1,4 +1,4 @@
-//! Asking the leader a question. Questions need no order, so each is a call of its own.
+//! LeaderAsking the leader a question. Questions need no order, so each is a call of its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::cluster::status::NodeStatus;
 use crate::error::{Error, Result, with_causes};
 
 /// What asks the leader: the channel to the last one is kept.
-struct Asking {
+struct LeaderAsking {
     status: watch::Receiver<NodeStatus>,
     incarnation: u64,
     links: LinkConfig,
@@ -35,7 +35,7 @@ pub(in crate::cluster) fn leader_asker(
     links: LinkConfig,
     patience: Duration,
 ) -> LeaderAsker {
-    let asking = Asking { status, incarnation, links, patience, last: Mutex::default() };
+    let asking = LeaderAsking { status, incarnation, links, patience, last: Mutex::default() };
     let asking = Arc::new(asking);
     Arc::new(move |kind, question| {
         let asking = asking.clone();
@@ -43,7 +43,7 @@ pub(in crate::cluster) fn leader_asker(
     })
 }
 
-impl Asking {
+impl LeaderAsking {
     async fn ask(&self, kind: &str, question: Bytes) -> Result<Bytes> {
         let channel = self.channel().await?;
         let client = ForwardingClient::new(channel);

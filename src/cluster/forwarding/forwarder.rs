@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::link::Link;
+use super::link::LeaderLink;
 use super::messages;
 use super::pending::PendingCommands;
 use crate::broker::{Ack, ForwardQueue, Forwarded};
@@ -104,7 +104,8 @@ struct DoneCommand {
     deadline: Instant,
 }
 
-type Connecting = Pin<Box<dyn Future<Output = std::result::Result<Box<Link>, String>> + Send>>;
+type LinkConnecting =
+    Pin<Box<dyn Future<Output = std::result::Result<Box<LeaderLink>, String>> + Send>>;
 
 /// The task of a node that sends commands to the leader.
 pub(in crate::cluster) struct Forwarder {
@@ -113,8 +114,8 @@ pub(in crate::cluster) struct Forwarder {
     counts: Arc<ForwardCounts>,
     pending: PendingCommands,
     done: VecDeque<DoneCommand>,
-    link: Option<Box<Link>>,
-    connecting: Option<(FleetLeader, Connecting)>,
+    link: Option<Box<LeaderLink>>,
+    connecting: Option<(FleetLeader, LinkConnecting)>,
     /// No attempt to connect is made before.
     next_try: Instant,
     pause: Duration,
@@ -126,7 +127,7 @@ enum Happened {
     Taken(VecDeque<Forwarded>),
     Outcomes(Option<Vec<(u64, CommandOutcome)>>),
     Room(Option<mpsc::OwnedPermit<ForwardedCommands>>),
-    Connected(std::result::Result<Box<Link>, String>),
+    Connected(std::result::Result<Box<LeaderLink>, String>),
     Ordered(Option<Order>),
     StatusChanged(bool),
     Time,
@@ -279,7 +280,7 @@ impl Forwarder {
         }
         if Instant::now() >= self.next_try {
             let wait = self.parts.lease.max(Duration::from_secs(1));
-            let connecting = Link::connect(leader.clone(), self.parts.links.clone(), wait);
+            let connecting = LeaderLink::connect(leader.clone(), self.parts.links.clone(), wait);
             let connecting = async { connecting.await.map(Box::new) };
             self.connecting = Some((leader, Box::pin(connecting)));
         }

@@ -19,7 +19,7 @@ const MAX_QUEUED_MESSAGES: usize = 4;
 pub(super) const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 /// A connection to a leader, with the commands that were sent over it and are not answered.
-pub(super) struct Link {
+pub(super) struct LeaderLink {
     pub(super) leader: FleetLeader,
     /// Messages wait here for the connection.
     pub(super) sends: mpsc::Sender<ForwardedCommands>,
@@ -31,7 +31,7 @@ pub(super) struct Link {
     pub(super) is_ending: bool,
 }
 
-impl Link {
+impl LeaderLink {
     /// Connects to a leader, and waits until it listens.
     ///
     /// # Errors

@@ -117,7 +117,8 @@ fn messages_pass_between_the_nodes_of_one_fleet() {
     for program in NatsProgram::all() {
         let servers = NatsServers::start(&program, 1, &NatsOptions::default());
         run(async {
-            let (one, other) = (open_fleet(&servers, "one").await, open_fleet(&servers, "one").await);
+            let (one, other) =
+                (open_fleet(&servers, "one").await, open_fleet(&servers, "one").await);
             let elsewhere = open_fleet(&servers, "other").await;
             let servers = std::cell::RefCell::new(servers);
             let mut far = elsewhere.listen(MessageKind::Peers).await.unwrap();
