@@ -296,3 +296,56 @@ impl ForwardQueue {
         commands.into_iter().for_each(|command| command.refuse(Error::NotLeading));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn purge(topic: &str) -> (Forwarded, oneshot::Receiver<Result<Done>>) {
+        let (reply, answered) = oneshot::channel();
+        let (topic, earliest) = (topic.parse().unwrap(), Sequence::FIRST);
+        let purge = ForwardedPurge { topic, earliest, may_be_done: false, reply };
+        (Forwarded::Purge(purge), answered)
+    }
+
+    fn topics(commands: VecDeque<Forwarded>) -> Vec<String> {
+        let topic = |command| match command {
+            Forwarded::Purge(purge) => purge.topic.to_string(),
+            other => panic!("{other:?}"),
+        };
+        commands.into_iter().map(topic).collect()
+    }
+
+    /// Goal: what was given back keeps its place before all else, nothing is taken while the node
+    /// is about to lead, and nobody waits for a forwarder that is gone.
+    #[tokio::test]
+    async fn changes_have_bounded_room_and_what_is_given_back_comes_first() {
+        let queue = ForwardQueue::default();
+        let mut answers = Vec::new();
+        let mut push = |topic: &str| {
+            let (command, answered) = purge(topic);
+            queue.push(command);
+            answers.push(answered);
+        };
+        push("a");
+        assert!(queue.try_take().is_none(), "it is not open");
+        queue.open();
+        push("b");
+        let taken = queue.take().await;
+        push("c");
+        queue.give_back(taken.into_iter());
+        push("d");
+        assert!(queue.try_take().is_none(), "the committer takes back");
+        assert_eq!(topics(queue.take_back()), ["a", "b", "c", "d"]);
+        (0..MAX_OTHERS).for_each(|_| push("e"));
+        let (one_more, refused) = purge("f");
+        queue.push(one_more);
+        assert!(matches!(refused.await.unwrap(), Err(Error::Crowded { limit: 1_024, .. })));
+        queue.end();
+        let (late, refused_late) = purge("g");
+        queue.push(late);
+        for answered in answers.into_iter().skip(4).chain([refused_late]) {
+            assert!(matches!(answered.await.unwrap(), Err(Error::NotLeading)));
+        }
+    }
+}

@@ -156,8 +156,11 @@ use shared::{MAX_ASKS, Shared};
 /// differ.
 const MAX_AHEAD_MS: u64 = 60_000;
 
-/// The kind of the question that has the leader of a fleet run maintenance.
+/// The kinds of questions that each broker answers as the leader of a fleet: run maintenance; tell
+/// the last sequence of a topic.
 const MAINTAIN: &str = "maintain";
+#[cfg(any(feature = "webhooks", feature = "fleet"))]
+const STORED_THROUGH: &str = "stored_through";
 
 /// The longest walk over events whose caller bounds only their number.
 const MAX_WALK: Duration = Duration::from_secs(10);
@@ -256,7 +259,7 @@ impl Broker {
 
     /// Opens the broker of a node that follows another one: until [`Self::lead`] it decides
     /// nothing. Publishes, changes of topics and purges are left to the node that leads, by way of
-    /// [`FollowerConfig::elsewhere`]; without it, and for maintenance, they are refused with [`Error::NotLeading`].
+    /// [`FollowerConfig::elsewhere`]; without it they are refused with [`Error::NotLeading`].
     ///
     /// # Errors
     ///
@@ -362,6 +365,7 @@ impl Broker {
         }
         match kind {
             MAINTAIN => self.maintain_for_node(&question).await,
+            STORED_THROUGH => self.stored_for_node(&question),
             kind => self.0.questions.answer(kind, question).await,
         }
     }
@@ -1396,6 +1400,38 @@ impl Broker {
         let ask = Ask::Now { topic, answer };
         self.0.maintenance.try_send(ask).map_err(|_others_are_ending| busy())?;
         answered.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// Returns the last sequence of a topic that is stored in the whole fleet, whatever this node has
+    /// applied; 0 if there is no such topic.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask_leader`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind.
+    #[cfg(feature = "webhooks")]
+    pub(crate) async fn stored_through(&self, topic: &TopicName) -> Result<u64> {
+        if self.leads() {
+            return Ok(self.last_sequence(topic));
+        }
+        let question = serde_json::to_vec(topic).map_err(|error| unreadable(&error))?;
+        let answer = self.0.questions.ask_leader(STORED_THROUGH, question.into()).await?;
+        serde_json::from_slice(&answer).map_err(|error| unreadable(&error))
+    }
+
+    #[cfg(any(feature = "webhooks", feature = "fleet"))]
+    fn last_sequence(&self, topic: &TopicName) -> u64 {
+        self.extent(topic).map_or(0, |extent| extent.tail.previous().get())
+    }
+
+    /// Answers another node what [`Self::stored_through`] asks for.
+    #[cfg(feature = "fleet")]
+    fn stored_for_node(&self, question: &[u8]) -> Result<Bytes> {
+        let topic = serde_json::from_slice(question).map_err(|error| unreadable(&error))?;
+        Ok(self.last_sequence(&topic).to_string().into())
     }
 
     /// Has the node that leads run maintenance.

@@ -3,8 +3,9 @@
 //!
 //! # Why
 //!
-//! Changes of webhooks are rare, so any node decides on what it has read, and its record is stored
-//! only if no other came before it. Otherwise the node reads that one, and decides again. The
+//! Changes of webhooks are rare, so any node decides, once it has read all that the fleet has
+//! stored: also that there is nothing to change. Its record is stored only if no other came before
+//! it. Otherwise the node reads that one, and decides again. The
 //! counts of requests are those of the node that sends, and begin anew with another leader.
 
 use std::sync::{Arc, Weak};
@@ -28,14 +29,12 @@ macro_rules! decided {
         let mut decisions = 0;
         loop {
             decisions += 1;
+            if let Err(error) = $parts.catch_up().await {
+                break Err(error);
+            }
             match $decide.await {
-                Err($crate::error::Error::UnexpectedSequence { actual, .. })
-                    if decisions < $crate::webhooks::nodes::MAX_DECISIONS =>
-                {
-                    if let Err(error) = $parts.read_to(actual).await {
-                        break Err(error);
-                    }
-                }
+                Err($crate::error::Error::UnexpectedSequence { .. })
+                    if decisions < $crate::webhooks::nodes::MAX_DECISIONS => {}
                 outcome => break outcome,
             }
         }
@@ -51,6 +50,22 @@ const MAX_BEHIND: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 
 impl WebhooksParts {
+    /// Waits until everything is applied that the fleet has stored by now. Of a broker alone, all
+    /// is applied.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLeading`]: the leader cannot be asked; [`Error::NotCaughtUp`]: this node is too
+    /// far behind. Nothing was changed.
+    pub(super) async fn catch_up(&self) -> Result<()> {
+        if self.broker.is_alone() {
+            return Ok(());
+        }
+        let stored = self.broker.stored_through(&self.topic).await?;
+        let late = |_| Error::NotCaughtUp { waited_ms: MAX_BEHIND.as_millis() as u64 };
+        self.read_to(stored).await.map_err(late)
+    }
+
     /// Waits until the record with this sequence is applied.
     ///
     /// # Errors

@@ -14,12 +14,16 @@ use std::sync::{Mutex, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use futures_util::stream;
+use tokio::net::{TcpListener, TcpStream};
+use tonic::service::Routes;
+use tonic::transport::Server;
+
 use super::*;
 use crate::cluster::samples::content;
 use crate::cluster::simulated::{SimulatedStream, StreamFaults};
 use crate::event::{Durability, NewEvent};
 use crate::log::{LogConfig, MemoryLog, SledLog};
-use crate::server::Listener;
 use crate::topic::TopicName;
 use crate::{Delivery, OnGap, Publish, StartPoint, TopicConfig};
 
@@ -177,11 +181,11 @@ impl TestFleet {
             self.nodes[number] = Some(open_as(local, stream, config).await.unwrap());
             return;
         }
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
-        config.advertise = format!("http://{}", listener.address().unwrap());
+        let (socket, advertise) = socket().await;
+        config.advertise = advertise;
         config.secret = Some(self.secret.clone());
         let mut node = open_as(local, stream, config).await.unwrap();
-        node.server = Some(forwarding::serve(listener, &node).await);
+        node.server = Some(serve(socket, Routes::new(node.node.service().served())));
         self.nodes[number] = Some(node);
     }
 
@@ -269,6 +273,24 @@ async fn open_as(
     let (broker, node) =
         open_with(local.clone(), engine, config, &OpenConfig::default(), &spawn).await?;
     Ok(TestNode { broker, node, local, freezer, server: None })
+}
+
+/// Returns a socket of a server, and its address.
+async fn socket() -> (TcpListener, String) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", socket.local_addr().unwrap());
+    (socket, address)
+}
+
+fn serve(socket: TcpListener, routes: Routes) -> JoinHandle<()> {
+    let accepted = stream::unfold(socket, |socket| async {
+        let accepted: std::io::Result<TcpStream> =
+            socket.accept().await.map(|(accepted, _)| accepted);
+        Some((accepted, socket))
+    });
+    tokio::spawn(async {
+        Server::builder().add_routes(routes).serve_with_incoming(accepted).await.unwrap();
+    })
 }
 
 /// Waits until `look` finds something.

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::broker::InOrder;
-use crate::server::{Listener, Server};
 
 /// A fleet whose nodes reach each other.
 async fn reachable(lease: Duration) -> (TestFleet, Vec<SimulatedStream>) {
@@ -215,67 +214,4 @@ async fn payloads(broker: &Broker, topic: &str) -> Vec<String> {
             other => panic!("{other:?}"),
         }
     }
-}
-
-/// Serves a node where others reach it.
-pub(super) async fn serve(listener: Listener, node: &TestNode) -> tokio::task::JoinHandle<()> {
-    let server = Server::builder(node.broker.clone())
-        .service(node.node.service().served())
-        .listen(listener)
-        .bind()
-        .await
-        .unwrap();
-    tokio::spawn(server.run(std::future::pending()))
-}
-
-/// Goal: a client that comes from another node with its cursor is told no gap, although this node
-/// has not applied all yet; and one whose cursor is ahead of everybody waits for a bounded time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cursor_that_is_ahead_of_its_node_is_waited_for() {
-    let (fleet, _) = reachable(LEASE).await;
-    let leader = fleet.leader_but(None).await;
-    let follower = fleet.node((leader + 1) % 3);
-    follower.freezer.freeze();
-    let mut last = None;
-    for number in 0..5 {
-        last = Some(publish(&fleet.node(leader).broker, "a", &number.to_string()).await.unwrap());
-    }
-    let last = last.unwrap().last();
-    let epoch = follower.broker.epoch();
-    let places = [crate::Place::Sequence(last.sequence), crate::Place::Position(last.position)];
-    let mut waiting = Vec::new();
-    for after in places {
-        let start = StartPoint::After(crate::Cursor { after, since: None, epoch: Some(epoch) });
-        let broker = follower.broker.clone();
-        let subscribing = async move {
-            match after {
-                crate::Place::Sequence(_) => broker.subscribe(&name("a"), start, OnGap::Fail).await,
-                crate::Place::Position(_) => {
-                    broker.feed(vec!["a".parse().unwrap()], start, OnGap::Fail).await
-                }
-            }
-        };
-        waiting.push(tokio::spawn(subscribing));
-    }
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(waiting.iter().all(|it| !it.is_finished()), "they wait for the events");
-    follower.freezer.thaw();
-    for waiting in waiting {
-        let mut reader = waiting.await.unwrap().unwrap();
-        let next = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap();
-        assert!(matches!(next.unwrap().unwrap(), Delivery::CaughtUp));
-    }
-    let after = crate::Place::Sequence(last.sequence.plus(7));
-    let start = StartPoint::After(crate::Cursor { after, since: None, epoch: Some(epoch) });
-    let topic = name("a");
-    let [at_follower, at_leader] = [follower, fleet.node(leader)].map(|node| {
-        let ahead = node.broker.subscribe(&topic, start, OnGap::Fail);
-        tokio::time::timeout(PATIENCE, ahead)
-    });
-    let (at_follower, at_leader) = tokio::join!(at_follower, at_leader);
-    let error = at_follower.unwrap().unwrap_err();
-    assert!(matches!(error, Error::NotCaughtUp { .. }), "{error}");
-    let error = at_leader.unwrap().unwrap_err();
-    assert!(matches!(error, Error::Gap(gap) if gap.reason == crate::GapReason::Ahead));
-    fleet.close().await;
 }

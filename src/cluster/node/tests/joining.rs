@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use futures_util::{StreamExt as _, stream};
-use tokio::net::{TcpListener, TcpStream};
+use futures_util::StreamExt as _;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 
 use super::*;
@@ -38,24 +36,6 @@ fn config(number: usize, secret: &str) -> NodeConfig {
 
 fn link_config(secret: &str) -> LinkConfig {
     LinkConfig { secret: Some(secret.into()), ca_pem: None }
-}
-
-/// Returns a socket of a server, and its address.
-async fn socket() -> (TcpListener, String) {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", socket.local_addr().unwrap());
-    (socket, address)
-}
-
-fn serve(socket: TcpListener, routes: Routes) -> JoinHandle<()> {
-    let accepted = stream::unfold(socket, |socket| async {
-        let accepted: std::io::Result<TcpStream> =
-            socket.accept().await.map(|(accepted, _)| accepted);
-        Some((accepted, socket))
-    });
-    tokio::spawn(async {
-        Server::builder().add_routes(routes).serve_with_incoming(accepted).await.unwrap();
-    })
 }
 
 async fn giver(number: usize, stream: &SimulatedStream, disk: &TestDisk) -> Giver {
