@@ -165,8 +165,8 @@ pub enum Error {
         /// The limit that the input did not keep.
         problem: String,
     },
-    /// Another node of the fleet decides what is stored, and could not be asked; nothing was stored.
-    /// Retry.
+    /// Another node of the fleet decides what is stored, and could not be asked; nothing was
+    /// stored. Retry.
     #[error("the node that leads the fleet cannot be asked for now; nothing was stored")]
     NotLeading,
     /// This node of a fleet has not applied the place of the cursor yet. Ask again, or ask another
@@ -179,8 +179,8 @@ pub enum Error {
         /// The time that the reader waited, in milliseconds.
         waited_ms: u64,
     },
-    /// The node of the fleet that decides what is stored was lost before it answered: the events may
-    /// or may not be stored. Repeat the publish with the same ids, or read the topic.
+    /// The node of the fleet that decides what is stored was lost before it answered: the events
+    /// may or may not be stored. Repeat the publish with the same ids, or read the topic.
     #[error(
         "the fleet's leader was lost before it answered; it is unknown whether the events are \
          stored: repeat the publish with the same ids, or read the topic"
@@ -356,8 +356,8 @@ impl Error {
         )
     }
 
-    /// Returns the error of a publish. If nobody knows what became of an earlier attempt of it, then
-    /// an error that says nothing of what is stored must not say that nothing is.
+    /// Returns the error of a publish. If nobody knows what became of an earlier attempt of it,
+    /// then an error that says nothing of what is stored must not say that nothing is.
     pub(crate) fn of_repeated(self, may_be_stored: bool) -> Self {
         let knows_nothing =
             matches!(self, Self::NotLeading | Self::AfterFailure | Self::ShuttingDown);

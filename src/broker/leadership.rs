@@ -102,6 +102,7 @@ pub(crate) struct LeadershipWatch(watch::Receiver<u64>);
 
 impl LeadershipWatch {
     /// Whether this node decides, as it was when this was called last.
+    #[cfg_attr(not(feature = "webhooks"), allow(dead_code, reason = "webhooks use it"))]
     pub(crate) fn leads(&mut self) -> bool {
         leads(*self.0.borrow_and_update())
     }

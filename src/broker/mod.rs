@@ -34,6 +34,7 @@ mod ending;
 mod ephemeral;
 mod failure;
 mod filter;
+#[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "the nodes of a fleet use it"))]
 mod forward_queue;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -90,6 +91,7 @@ pub(crate) use forward_queue::{Forwarded, ForwardedAppend};
 pub(crate) use leadership::{LeadTerm, Leadership, LeadershipWatch};
 pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
+#[cfg(feature = "fleet")]
 pub(crate) use opening::FollowerConfig;
 pub use presence::{MemberList, Presence};
 #[cfg(feature = "fleet")]
@@ -599,12 +601,13 @@ impl Broker {
     /// # Cancel safety
     ///
     /// As [`Self::publish_all`].
+    #[cfg_attr(not(feature = "webhooks"), allow(dead_code, reason = "webhooks use it"))]
     pub(crate) async fn publish_own(&self, publishes: Vec<Publish>) -> Result<Vec<Ack>> {
         self.submit_own(publishes, AskedBy::Caller).await
     }
 
-    /// As [`Self::publish_own`], for what was decided while this node led in `term`: it is stored in
-    /// that term, by this node, or not at all.
+    /// As [`Self::publish_own`], for what was decided while this node led in `term`: it is stored
+    /// in that term, by this node, or not at all.
     ///
     /// # Errors
     ///
@@ -1402,8 +1405,8 @@ impl Broker {
         answered.await.unwrap_or(Err(Error::ShuttingDown))
     }
 
-    /// Returns the last sequence of a topic that is stored in the whole fleet, whatever this node has
-    /// applied; 0 if there is no such topic.
+    /// Returns the last sequence of a topic that is stored in the whole fleet, whatever this node
+    /// has applied; 0 if there is no such topic.
     ///
     /// # Errors
     ///

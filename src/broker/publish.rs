@@ -128,6 +128,7 @@ impl PublishTurn {
     }
 
     /// Whether the publish is stored even if an earlier one fails.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "the nodes of a fleet use it"))]
     pub(super) fn is_independent(&self) -> bool {
         self.number.is_none()
     }

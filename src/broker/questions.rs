@@ -39,6 +39,7 @@ impl Questions {
     }
 
     /// Has another node be asked with `asker`.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "the nodes of a fleet use it"))]
     pub(super) fn set_leader(&self, asker: LeaderAsker) {
         let _it_is_set_once = self.leader.set(asker);
     }

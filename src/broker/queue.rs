@@ -89,6 +89,7 @@ pub(super) enum AskedBy {
     Caller,
     /// Another node of the fleet, which takes this one for the leader. If it is none, the command
     /// is refused, so that no command goes in circles.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "the nodes of a fleet use it"))]
     Node,
     /// A part of this broker, which has decided it while this node led in a term. It is stored in
     /// that term, or not at all.

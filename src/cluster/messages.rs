@@ -1,9 +1,9 @@
 //! Messages between the nodes of a fleet that need not be kept: how each node is, for example.
 //!
 //! A node tells all nodes that listen. Each message may be lost, and nobody is told of that but by
-//! [`ListenedMessage::Lost`], which counts what the listener itself had no room for. Messages of one
-//! node come in order; those of different nodes in any. While the engine is away nothing is kept
-//! for later: what a node wanted to tell then is refused.
+//! [`ListenedMessage::Lost`], which counts what the listener itself had no room for. Messages of
+//! one node come in order; those of different nodes in any. While the engine is away nothing is
+//! kept for later: what a node wanted to tell then is refused.
 //!
 //! A node that listens hears what it tells itself, too. So it notices when messages do not pass.
 

@@ -71,8 +71,8 @@ pub struct NodeConfig {
     /// [`MAX_NODE_ADDRESS_BYTES`] bytes. Default: empty, so that others cannot reach it.
     pub advertise: String,
     /// The secret that the nodes of the fleet share: whoever knows it may have anything stored. Any
-    /// text of ASCII. Default: none, so that whoever reaches the node may. Without one, a node gives
-    /// others no backup.
+    /// text of ASCII. Default: none, so that whoever reaches the node may. Without one, a node
+    /// gives others no backup.
     pub secret: Option<Secret>,
     /// The certificates in PEM that sign those of the nodes. Default: those that the system trusts.
     pub ca_pem: Option<Vec<u8>>,

@@ -119,8 +119,8 @@ impl Committer {
         Ok((topics, new))
     }
 
-    /// Leads from now on, or follows. What was asked for before was decided, or is for whoever leads
-    /// from now on.
+    /// Leads from now on, or follows. What was asked for before was decided, or is for whoever
+    /// leads from now on.
     pub(super) fn set_leadership(&mut self, leadership: Leadership) {
         if !self.leadership.set(leadership) {
             return;

@@ -51,7 +51,8 @@ impl WorkQueue {
     ///
     /// [`Error::UnknownConsumer`]; [`Error::Invalid`], [`Error::OverLimit`]: the consumer is not
     /// shared, or the request breaks a rule. [`Error::Full`], [`Error::Crowded`]: too many
-    /// consumers are in use, or too many pulls wait. As [`Broker::publish_all`] and
+    /// consumers are in use, or too many pulls wait. As
+    /// [`Broker::publish_all`](crate::Broker::publish_all) and
     /// [`Reader::next`](crate::Reader::next). Nothing is leased then, except that after
     /// [`Error::OutcomeUnknown`] leases that nobody knows of may have to run out.
     ///
