@@ -357,11 +357,20 @@ impl Error {
     }
 
     /// Returns the error of a publish. If nobody knows what became of an earlier attempt of it,
-    /// then an error that says nothing of what is stored must not say that nothing is.
+    /// then an error must not say that nothing is stored, unless it is one that a leader has only
+    /// after it has looked for the publish's ids.
     pub(crate) fn of_repeated(self, may_be_stored: bool) -> Self {
-        let knows_nothing =
-            matches!(self, Self::NotLeading | Self::AfterFailure | Self::ShuttingDown);
-        if !(may_be_stored && knows_nothing) {
+        let looked_for_ids = matches!(
+            self,
+            Self::UnexpectedSequence { .. }
+                | Self::NotWritten(_)
+                | Self::DiskFull { .. }
+                | Self::OverLimit { .. }
+                | Self::UnknownTopic(_)
+                | Self::OutcomeUnknown(_)
+                | Self::LeaderLost(_)
+        );
+        if !may_be_stored || looked_for_ids {
             return self;
         }
         Self::LeaderLost(std::io::Error::other("nobody else could be asked in time").into())

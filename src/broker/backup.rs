@@ -97,8 +97,23 @@ struct BackupEnd {
     time: Timestamp,
 }
 
+/// Who reads a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BackupReader {
+    /// Somebody who keeps it, to restore it as a log of its own.
+    Operator,
+    /// A node of the same fleet, which goes on from there with the fleet's stream: what changes
+    /// while the backup is read, the stream tells it.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "the nodes of a fleet read it"))]
+    Node,
+}
+
 /// Begins a backup, as `Broker::backup` says.
-pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<Backup> {
+pub(super) async fn start(
+    shared: Arc<Shared>,
+    from: Option<Cursor>,
+    reader: BackupReader,
+) -> Result<Backup> {
     shared.admit()?;
     let epoch_now = shared.log.epoch();
     let invalid = |problem: String| Err(Error::invalid("from", problem));
@@ -120,7 +135,10 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
     if from > position {
         return invalid(format!("is ahead of the log, which ends at {position}"));
     }
-    let applied = applied?;
+    let applied = match reader {
+        BackupReader::Operator => None,
+        BackupReader::Node => applied?,
+    };
     let is_for_node = applied.is_some() && from == Position::BEFORE_ALL;
     let stored = if is_for_node { stored } else { Vec::new() };
     let topics = shared.topics.filtered(|topic| topic.state().id.is_some());

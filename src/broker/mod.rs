@@ -129,6 +129,7 @@ use crate::lists;
 use crate::log::{Group, Log, MemoryLog, SledLog};
 use crate::topic::{TopicId, TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
+use backup::BackupReader;
 use busy::Busy;
 #[cfg(any(test, feature = "testing"))]
 use clock::Now;
@@ -1299,23 +1300,27 @@ impl Broker {
     pub async fn delete_topic(&self, name: &TopicName) -> Result<()> {
         self.0.admit()?;
         self.0.topics.existing(name)?;
-        self.change(name, Change::Delete, AskedBy::Caller).await
+        self.change(name, Change::Delete).await
     }
 
     async fn configure(&self, name: &TopicName, change: Change) -> Result<TopicInfo> {
         self.0.admit()?;
         let topic = self.0.topics.open(name)?;
-        self.change(name, change, AskedBy::Caller).await?;
+        self.change(name, change).await?;
         Ok(TopicInfo::of(&topic))
     }
 
     /// Changes a topic; the blocks of a deleted one are removed.
-    async fn change(&self, name: &TopicName, change: Change, asked_by: AskedBy) -> Result<()> {
+    async fn change(&self, name: &TopicName, change: Change) -> Result<()> {
+        let asked_by = AskedBy::Caller;
         let (topic, is_deletion) = (self.0.topics.open(name)?, matches!(change, Change::Delete));
         let changed = Arc::clone(&topic);
         let queued = |reply| Queued::Change(QueuedChange { topic, change, asked_by, reply });
         self.0.ask(queued).await??;
-        if is_deletion { self.0.reclaim(&changed).await } else { Ok(()) }
+        match is_deletion {
+            true => self.0.reclaim(&changed).await,
+            false => Ok(()),
+        }
     }
 
     /// Stores the events of a publish that a caller of another node has handed in there, as
@@ -1348,7 +1353,8 @@ impl Broker {
         submitted.map(PendingAll).inspect_err(|_refused| turn.fail())
     }
 
-    /// Changes a topic as a caller of another node wants it.
+    /// Changes a topic as a caller of another node wants it. The space of a deleted one is freed
+    /// after that, in the background.
     ///
     /// # Errors
     ///
@@ -1360,7 +1366,9 @@ impl Broker {
     #[cfg(feature = "fleet")]
     pub(crate) async fn change_forwarded(&self, name: &TopicName, change: Change) -> Result<()> {
         self.0.admit()?;
-        self.change(name, change, AskedBy::Node).await
+        let (topic, asked_by) = (self.0.topics.open(name)?, AskedBy::Node);
+        let queued = |reply| Queued::Change(QueuedChange { topic, change, asked_by, reply });
+        self.0.ask(queued).await?
     }
 
     /// Purges events as a caller of another node wants it.
@@ -1467,7 +1475,22 @@ impl Broker {
     ///
     /// Dropped before it returns, nothing is left of it.
     pub async fn backup(&self, from: Option<Cursor>) -> Result<Backup> {
-        backup::start(self.0.clone(), from).await
+        backup::start(self.0.clone(), from, BackupReader::Operator).await
+    }
+
+    /// Begins a backup of everything for another node of the fleet. It has the place in the stream
+    /// from which that node goes on, and cannot be restored as a log of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::backup`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::backup`].
+    #[cfg(any(test, feature = "fleet"))]
+    pub(crate) async fn backup_for_node(&self) -> Result<Backup> {
+        backup::start(self.0.clone(), None, BackupReader::Node).await
     }
 
     /// Returns the totals of all maintenance since the broker was opened.

@@ -86,7 +86,7 @@ impl Joining for JoiningService {
         })?;
         let node = &request.get_ref().node;
         tracing::info!(node, "a node of the fleet loads a backup here");
-        let backup = self.broker.backup(None).await?;
+        let backup = self.broker.backup_for_node().await?;
         if backup.applied().is_none() {
             return Err(Status::unavailable("this node has nothing of the fleet yet"));
         }

@@ -157,6 +157,10 @@ impl RoleTask {
             end = self.play() => end,
             never = watching => match never {},
         };
+        if end != RoleEnd::Closed {
+            // Nothing more is decided here: what callers ask for is left to the next leader.
+            let _takes_nothing_more = self.parts.broker.lead(Leadership::Follows).await;
+        }
         if let Some(place) = self.reached.filter(|_| end == RoleEnd::Closed) {
             // Moves the log's place, so that the stream can be trimmed up to here.
             let moving = Group { applied: place.applied(), ..Group::default() };

@@ -40,8 +40,9 @@ pub(super) struct AnsweredBatch {
 
 impl LedKeeper {
     /// Returns the state of a keeper whose view has the records up to those that `records` reads.
-    pub(super) fn new(to_leader: ToLeader, records: OwnReader) -> Self {
+    /// That of a broker alone needs to read none.
+    pub(super) fn new(to_leader: ToLeader, records: Option<OwnReader>) -> Self {
         let (asked, answered) = (None, VecDeque::new());
-        Self { to_leader, records: Some(records), is_behind: false, asked, answered }
+        Self { to_leader, records, is_behind: false, asked, answered }
     }
 }

@@ -208,7 +208,7 @@ impl Consumers {
             taken: VecDeque::new(),
             leadership,
             reached: reached.clone(),
-            led: LedKeeper::new(to_leader.clone(), reader),
+            led: LedKeeper::new(to_leader.clone(), (!broker.is_alone()).then_some(reader)),
         };
         tokio::spawn(polls::timed(polls::Task::Consumers, keeper.run()));
         let (broker, config) = (broker.clone(), config.clone());

@@ -3,7 +3,7 @@
 //! The file is long, because each change is one act on the record and on the state beside it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(super) struct WebhooksParts {
     consumers: Consumers,
     pub(super) topic: TopicName,
     status_topic: TopicName,
+    /// The last record on which the present change is decided.
+    decided_on: AtomicU64,
     /// Held while a change is decided and stored.
     writing: tokio::sync::Mutex<()>,
     hooks: RwLock<BTreeMap<WebhookName, Hook>>,
@@ -102,6 +104,7 @@ impl WebhooksParts {
             consumers: consumers.clone(),
             topic,
             status_topic,
+            decided_on: AtomicU64::new(0),
             writing: tokio::sync::Mutex::default(),
             hooks: RwLock::default(),
             start,
@@ -275,7 +278,7 @@ impl WebhooksParts {
         {
             return Err(Error::invalid("signature", "is not that of the secret"));
         }
-        let _alone = self.writing.lock().await;
+        let _alone = self.alone().await;
         let now = self.broker.now();
         if let Ok((record, _)) = self.hook(name) {
             let has = |key: &WebhookKey| record.keys.first().is_some_and(|it| it.key == *key);
@@ -316,7 +319,7 @@ impl WebhooksParts {
         name: &WebhookName,
         change: Map<String, Value>,
     ) -> Result<WebhookInfo> {
-        let _alone = self.writing.lock().await;
+        let _alone = self.alone().await;
         let (record, _) = self.hook(name)?;
         let invalid = |error: serde_json::Error| Error::invalid("body", error.to_string());
         let mut settings = serde_json::to_value(&record.settings).map_err(invalid)?;
@@ -361,7 +364,7 @@ impl WebhooksParts {
     ///
     /// As [`Webhooks::delete`](super::Webhooks::delete).
     pub(super) async fn delete(&self, name: &WebhookName) -> Result<()> {
-        let _alone = self.writing.lock().await;
+        let _alone = self.alone().await;
         let (record, _) = self.hook(name)?;
         self.write(name, None, Happening::Deleted).await?;
         info!(webhook = %name, "a webhook is deleted");
@@ -382,7 +385,7 @@ impl WebhooksParts {
         reason: PauseReason,
         problem: String,
     ) -> Result<()> {
-        let _alone = self.writing.lock().await;
+        let _alone = self.alone().await;
         let (record, _) = self.hook(name)?;
         // A pause that does not end by itself takes the place of one that does.
         let is_kept = |pause: &WebhookPause| pause.reason.rank() >= reason.rank();
@@ -401,7 +404,7 @@ impl WebhooksParts {
     ///
     /// As [`Self::pause`].
     pub(super) async fn resume(&self, name: &WebhookName, by_itself: bool) -> Result<()> {
-        let _alone = self.writing.lock().await;
+        let _alone = self.alone().await;
         let (record, state) = self.hook(name)?;
         state.forgive(Instant::now());
         match &record.paused {
@@ -450,7 +453,7 @@ impl WebhooksParts {
             return Err(Error::invalid("keep_old_ms", problem));
         }
         let given = secret.map(|secret| WebhookKey::parse(secret.expose())).transpose()?;
-        let _alone = self.writing.lock().await;
+        let _alone = self.alone().await;
         let (record, _) = self.hook(name)?;
         let kind = record.keys.first().map(|it| it.key.kind());
         let kind = signature.or(kind).unwrap_or_default();
@@ -463,6 +466,14 @@ impl WebhooksParts {
         let rotated = record.rotated(key.clone(), now, until)?;
         self.write(name, Some(rotated), Happening::Rotated).await?;
         Ok(MadeWebhook { info: self.info(name)?, secret: told(&key) })
+    }
+
+    /// Returns the right to change webhooks. What is known by then is what a change is decided on:
+    /// it is not stored if others have changed a webhook since.
+    async fn alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        let alone = self.writing.lock().await;
+        self.decided_on.store(*self.reached.borrow(), Ordering::SeqCst);
+        alone
     }
 
     /// Stores a webhook, or its end, with the event that tells of it; then applies it. The caller
@@ -488,7 +499,7 @@ impl WebhooksParts {
             return Ok(());
         }
         // Refused if another node has changed a webhook meanwhile. It is applied as it is read.
-        let stored = stored.expecting(*self.reached.borrow());
+        let stored = stored.expecting(self.decided_on.load(Ordering::SeqCst));
         let acks = self.broker.publish_own(vec![stored, told]).await?;
         let stored = acks.first().map_or(0, |ack| ack.last().sequence.get());
         self.read_to(stored).await

@@ -97,14 +97,16 @@ pub(super) async fn follow(
     mut reader: OwnReader,
     mut leadership: LeadershipWatch,
 ) {
+    let mut is_missing = false;
     loop {
         let next = tokio::select! {
+            () = std::future::ready(()), if is_missing => Ok(NextOwn::Missing),
             () = leadership.changed() => Ok(NextOwn::None),
             next = reader.next() => next,
         };
         let Some(parts) = parts.upgrade() else { return };
         parts.send(leadership.leads());
-        let is_missing = match next {
+        is_missing = match next {
             Ok(NextOwn::These(run)) => {
                 parts.apply_run(&run);
                 false
@@ -122,7 +124,7 @@ pub(super) async fn follow(
             match load(&parts.broker, &parts.topic).await {
                 Ok(LoadedWebhooks { records, reader: after }) => {
                     parts.begin(records);
-                    reader = after;
+                    (reader, is_missing) = (after, false);
                 }
                 Err(error) => {
                     error!(%error, "the webhooks cannot be loaded; retrying");

@@ -147,7 +147,8 @@ impl Committer {
         }
         let requests = gathered.requests.drain(..).map(|it| (it.asked_by, it.into()));
         let changes = gathered.changes.drain(..).map(|it| (it.asked_by, it.into()));
-        for (asked_by, command) in requests.chain(changes) {
+        // As where they are decided: the changes of a group come first.
+        for (asked_by, command) in changes.chain(requests) {
             self.leave(asked_by, command);
         }
         for step in std::mem::take(&mut self.steps) {

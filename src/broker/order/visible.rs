@@ -95,7 +95,10 @@ impl Committer {
             shown.topic.upkeep.appended(&block, self.max_block_bytes);
             if block.has_ids() {
                 let purged = shown.state.extent.purged;
-                self.window.remember_block(id, &block, purged, block.last_clock());
+                match self.leadership.follows() {
+                    true => self.window.remember_block_at(id, &block, purged, self.last_clock),
+                    false => self.window.remember_block(id, &block, purged, block.last_clock()),
+                }
             }
             self.tails.push(&shown.topic.tail, block);
         }

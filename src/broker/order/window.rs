@@ -146,6 +146,22 @@ impl DedupWindow {
         }
     }
 
+    /// Remembers the ids of a block that was stored at the clock's time `clock`, whatever the block
+    /// says: another node of a fleet has stored it, whose clock may differ.
+    pub(crate) fn remember_block_at(
+        &mut self,
+        topic: TopicId,
+        block: &Block,
+        first: Sequence,
+        clock: Timestamp,
+    ) {
+        let is_wanted = |event: &EventRef<'_>| !event.id.is_empty() && event.sequence >= first;
+        for event in block.events().filter(is_wanted) {
+            let EventRef { sequence, position, time, .. } = event;
+            self.remember(topic, event.id, Receipt { sequence, position, time }, clock);
+        }
+    }
+
     /// Remembers the blocks of ids that the log holds when it is opened at `now`. `topics` are in
     /// the order of their ids.
     pub(crate) fn load(

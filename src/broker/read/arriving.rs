@@ -62,7 +62,9 @@ impl Shared {
         match cursor.after {
             Place::Position(position) => position.get() > self.last_position(),
             Place::Sequence(sequence) => {
-                let known = topic.and_then(|name| self.topics.known(name));
+                // A reader of many has positions.
+                let Some(name) = topic else { return false };
+                let known = self.topics.known(name);
                 let last = known.map(|topic| topic.state().extent.tail.previous());
                 last.map_or(sequence.get() > 0, |last| sequence > last)
             }

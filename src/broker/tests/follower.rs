@@ -1,5 +1,7 @@
 //! Tests of a broker that takes the groups which another one has decided: whatever the leader does,
 //! the follower shows the same, and goes on from there when it leads.
+//!
+//! The file is long, because its tests share the pair of brokers at its top.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -386,7 +388,7 @@ async fn a_node_that_loads_a_peers_backup_becomes_as_its_peer_is() {
             CLOCK.fetch_add(random.random_range(0..3_000), Ordering::SeqCst);
             act(&leader.broker, &mut random).await;
         }
-        let mut backup = leader.broker.backup(None).await.unwrap();
+        let mut backup = leader.broker.backup_for_node().await.unwrap();
         let mut bytes = Vec::new();
         while let Some(some) = backup.next().await.unwrap() {
             bytes.extend_from_slice(&some);

@@ -1,4 +1,4 @@
-//! LeaderAsking the leader a question. Questions need no order, so each is a call of its own.
+//! Asking the leader a question. Questions need no order, so each is a call of its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,21 @@ use crate::cluster::proto::forwarding_client::ForwardingClient;
 use crate::cluster::record::FleetLeader;
 use crate::cluster::status::NodeStatus;
 use crate::error::{Error, Result, with_causes};
+
+/// How long a former leader is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Whether a call failed before anything was sent.
+fn is_of_connecting(status: &tonic::Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
 
 /// What asks the leader: the channel to the last one is kept.
 struct LeaderAsking {
@@ -45,13 +60,17 @@ pub(in crate::cluster) fn leader_asker(
 
 impl LeaderAsking {
     async fn ask(&self, kind: &str, question: Bytes) -> Result<Bytes> {
-        let channel = self.channel().await?;
+        let (leader, channel) = self.channel().await?;
         let client = ForwardingClient::new(channel);
         let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
         let request = AskRequest { kind: kind.to_owned(), request: question };
         let refused = |problem: String| Error::NotWritten(std::io::Error::other(problem).into());
         let request = with_secret(request, &self.links).map_err(refused)?;
-        match client.ask(request).await {
+        let answered = tokio::select! {
+            answered = client.ask(request) => answered,
+            () = self.is_lost(&leader) => return Err(unknown("another node leads")),
+        };
+        match answered {
             Ok(answer) => {
                 let answer = answer.into_inner();
                 answer.failure.map_or(Ok(answer.response), |failure| Err(error_of(failure)))
@@ -59,12 +78,24 @@ impl LeaderAsking {
             Err(status) if status.code() == Code::Unauthenticated => {
                 Err(refused(with_causes(&status)))
             }
+            // Nothing was sent.
+            Err(status) if is_of_connecting(&status) => Err(Error::NotLeading),
             Err(status) => Err(unknown(with_causes(&status))),
         }
     }
 
+    /// Waits until a leader leads no longer, and for what it may still have to say.
+    async fn is_lost(&self, leader: &FleetLeader) {
+        let mut status = self.status.clone();
+        let is_another = |status: &NodeStatus| status.leader.as_ref() != Some(leader);
+        if status.wait_for(is_another).await.map(drop).is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+
     /// Returns a channel to the leader; waits for one if there is none.
-    async fn channel(&self) -> Result<Channel> {
+    async fn channel(&self) -> Result<(FleetLeader, Channel)> {
         let mut status = self.status.clone();
         let is_other = |leader: &FleetLeader| leader.incarnation != self.incarnation;
         let known = status.wait_for(|status| status.leader.as_ref().is_some_and(is_other));
@@ -78,11 +109,11 @@ impl LeaderAsking {
         if let Some((known, channel)) = &*last
             && *known == leader
         {
-            return Ok(channel.clone());
+            return Ok((leader, channel.clone()));
         }
         let channel = channel(&leader.address, &self.links, self.patience)
             .map_err(|problem| Error::NotWritten(std::io::Error::other(problem).into()))?;
-        *last = Some((leader, channel.clone()));
-        Ok(channel)
+        *last = Some((leader.clone(), channel.clone()));
+        Ok((leader, channel))
     }
 }

@@ -119,6 +119,12 @@ pub(in crate::cluster) struct Forwarder {
     /// No attempt to connect is made before.
     next_try: Instant,
     pause: Duration,
+    /// When a link to a former leader is given up.
+    gives_up_link: Option<Instant>,
+    /// When the next attempt is due, if there is a leader to connect to.
+    waits_until: Option<Instant>,
+    /// The leader as it was looked at last.
+    leader: Option<FleetLeader>,
     finishing: Option<oneshot::Sender<()>>,
 }
 
@@ -135,6 +141,9 @@ enum Happened {
 
 impl Drop for Forwarder {
     fn drop(&mut self) {
+        self.answer_done(true);
+        self.lose_link();
+        self.pending.refuse_all();
         self.parts.queue.end();
     }
 }
@@ -153,6 +162,9 @@ impl Forwarder {
             connecting: None,
             next_try: Instant::now(),
             pause: FIRST_PAUSE,
+            gives_up_link: None,
+            waits_until: None,
+            leader: None,
             finishing: None,
         };
         (forwarder, ForwarderHandle { orders: sends, counts })
@@ -177,7 +189,7 @@ impl Forwarder {
                 Happened::Outcomes(None) | Happened::Room(None) => self.lose_link(),
                 Happened::Room(Some(room)) => self.send(room),
                 Happened::Connected(Ok(link)) => {
-                    (self.connecting, self.link, self.pause) = (None, Some(link), FIRST_PAUSE);
+                    (self.connecting, self.link) = (None, Some(link));
                 }
                 Happened::Connected(Err(problem)) => {
                     tracing::debug!(problem, "cannot reach the fleet's leader");
@@ -204,15 +216,13 @@ impl Forwarder {
     /// The time in which a command is carried out, or its caller is told that it was not: more than
     /// a change of the leader takes, and than a leader needs to give up itself.
     fn patience(&self) -> Duration {
-        self.parts.lease * 2 + Duration::from_secs(2)
+        self.parts.lease * 3 + Duration::from_secs(3)
     }
 
     async fn next(&mut self) -> Happened {
         let first_deadline = self.pending.first_deadline();
         let done_deadline = self.done.front().map(|done| done.deadline);
-        let wants_link = !self.pending.is_empty() && self.link.is_none();
-        let retry = (wants_link && self.connecting.is_none()).then_some(self.next_try);
-        let time = first_deadline.into_iter().chain(done_deadline).chain(retry).min();
+        let time = first_deadline.into_iter().chain(done_deadline).chain(self.waits_until).min();
         let has_unsent = self.pending.first_unsent().is_some();
         let is_ending = self.link.as_ref().is_some_and(|link| link.is_ending);
         let Self { parts, orders, link, connecting, .. } = self;
@@ -261,16 +271,27 @@ impl Forwarder {
             let is_other = |leader: &&FleetLeader| leader.incarnation != self.parts.incarnation;
             status.leader.as_ref().filter(is_other).cloned()
         };
-        if self.link.as_ref().is_some_and(|link| Some(&link.leader) != leader.as_ref()) {
+        if self.leader != leader {
+            self.leader.clone_from(&leader);
+            (self.next_try, self.pause) = (Instant::now(), FIRST_PAUSE);
+            // What the former leader still has to say is waited for, for a while.
+            if let Some(link) = &mut self.link {
+                link.is_ending = true;
+                self.gives_up_link = Some(Instant::now() + self.parts.lease / 6);
+            }
+        }
+        if self.gives_up_link.is_some_and(|time| time <= Instant::now()) {
             self.lose_link();
         }
         if self.link.as_ref().is_some_and(|link| link.is_ending && !link.has_sent()) {
-            self.link = None; // All is answered: what is to be repeated is sent over another one.
+            // All is answered: what is to be repeated is sent over another one.
+            (self.link, self.gives_up_link) = (None, None);
             self.try_later();
         }
         if self.connecting.as_ref().is_some_and(|(to, _)| Some(to) != leader.as_ref()) {
             self.connecting = None;
         }
+        self.waits_until = self.gives_up_link;
         let wants_link = self.link.is_none() && self.connecting.is_none();
         let Some(leader) = leader.filter(|_| wants_link && !self.pending.is_empty()) else {
             return;
@@ -278,7 +299,9 @@ impl Forwarder {
         if leader.address.is_empty() {
             return self.pending.refuse_all(); // It has told none, so nobody can reach it.
         }
-        if Instant::now() >= self.next_try {
+        if Instant::now() < self.next_try {
+            self.waits_until = Some(self.next_try);
+        } else {
             let wait = self.parts.lease.max(Duration::from_secs(1));
             let connecting = LeaderLink::connect(leader.clone(), self.parts.links.clone(), wait);
             let connecting = async { connecting.await.map(Box::new) };
@@ -292,7 +315,7 @@ impl Forwarder {
     }
 
     fn lose_link(&mut self) {
-        self.link = None;
+        (self.link, self.gives_up_link) = (None, None);
         let (repeated, unknown) = self.pending.link_lost();
         self.counts.repeated.fetch_add(repeated, Ordering::Relaxed);
         self.counts.unknown.fetch_add(unknown, Ordering::Relaxed);
@@ -333,6 +356,7 @@ impl Forwarder {
         let took = pending.sent.map(|sent| sent.elapsed()).unwrap_or_default();
         match messages::read_outcome(outcome) {
             Ok(acks) => {
+                self.pause = FIRST_PAUSE;
                 self.counts.answered.fetch_add(1, Ordering::Relaxed);
                 self.counts.micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
                 let Some(pending) = self.pending.remove(place) else { return };
@@ -349,7 +373,8 @@ impl Forwarder {
         let Some(pending) = self.pending.get_mut(place) else { return };
         let is_repeatable = pending.command.is_repeatable();
         let (again, may_be_done) = match &error {
-            Error::NotLeading | Error::ShuttingDown => (true, false),
+            // One that stores nothing more does not lead for long.
+            Error::NotLeading | Error::ShuttingDown | Error::ReadOnly(_) => (true, false),
             // Has its publisher not failed here, then an earlier publish of it is to be sent again.
             Error::AfterFailure => (!pending.command.comes_after_failure(), false),
             error => (error.outcome_unknown() && is_repeatable, true),
@@ -375,7 +400,7 @@ impl Forwarder {
     fn answer_done(&mut self, all: bool) {
         let (role, applied) = {
             let status = self.parts.status.borrow();
-            (status.role, status.applied)
+            (status.role, status.applied.max(status.reached))
         };
         let now = Instant::now();
         // A node that leads has applied everything; one that has stopped never will.

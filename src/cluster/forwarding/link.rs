@@ -20,7 +20,6 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 /// A connection to a leader, with the commands that were sent over it and are not answered.
 pub(super) struct LeaderLink {
-    pub(super) leader: FleetLeader,
     /// Messages wait here for the connection.
     pub(super) sends: mpsc::Sender<ForwardedCommands>,
     outcomes: Streaming<CommandOutcomes>,
@@ -64,7 +63,7 @@ impl LeaderLink {
         let (sends, outcomes) =
             tokio::time::timeout(wait, connecting).await.unwrap_or_else(timed_out)?;
         let (next_number, is_ending) = (1, false);
-        Ok(Self { leader, sends, outcomes, next_number, sent: BTreeMap::new(), is_ending })
+        Ok(Self { sends, outcomes, next_number, sent: BTreeMap::new(), is_ending })
     }
 
     /// Gives a command with this place the number under which it is sent.

@@ -72,6 +72,14 @@ pub(super) fn command(command: &Forwarded, publisher: u64) -> Command {
     }
 }
 
+/// Returns the publisher of a command whose failure fails the later ones of that publisher.
+pub(super) fn publisher_of(command: Option<&Command>) -> Option<u64> {
+    match command {
+        Some(Command::Publish(publish)) if !publish.is_independent => Some(publish.publisher),
+        _ => None,
+    }
+}
+
 /// Reads a command.
 ///
 /// # Errors

@@ -15,6 +15,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::failures::failure;
@@ -73,13 +75,15 @@ impl ForwardingService {
     }
 
     /// Returns the service, to be added to a server.
-    pub(crate) fn served(self) -> ForwardingServer<Self> {
-        ForwardingServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES)
-    }
-
-    /// Checks that the caller is a node of the fleet.
-    fn check<T>(&self, request: &Request<T>) -> std::result::Result<(), Status> {
-        check_secret(request.metadata(), self.secret.as_ref())
+    pub(crate) fn served(
+        self,
+    ) -> InterceptedService<ForwardingServer<Self>, impl Interceptor + Clone> {
+        let secret = self.secret.clone();
+        let served = ForwardingServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        // Before anything of a message is read: messages of nodes may be large.
+        InterceptedService::new(served, move |request: Request<()>| {
+            check_secret(request.metadata(), secret.as_ref()).map(|()| request)
+        })
     }
 
     async fn serve(self, commands: Streaming<ForwardedCommands>, outcomes: Outcomes) {
@@ -106,10 +110,18 @@ impl ForwardingService {
             let Ok(Some(ForwardedCommands { answered_below, commands })) = message else { return };
             publishers.forget_below(answered_below);
             for ForwardedCommand { number, command } in commands {
-                let read = messages::read_command(command);
-                let deciding = match read {
+                let publisher = messages::publisher_of(command.as_ref());
+                let deciding = match messages::read_command(command) {
                     Ok(command) => self.hand_in(number, command, &mut publishers).await,
-                    Err(error) => ready(number, Err(error)),
+                    Err(error) => {
+                        // Nothing after it is stored, either.
+                        let order = publisher.map(|it| publishers.order_of(it, number));
+                        let error = match order {
+                            Some(order) => order.refuse(error),
+                            None => error,
+                        };
+                        ready(number, Err(error))
+                    }
                 };
                 if decide.send(deciding).await.is_err() {
                     return; // Nobody reads the answers.
@@ -221,7 +233,6 @@ impl Forwarding for ForwardingService {
         &self,
         request: Request<Streaming<ForwardedCommands>>,
     ) -> std::result::Result<Response<Self::ForwardStream>, Status> {
-        self.check(&request)?;
         let (outcomes, told) = mpsc::channel(MAX_MESSAGES);
         tokio::spawn(self.clone().serve(request.into_inner(), outcomes));
         Ok(Response::new(Box::pin(ReceiverStream::new(told))))
@@ -231,7 +242,6 @@ impl Forwarding for ForwardingService {
         &self,
         request: Request<AskRequest>,
     ) -> std::result::Result<Response<AskResponse>, Status> {
-        self.check(&request)?;
         let AskRequest { kind, request } = request.into_inner();
         let answer = self.broker.answer_question(&kind, request).await;
         Ok(Response::new(match answer {

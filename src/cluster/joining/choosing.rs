@@ -25,7 +25,7 @@ pub(super) fn choose<'a>(
             && !peer.address.is_empty()
             && peer.record_form <= own.record_form
             && peer.group_form <= own.group_form
-            && StreamSequence::new(peer.applied).next() >= first
+            && peer.applied.saturating_add(1) >= first.get()
     };
     let failed = |peer: &PeerStatus| failures.get(&peer.incarnation).copied().unwrap_or(0);
     let order = |peer: &&PeerStatus| (failed(peer), std::cmp::Reverse(peer.applied));
