@@ -99,7 +99,7 @@ struct BackupEnd {
 
 /// Who reads a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BackupReader {
+pub(super) enum BackupTaker {
     /// Somebody who keeps it, to restore it as a log of its own.
     Operator,
     /// A node of the same fleet, which goes on from there with the fleet's stream: what changes
@@ -112,7 +112,7 @@ pub(super) enum BackupReader {
 pub(super) async fn start(
     shared: Arc<Shared>,
     from: Option<Cursor>,
-    reader: BackupReader,
+    reader: BackupTaker,
 ) -> Result<Backup> {
     shared.admit()?;
     let epoch_now = shared.log.epoch();
@@ -136,8 +136,8 @@ pub(super) async fn start(
         return invalid(format!("is ahead of the log, which ends at {position}"));
     }
     let applied = match reader {
-        BackupReader::Operator => None,
-        BackupReader::Node => applied?,
+        BackupTaker::Operator => None,
+        BackupTaker::Node => applied?,
     };
     let is_for_node = applied.is_some() && from == Position::BEFORE_ALL;
     let stored = if is_for_node { stored } else { Vec::new() };

@@ -129,7 +129,7 @@ use crate::lists;
 use crate::log::{Group, Log, MemoryLog, SledLog};
 use crate::topic::{TopicId, TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
-use backup::BackupReader;
+use backup::BackupTaker;
 use busy::Busy;
 #[cfg(any(test, feature = "testing"))]
 use clock::Now;
@@ -1475,7 +1475,7 @@ impl Broker {
     ///
     /// Dropped before it returns, nothing is left of it.
     pub async fn backup(&self, from: Option<Cursor>) -> Result<Backup> {
-        backup::start(self.0.clone(), from, BackupReader::Operator).await
+        backup::start(self.0.clone(), from, BackupTaker::Operator).await
     }
 
     /// Begins a backup of everything for another node of the fleet. It has the place in the stream
@@ -1490,7 +1490,7 @@ impl Broker {
     /// As [`Self::backup`].
     #[cfg(any(test, feature = "fleet"))]
     pub(crate) async fn backup_for_node(&self) -> Result<Backup> {
-        backup::start(self.0.clone(), None, BackupReader::Node).await
+        backup::start(self.0.clone(), None, BackupTaker::Node).await
     }
 
     /// Returns the totals of all maintenance since the broker was opened.

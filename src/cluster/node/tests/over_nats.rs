@@ -32,10 +32,13 @@ fn a_fleet_outlives_its_leader_and_the_leader_of_its_stream() {
             eprintln!("{part}: {:.1?}, the longest pause {longest:.1?}", began.elapsed());
         };
         publish_some(&fleet, &mut expected, "calm").await;
-        let killed = servers.stream_leader("LEFTOFF_nodes").expect("a leader of the stream");
-        servers.kill(killed);
-        publish_some(&fleet, &mut expected, "without the stream's leader").await;
-        servers.restart(killed);
+        // Killed servers of older versions may lose records, or find no leader any more.
+        if !program.is_older_than(2, 10) {
+            let killed = servers.stream_leader("LEFTOFF_nodes").expect("a leader of the stream");
+            servers.kill(killed);
+            publish_some(&fleet, &mut expected, "without the stream's leader").await;
+            servers.restart(killed);
+        }
         let leader = fleet.leader_but(None).await;
         eprintln!("n{first} led first, and n{leader} is killed");
         fleet.take(leader).kill().await;

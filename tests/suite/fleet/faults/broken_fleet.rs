@@ -121,7 +121,7 @@ impl BrokenFleet {
             ["--node", &name],
             ["--advertise", &url],
             ["--set", &lease],
-            ["--set", "fleet.secret=a secret of sixteen"],
+            ["--set", "fleet.secret=a-secret-of-sixteen"],
             ["--set", "follow.drain_ms=100"],
         ];
         let start =

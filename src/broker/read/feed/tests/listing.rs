@@ -74,9 +74,16 @@ async fn a_feed_begins_before_it_has_looked_at_all_topics_and_misses_nothing_of_
     for topic in (0..2 * TOPICS).rev() {
         publish(&broker, topic).await;
     }
-    let (positions, gaps) = read(&mut feed, usize::MAX).await;
+    // The feed hears of new topics a moment after they are there.
+    let mut positions = Vec::new();
+    while positions.last() != Some(&(4 * TOPICS)) || !feed.as_feed().sources.is_empty() {
+        match feed.next().await.unwrap().unwrap() {
+            Delivery::Events(run) => positions.extend(run.events().map(|it| it.position.get())),
+            Delivery::CaughtUp => {}
+            other => panic!("{other:?}"),
+        }
+    }
     assert!(positions.into_iter().eq(2..=4 * TOPICS), "each once, in order");
-    assert_eq!((gaps, feed.as_feed().sources.is_empty()), (vec![], true));
     broker.close().await;
 }
 
