@@ -216,7 +216,7 @@ impl Forwarder {
     /// The time in which a command is carried out, or its caller is told that it was not: more than
     /// a change of the leader takes, and than a leader needs to give up itself.
     fn patience(&self) -> Duration {
-        self.parts.lease * 3 + Duration::from_secs(3)
+        self.parts.lease * 3 + Duration::from_secs(6)
     }
 
     async fn next(&mut self) -> Happened {

@@ -101,7 +101,7 @@ async fn a_publishers_order_is_kept_on_its_way() {
 /// else: their nodes repeat what was not answered. Whoever gives no ids is told what nobody knows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publishers_on_other_nodes_do_not_notice_that_a_leader_died() {
-    let (mut fleet, _) = reachable(LEASE).await;
+    let (mut fleet, _) = reachable(Duration::from_secs(1)).await;
     let mut former = fleet.leader_but(None).await;
     for round in 0..3 {
         let others: Vec<usize> = (0..3).filter(|number| *number != former).collect();
