@@ -17,6 +17,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, oneshot};
 
@@ -71,6 +72,15 @@ impl Forwarded {
                 publish.0.appends.iter().map(|(_, append)| append.records.size_bytes()).sum()
             }
             Self::Change(_) | Self::Purge(_) => 0,
+        }
+    }
+
+    /// Returns when the command was left to another node first. A publish keeps that time, however
+    /// often the leader changes.
+    pub(crate) fn left(&self) -> Instant {
+        match self {
+            Self::Publish(publish) => publish.0.left.unwrap_or_else(Instant::now),
+            Self::Change(_) | Self::Purge(_) => Instant::now(),
         }
     }
 
@@ -217,7 +227,10 @@ impl ForwardQueue {
 
     /// Adds a command. It is refused if there is no forwarder any more, or no room for more
     /// changes.
-    pub(super) fn push(&self, command: Forwarded) {
+    pub(super) fn push(&self, mut command: Forwarded) {
+        if let Forwarded::Publish(publish) = &mut command {
+            publish.0.left.get_or_insert_with(Instant::now);
+        }
         let mut waiting = self.waiting();
         let is_other = !matches!(command, Forwarded::Publish(_));
         if waiting.has_ended {

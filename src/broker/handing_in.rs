@@ -68,7 +68,8 @@ pub(super) async fn hand_in_records(
     }
     let _space = shared.space(count * COMMAND_BYTES + memory_bytes).await?;
     let (reply, answer) = oneshot::channel();
-    let publish = QueuedPublish { appends, asked_by, may_be_stored: false, turn, reply, _space };
+    let publish =
+        QueuedPublish { appends, asked_by, may_be_stored: false, left: None, turn, reply, _space };
     shared.send(Queued::Publish(publish)).await?;
     Ok(Answer(answer))
 }

@@ -2,6 +2,7 @@
 //! of the queue.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -104,6 +105,8 @@ pub(super) struct QueuedPublish {
     pub(super) asked_by: AskedBy,
     /// Whether nobody knows what became of an earlier attempt to store it.
     pub(super) may_be_stored: bool,
+    /// When it was left to another node first.
+    pub(super) left: Option<Instant>,
     /// The place of the publish in its publisher's order.
     pub(super) turn: PublishTurn,
     /// The channel for the acknowledgements, one for each entry.

@@ -19,6 +19,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -68,6 +69,7 @@ struct PublishAnswer {
     outcome: Result<Vec<Placed>>,
     asked_by: AskedBy,
     may_be_stored: bool,
+    left: Option<Instant>,
     turn: PublishTurn,
     reply: oneshot::Sender<Result<Vec<Ack>>>,
     topics: Vec<TopicRef>,
@@ -119,7 +121,7 @@ impl Draft {
         publish: QueuedPublish,
         now: Timestamp,
     ) {
-        let QueuedPublish { appends, asked_by, may_be_stored, turn, reply, _space } = publish;
+        let QueuedPublish { appends, asked_by, may_be_stored, left, turn, reply, _space } = publish;
         let (topics, appends): (Vec<_>, Vec<_>) = appends.into_iter().unzip();
         let in_term = match asked_by {
             AskedBy::Leader(term) => committer.leadership.check(term),
@@ -135,6 +137,7 @@ impl Draft {
             outcome,
             asked_by,
             may_be_stored,
+            left,
             turn,
             reply,
             topics,
@@ -465,6 +468,7 @@ impl PublishAnswer {
             appends: self.topics.into_iter().zip(appends).collect(),
             asked_by: self.asked_by,
             may_be_stored: self.may_be_stored || !is_sure,
+            left: self.left,
             turn: self.turn,
             reply: self.reply,
             _space: self._space,

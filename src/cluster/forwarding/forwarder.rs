@@ -180,8 +180,10 @@ impl Forwarder {
             }
             match self.next().await {
                 Happened::Taken(commands) => {
-                    let deadline = Instant::now() + self.patience();
-                    commands.into_iter().for_each(|it| self.pending.push(it, deadline));
+                    for command in commands {
+                        let deadline = Instant::from_std(command.left()) + self.patience();
+                        self.pending.push(command, deadline);
+                    }
                 }
                 Happened::Outcomes(Some(outcomes)) => {
                     outcomes.into_iter().for_each(|(place, it)| self.take_outcome(place, it));
