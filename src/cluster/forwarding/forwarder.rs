@@ -175,7 +175,6 @@ impl Forwarder {
         loop {
             self.look();
             if self.finishing.is_some() && self.pending.is_empty() && self.parts.queue.is_empty() {
-                self.answer_done(true);
                 break;
             }
             match self.next().await {
@@ -209,7 +208,7 @@ impl Forwarder {
             }
         }
         let finishing = self.finishing.take();
-        drop(self); // Nothing is accepted any more when this is told.
+        drop(self); // All is answered, and nothing is accepted any more, when this is told.
         if let Some(done) = finishing {
             let _node_is_gone = done.send(());
         }
