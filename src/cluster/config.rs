@@ -275,7 +275,7 @@ fn check_secret(name: &str, secret: &Secret) -> Result<()> {
         let problem = format!("has {bytes} bytes; give {LEAST_SECRET_BYTES} or more");
         return Err(Error::invalid(name, problem));
     }
-    // It is sent in a header.
+    // Other signs may be written in several ways, and would differ between nodes unseen.
     if !secret.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Error::invalid(name, "has other signs than those of ASCII, or white space"));
     }

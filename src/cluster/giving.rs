@@ -8,7 +8,7 @@ use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Response, Status};
 
-use super::links::check_secret;
+use super::links::check_proof;
 use super::proto::joining_server::{Joining, JoiningServer};
 use super::proto::{LoadBackupRequest, LoadBackupResponse};
 use super::replicated_log::ReplicatedLog;
@@ -31,6 +31,8 @@ pub struct JoiningService {
     log: Arc<ReplicatedLog>,
     status: watch::Receiver<NodeStatus>,
     secret: Option<Secret>,
+    /// Where others reach this node.
+    address: Arc<str>,
     loads: Arc<Semaphore>,
 }
 
@@ -54,8 +56,10 @@ impl JoiningService {
         log: Arc<ReplicatedLog>,
         status: watch::Receiver<NodeStatus>,
         secret: Option<Secret>,
+        address: &str,
     ) -> Self {
-        Self { broker, log, status, secret, loads: Arc::new(Semaphore::new(MAX_LOADS)) }
+        let loads = Arc::new(Semaphore::new(MAX_LOADS));
+        Self { broker, log, status, secret, address: address.into(), loads }
     }
 
     /// Returns the service, to be added to a server.
@@ -76,7 +80,7 @@ impl Joining for JoiningService {
             // Whoever reaches the node could read all that it has.
             return Err(Status::unauthenticated("this node has no secret of the fleet: set one"));
         }
-        check_secret(request.metadata(), self.secret.as_ref())?;
+        check_proof(request.metadata(), self.secret.as_ref(), &self.address)?;
         let role = self.status.borrow().role;
         if !matches!(role, NodeRole::Following | NodeRole::Leading) {
             return Err(Status::unavailable("this node takes no part in the fleet"));

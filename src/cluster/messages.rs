@@ -7,6 +7,7 @@
 //!
 //! A node that listens hears what it tells itself, too. So it notices when messages do not pass.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::stream::StreamFuture;
 
-/// The largest message, in bytes.
+/// The largest message, in bytes, with its signature.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 10;
 
 /// The most messages that wait for one listener, and the most bytes of them.
@@ -89,12 +90,22 @@ pub enum ListenedMessage {
     Lost(u64),
 }
 
+/// Returns the body of a message that is to be heard.
+pub(super) type MessageCheck = Box<dyn FnMut(Bytes) -> Option<Bytes> + Send + Sync>;
+
 /// A listener of messages of one kind. A bounded number waits for it; what comes beyond that is
 /// lost.
-#[derive(Debug)]
 pub struct MessageListener {
     waiting: mpsc::Receiver<WaitingMessage>,
     lost: Arc<AtomicU64>,
+    /// `None`: each message is heard as it came.
+    check: Option<MessageCheck>,
+}
+
+impl fmt::Debug for MessageListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageListener").field("lost", &self.lost).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -118,7 +129,13 @@ impl MessageListener {
         let (sender, waiting) = mpsc::channel(MAX_WAITING_MESSAGES);
         let lost = Arc::new(AtomicU64::new(0));
         let space = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
-        (MessageInbox { waiting: sender, space, lost: lost.clone() }, Self { waiting, lost })
+        let inbox = MessageInbox { waiting: sender, space, lost: lost.clone() };
+        (inbox, Self { waiting, lost, check: None })
+    }
+
+    /// Returns this listener, of whose messages only those are heard that `check` has a body of.
+    pub(super) fn checked(self, check: MessageCheck) -> Self {
+        Self { check: Some(check), ..self }
     }
 
     /// Waits for the next message; `None` when the connection has ended for good.
@@ -127,9 +144,19 @@ impl MessageListener {
     ///
     /// Safe: what is not returned is returned by the next call.
     pub async fn next(&mut self) -> Option<ListenedMessage> {
-        match self.lost.swap(0, Ordering::Relaxed) {
-            0 => self.waiting.recv().await.map(|message| ListenedMessage::Message(message.body)),
-            lost => Some(ListenedMessage::Lost(lost)),
+        loop {
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                return Some(ListenedMessage::Lost(lost));
+            }
+            let body = self.waiting.recv().await?.body;
+            let heard = match &mut self.check {
+                Some(check) => check(body),
+                None => Some(body),
+            };
+            if let Some(body) = heard {
+                return Some(ListenedMessage::Message(body));
+            }
         }
     }
 }

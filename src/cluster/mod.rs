@@ -23,6 +23,7 @@
 //! upkeep.rs               what a node does besides its role
 //! status.rs  lag.rs  view.rs   how a node is, how far it is behind, and how that is shown
 //! messages.rs  peers/     messages that need not be kept, and how the other nodes are
+//! signed_messages.rs  signature.rs   what proves that these come from a node of the fleet
 //! joining/  giving.rs     a node loads a backup of another one, which gives it
 //! links.rs                how nodes reach each other
 //! ephemeral.rs            ephemeral events reach the readers at all nodes
@@ -53,7 +54,10 @@ mod replicated_log;
 mod role;
 #[cfg(test)]
 mod samples;
+mod seldom;
 mod sending;
+mod signature;
+mod signed_messages;
 #[cfg(test)]
 mod simulated;
 #[cfg(test)]

@@ -37,6 +37,7 @@ use super::peers::PeerWatch;
 use super::record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 use super::replicated_log::ReplicatedLog;
 use super::role::{LedBroker, RoleParts, RoleTask};
+use super::signed_messages::SignedMessages;
 use super::status::{NodeRole, NodeStatus};
 use super::stream::{Stream, StreamError, StreamFuture, StreamSequence};
 use super::upkeep::{NodeUpkeep, UpkeepParts};
@@ -70,9 +71,9 @@ pub struct NodeConfig {
     /// The URL at which other nodes reach this one, like `https://n1:4280`: up to
     /// [`MAX_NODE_ADDRESS_BYTES`] bytes. Default: empty, so that others cannot reach it.
     pub advertise: String,
-    /// The secret that the nodes of the fleet share: whoever knows it may have anything stored. Any
-    /// text of ASCII. Default: none, so that whoever reaches the node may. Without one, a node
-    /// gives others no backup.
+    /// The secret that the nodes of the fleet share: whoever knows it may have anything stored. It
+    /// is never sent. Default: none, so that whoever reaches the node may. Without one, a node
+    /// gives others no backup, and takes messages from whoever reaches the engine.
     pub secret: Option<Secret>,
     /// The certificates in PEM that sign those of the nodes. Default: those that the system trusts.
     pub ca_pem: Option<Vec<u8>>,
@@ -256,7 +257,13 @@ async fn open_with(
     config.validate()?;
     check_groups(open)?;
     let NodeConfig { fleet, name, advertise, secret, ca_pem, lease, keep } = config;
-    let links = LinkConfig { secret: secret.clone(), ca_pem };
+    if secret.is_none() {
+        tracing::warn!(
+            "the fleet has no secret: whoever reaches its engine or its nodes may take part in it"
+        );
+    }
+    let links = LinkConfig::new(secret.clone(), ca_pem, &advertise);
+    let messages = SignedMessages::new(engine.clone(), &fleet, secret.clone());
     let stream: Arc<dyn Stream> = engine.clone();
     let clock: Arc<dyn SteadyClock> = Arc::new(RuntimeClock::default());
     let incarnation = rand::random();
@@ -292,7 +299,7 @@ async fn open_with(
         broker: broker.clone(),
         log: log.clone(),
         stream: stream.clone(),
-        messages: engine,
+        messages: Arc::new(messages.clone()),
         clock: clock.clone(),
         status: status.clone(),
         lease,
@@ -308,8 +315,10 @@ async fn open_with(
     });
     tasks.push(spawn(Box::pin(forwarder.run())));
     broker.ask_leader_with(leader_asker(watched.clone(), incarnation, links, lease * 2));
-    let service = ForwardingService::new(broker.clone(), log.clone(), secret.clone());
-    let joining = JoiningService::new(broker.clone(), log.clone(), watched.clone(), secret);
+    let service =
+        ForwardingService::new(broker.clone(), log.clone(), secret.clone(), &node.address);
+    let joining =
+        JoiningService::new(broker.clone(), log.clone(), watched.clone(), secret, &node.address);
     let (stopping, retiring) = <(CancellationToken, CancellationToken)>::default();
     let view = FleetView {
         fleet: fleet.into(),
@@ -320,6 +329,7 @@ async fn open_with(
         lease,
         retiring: retiring.clone(),
         peers: upkeep.peers.clone(),
+        messages,
     };
     let mut role_task = None;
     if is_foreign {

@@ -12,6 +12,7 @@ use super::clock::SteadyClock;
 use super::forwarding::ForwardCounts;
 use super::peers::{PeerReport, PeerWatch};
 use super::record::FleetLeader;
+use super::signed_messages::SignedMessages;
 use super::status::{NodeRole, NodeStatus};
 
 /// The least time for which a node that is behind may make no progress and be ready.
@@ -42,6 +43,7 @@ pub struct FleetView {
     /// Cancelled when the node is to lead no longer.
     pub(super) retiring: CancellationToken,
     pub(super) peers: PeerWatch,
+    pub(super) messages: SignedMessages,
 }
 
 impl fmt::Debug for FleetView {
@@ -80,6 +82,12 @@ impl FleetView {
             repeated: of(&self.forwarded.repeated),
             unknown: of(&self.forwarded.unknown),
         }
+    }
+
+    /// Returns how many messages of others were refused, because they were not signed with the
+    /// secret of this fleet, or were told again.
+    pub fn refused_messages(&self) -> u64 {
+        self.messages.refused()
     }
 
     /// Returns for how long the oldest record that the node has not applied has been in the stream,

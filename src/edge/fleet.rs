@@ -121,6 +121,9 @@ pub(crate) struct FleetState {
     pub(crate) has_more_nodes: bool,
     #[serde(skip)]
     pub(crate) forwarded: ShownForwards,
+    /// The messages that were not signed with the secret of the fleet, since the start.
+    #[serde(skip)]
+    pub(crate) refused_messages: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
     /// Why the engine does not answer.
@@ -180,6 +183,8 @@ pub(super) fn metrics(fleet: &dyn NodeOfFleet) -> String {
     metric("leftoff_fleet_forwards_repeated_total", help, &plain(forwarded.repeated));
     let help = "Commands of which nobody knows what has become, since the start.";
     metric("leftoff_fleet_forwards_unknown_total", help, &plain(forwarded.unknown));
+    let help = "Messages of others that were not rightly signed, or told again, since the start.";
+    metric("leftoff_fleet_refused_messages_total", help, &plain(state.refused_messages));
     let away = state.engine_problem.is_some();
     metric("leftoff_fleet_engine_away", "1 if the engine does not answer.", &plain(away.into()));
     text
@@ -224,6 +229,7 @@ mod tests {
                 }],
                 has_more_nodes: false,
                 forwarded: ShownForwards { answered: 6, answered_us: 900, repeated: 1, unknown: 0 },
+                refused_messages: 4,
                 problem: None,
                 engine_problem: Some("no answer".to_owned()),
             }
@@ -294,6 +300,7 @@ mod tests {
             "leftoff_fleet_forwarded_us_total 900",
             "leftoff_fleet_forwards_repeated_total 1",
             "leftoff_fleet_forwards_unknown_total 0",
+            "leftoff_fleet_refused_messages_total 4",
             "leftoff_fleet_engine_away 1",
             "# TYPE leftoff_fleet_terms_total counter",
             "# TYPE leftoff_fleet_lag_ms gauge",

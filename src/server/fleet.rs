@@ -26,6 +26,7 @@ impl NodeOfFleet for FleetView {
             nodes: peers.nodes.iter().map(peer).collect(),
             has_more_nodes: peers.is_cut_off,
             forwarded: ShownForwards { answered, answered_us, repeated, unknown },
+            refused_messages: self.refused_messages(),
             problem: status.problem.or(status.peers_problem),
             engine_problem: status.engine_problem,
         }

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use super::failures::{error_of, unknown};
 use super::link::MAX_MESSAGE_BYTES;
 use crate::broker::LeaderAsker;
-use crate::cluster::links::{LinkConfig, channel, with_secret};
+use crate::cluster::links::{LinkConfig, channel, with_proof};
 use crate::cluster::proto::AskRequest;
 use crate::cluster::proto::forwarding_client::ForwardingClient;
 use crate::cluster::record::FleetLeader;
@@ -65,7 +65,7 @@ impl LeaderAsking {
         let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
         let request = AskRequest { kind: kind.to_owned(), request: question };
         let refused = |problem: String| Error::NotWritten(std::io::Error::other(problem).into());
-        let request = with_secret(request, &self.links).map_err(refused)?;
+        let request = with_proof(request, &leader.address, &self.links);
         let answered = tokio::select! {
             answered = client.ask(request) => answered,
             () = self.is_lost(&leader) => return Err(unknown("another node leads")),

@@ -28,6 +28,7 @@ use crate::broker::{Ack, ForwardQueue, Forwarded};
 use crate::cluster::links::LinkConfig;
 use crate::cluster::proto::{CommandOutcome, ForwardedCommand, ForwardedCommands};
 use crate::cluster::record::FleetLeader;
+use crate::cluster::seldom::Seldom;
 use crate::cluster::status::{NodeRole, NodeStatus};
 use crate::cluster::stream::StreamSequence;
 use crate::error::Error;
@@ -119,6 +120,8 @@ pub(in crate::cluster) struct Forwarder {
     /// No attempt to connect is made before.
     next_try: Instant,
     pause: Duration,
+    /// A leader that cannot be reached is told seldom.
+    warning: Seldom,
     /// When a link to a former leader is given up.
     gives_up_link: Option<Instant>,
     /// When the next attempt is due, if there is a leader to connect to.
@@ -162,6 +165,7 @@ impl Forwarder {
             connecting: None,
             next_try: Instant::now(),
             pause: FIRST_PAUSE,
+            warning: Seldom::default(),
             gives_up_link: None,
             waits_until: None,
             leader: None,
@@ -193,7 +197,10 @@ impl Forwarder {
                     (self.connecting, self.link) = (None, Some(link));
                 }
                 Happened::Connected(Err(problem)) => {
-                    tracing::debug!(problem, "cannot reach the fleet's leader");
+                    match self.warning.is_due(std::time::Instant::now()) {
+                        true => tracing::warn!(problem, "cannot reach the fleet's leader"),
+                        false => tracing::debug!(problem, "cannot reach the fleet's leader"),
+                    }
                     self.connecting = None;
                     self.try_later();
                 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::Streaming;
 
-use crate::cluster::links::{LinkConfig, channel, with_secret};
+use crate::cluster::links::{LinkConfig, channel, with_proof};
 use crate::cluster::proto::forwarding_client::ForwardingClient;
 use crate::cluster::proto::{CommandOutcome, CommandOutcomes, ForwardedCommands};
 use crate::cluster::record::FleetLeader;
@@ -53,7 +53,7 @@ impl LeaderLink {
             let client = ForwardingClient::new(channel);
             let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
             let (sends, sent) = mpsc::channel(MAX_QUEUED_MESSAGES);
-            let request = with_secret(ReceiverStream::new(sent), &config)?;
+            let request = with_proof(ReceiverStream::new(sent), &leader.address, &config);
             let mut outcomes = client.forward(request).await.map_err(told)?.into_inner();
             let first = outcomes.message().await.map_err(told)?;
             first.ok_or_else(|| format!("{address} does not listen"))?;

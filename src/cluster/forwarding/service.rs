@@ -22,8 +22,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::failures::failure;
 use super::link::MAX_MESSAGE_BYTES;
 use super::messages::{self, ReadCommand};
-use crate::broker::{Ack, Broker, InOrder};
-use crate::cluster::links::check_secret;
+use crate::broker::{Ack, Broker, ForwardedAppend, InOrder};
+use crate::cluster::links::check_proof;
 use crate::cluster::proto::forwarding_server::{Forwarding, ForwardingServer};
 use crate::cluster::proto::{
     AskRequest, AskResponse, CommandOutcome, CommandOutcomes, ForwardedCommand, ForwardedCommands,
@@ -56,6 +56,8 @@ pub struct ForwardingService {
 
 impl fmt::Debug for ForwardingService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Where others reach this node.
+    address: Arc<str>,
         f.debug_struct("ForwardingService").finish_non_exhaustive()
     }
 }
@@ -71,18 +73,19 @@ impl ForwardingService {
         log: Arc<ReplicatedLog>,
         secret: Option<Secret>,
     ) -> Self {
-        Self { broker, log, secret }
+        Self { broker, log, secret, address: address.into() }
     }
 
+        address: &str,
     /// Returns the service, to be added to a server.
     pub(crate) fn served(
         self,
     ) -> InterceptedService<ForwardingServer<Self>, impl Interceptor + Clone> {
-        let secret = self.secret.clone();
+        let (secret, address) = (self.secret.clone(), self.address.clone());
         let served = ForwardingServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES);
         // Before anything of a message is read: messages of nodes may be large.
         InterceptedService::new(served, move |request: Request<()>| {
-            check_secret(request.metadata(), secret.as_ref()).map(|()| request)
+            check_proof(request.metadata(), secret.as_ref(), &address).map(|()| request)
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 
-use super::super::links::{LinkConfig, channel, with_secret};
+use super::super::links::{LinkConfig, channel, with_proof};
 use super::super::proto::joining_client::JoiningClient;
 use super::super::proto::{LoadBackupRequest, LoadBackupResponse};
 use crate::error::with_causes;
@@ -45,7 +45,7 @@ pub(super) async fn load_backup(
     let silent = |_| format!("{address} says nothing for {PATIENCE:?}");
     let disk = |error: std::io::Error| format!("{}: {error}", file.display());
     let mut client = JoiningClient::new(channel(address, config, CONNECT_TIMEOUT)?);
-    let request = with_secret(LoadBackupRequest { node: node.to_owned() }, config)?;
+    let request = with_proof(LoadBackupRequest { node: node.to_owned() }, address, config);
     let asked = tokio::time::timeout(PATIENCE, client.load_backup(request));
     let mut responses = asked.await.map_err(silent)?.map_err(told)?.into_inner();
     let mut output = File::create(file).await.map_err(disk)?;

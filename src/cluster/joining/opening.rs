@@ -10,9 +10,11 @@ use tokio::task::spawn_blocking;
 
 use super::super::clock::{RuntimeClock, SteadyClock};
 use super::super::links::LinkConfig;
+use super::super::messages::FleetMessages;
 use super::super::node::{self, FleetEngine, FleetNode, NodeConfig, NodeOpenError};
 use super::super::peers::{OwnStatus, PeerStatus, PeerWatch, PeersTask};
 use super::super::record::FleetLeader;
+use super::super::signed_messages::SignedMessages;
 use super::super::status::NodeRole;
 use super::super::stream::StreamSequence;
 use super::choosing::{Failures, choose};
@@ -24,6 +26,10 @@ use crate::log::{
     Log as _, Replacement, SledLog, finish_replacing, forget_joined_number, joined_number,
     load_peer,
 };
+
+/// Why a node may find no peer.
+const UNSIGNED: &str = "messages come that are not signed with this node's secret: fleet.secret is \
+    to be the same on all nodes";
 
 /// The backups that may fail until opening does.
 const MAX_FAILURES: u32 = 8;
@@ -66,7 +72,7 @@ pub async fn open_in(
 ) -> Result<(Broker, FleetNode), NodeOpenError> {
     config.validate()?;
     let directory = directory.to_owned();
-    let links = LinkConfig { secret: config.secret.clone(), ca_pem: config.ca_pem.clone() };
+    let links = LinkConfig::new(config.secret.clone(), config.ca_pem.clone(), &config.advertise);
     let opening = Opening { directory, engine, config, links, state };
     loop {
         if let Some(opened) = opening.open(open).await? {
@@ -172,7 +178,10 @@ impl Opening<'_> {
         let clock: Arc<dyn SteadyClock> = Arc::new(RuntimeClock::default());
         let watch = PeerWatch::new(own, lease, clock);
         let telling = PeersTask {
-            messages: self.engine.clone(),
+            messages: Arc::new(messages.clone()),
+        let messages: Arc<dyn FleetMessages> = self.engine.clone();
+        let NodeConfig { fleet, secret, .. } = &self.config;
+        let messages = SignedMessages::new(messages, fleet, secret.clone());
             watch: watch.clone(),
             tell_problem: Box::new(|problem| {
                 if let Some(problem) = problem {
@@ -182,13 +191,18 @@ impl Opening<'_> {
             seed: rand::random(),
         };
         tokio::select! {
-            loaded = self.load_from(&watch, &place) => loaded,
+            loaded = self.load_from(&watch, &messages, &place) => loaded,
             never = telling.run() => match never {},
         }
     }
 
     /// Loads a backup of one peer after the other, until one is in place.
-    async fn load_from(&self, watch: &PeerWatch, place: &AtomicU64) -> Result<(), NodeOpenError> {
+    async fn load_from(
+        &self,
+        watch: &PeerWatch,
+        messages: &SignedMessages,
+        place: &AtomicU64,
+    ) -> Result<(), NodeOpenError> {
         tracing::warn!("the stream has not all that this node needs: it loads a backup of a peer");
         let (mut failures, mut count) = (Failures::new(), 0);
         self.show(JoiningStep::Choosing);
@@ -200,6 +214,10 @@ impl Opening<'_> {
                 self.show(JoiningStep::Choosing);
                 tokio::time::sleep(watch.hearing_time()).await;
                 continue;
+                if messages.refused() > 0 {
+                    let problem = Some(UNSIGNED.to_owned());
+                    self.state.send_modify(|state| state.problem = problem);
+                }
             };
             let Err(problem) = self.load_once(peer, place).await else { return Ok(()) };
             place.store(0, Ordering::Relaxed);

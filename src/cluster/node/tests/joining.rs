@@ -7,10 +7,12 @@ use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 
 use super::*;
-use crate::cluster::links::{LinkConfig, with_secret};
-use crate::cluster::messages::MessageKind;
+use crate::cluster::links::{LinkConfig, with_proof};
+use crate::cluster::messages::{FleetMessages, MessageKind};
+use crate::cluster::peers::PeerStatus;
 use crate::cluster::proto::joining_server::{Joining, JoiningServer};
 use crate::cluster::proto::{LoadBackupRequest, LoadBackupResponse};
+use crate::cluster::signed_messages::SignedMessages;
 use crate::cluster::{JoiningService, JoiningState, JoiningStep, open_in};
 
 const SECRET: &str = "of the fleet";
@@ -35,7 +37,7 @@ fn config(number: usize, secret: &str) -> NodeConfig {
 }
 
 fn link_config(secret: &str) -> LinkConfig {
-    LinkConfig { secret: Some(secret.into()), ca_pem: None }
+    LinkConfig::new(Some(secret.into()), None, "")
 }
 
 async fn giver(number: usize, stream: &SimulatedStream, disk: &TestDisk) -> Giver {
@@ -181,31 +183,55 @@ async fn a_backup_that_cannot_be_loaded_is_loaded_from_another_peer() {
     let before = content_in(&data);
     publish_all(&peer.node.broker, 5..10).await;
     trim_all(&stream).await;
-    let refused = join(&data, &stream, "another", &state).await.unwrap_err();
-    assert!(matches!(refused, NodeOpenError::NotLoaded(_)), "{refused}");
-    assert!(refused.to_string().contains("the secret of the fleet is another one"), "{refused}");
-    assert_eq!(state.borrow().failures, 8);
+    // Without the secret it hears nobody, and says why.
+    let mut told = state.subscribe();
+    tokio::select! {
+        opened = join(&data, &stream, "another", &state) => panic!("{:?}", opened.map(|_| ())),
+        told = told.wait_for(|state| state.problem.is_some()) => {
+            let problem = told.unwrap().problem.clone().unwrap_or_default();
+            assert!(problem.contains("fleet.secret"), "{problem}");
+        }
+    }
     assert_eq!(content_in(&data), before);
-    // It says that it has most, and cannot give it.
+    // It says that it has most, and cannot give it. Who does not know the secret says so in vain.
     let (socket, address) = socket().await;
     let bad = serve(socket, Routes::new(JoiningServer::new(BadPeer)));
     let mut status = peer.node.node.peers().own();
     (status.name, status.incarnation, status.address) = ("bad".to_owned(), 1, address);
     status.applied += 1_000;
-    let link = stream.another_link();
-    let telling = tokio::spawn(async move {
-        loop {
-            link.tell(MessageKind::Peers, status.encode()).unwrap();
-            tokio::time::sleep(SHORT / 3).await;
-        }
-    });
+    let telling = |secret: Option<&str>, status: PeerStatus| {
+        let link = Arc::new(stream.another_link());
+        let messages = SignedMessages::new(link, "", secret.map(Secret::from));
+        tokio::spawn(async move {
+            loop {
+                messages.tell(MessageKind::Peers, status.encode()).unwrap();
+                tokio::time::sleep(SHORT / 3).await;
+            }
+        })
+    };
+    let false_nodes = [None, Some("guessed")].map(|secret| telling(secret, status.clone()));
+    let state = watch::Sender::new(JoiningState::default());
+    let (_, node) = join(&data, &stream, SECRET, &state).await.unwrap();
+    assert_eq!(state.borrow().failures, 0, "a false node is not asked");
+    wait_for(|| (node.view().refused_messages() > 0).then_some(())).await;
+    node.close().await;
+    false_nodes.iter().for_each(JoinHandle::abort);
+    std::fs::remove_dir_all(&data).unwrap();
+    let telling = telling(Some(SECRET), status);
     let state = watch::Sender::new(JoiningState::default());
     let (broker, node) = join(&data, &stream, SECRET, &state).await.unwrap();
     assert_eq!(ids(&broker, "a").await, numbers(0..10));
     assert!((1..8).contains(&state.borrow().failures), "{:?}", state.borrow());
     node.close().await;
-    telling.abort();
+    // Nobody can give it.
     bad.abort();
+    peer.server.abort();
+    std::fs::remove_dir_all(&data).unwrap();
+    let state = watch::Sender::new(JoiningState::default());
+    let refused = join(&data, &stream, SECRET, &state).await.unwrap_err();
+    assert!(matches!(refused, NodeOpenError::NotLoaded(_)), "{refused}");
+    assert_eq!(state.borrow().failures, 8);
+    telling.abort();
     peer.close().await;
 }
 
@@ -256,7 +282,7 @@ async fn a_node_gives_two_backups_at_once_to_those_who_know_the_secret() {
     let service = node.node.joining_service();
     let ask = async |service: &JoiningService, secret: &str| {
         let request = LoadBackupRequest { node: "n2".to_owned() };
-        let request = with_secret(request, &link_config(secret)).unwrap();
+        let request = with_proof(request, "", &link_config(secret));
         service.load_backup(request).await.map(Response::into_inner)
     };
     let code = |refused: Result<_, Status>| refused.map(drop).unwrap_err().code();
