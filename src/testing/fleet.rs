@@ -66,18 +66,24 @@ impl TestStream {
 impl TestFleet {
     /// Starts some nodes. None leads yet.
     pub(crate) fn new(count: usize, clock: &Clock) -> Self {
+        Self::with_clocks(&vec![clock.clone(); count])
+    }
+
+    /// Starts a node for each clock. None leads yet.
+    pub(crate) fn with_clocks(clocks: &[Clock]) -> Self {
         let (state, grown) = (Mutex::default(), watch::Sender::new(0));
         let stream = Arc::new(TestStream { epoch: Epoch::new(7), state, grown });
         let node = |node| {
             let (inner, stream) = (MemoryLog::default(), stream.clone());
             let log = Arc::new(StreamedLog { inner, stream, node });
+            let clock = &clocks[node];
             let broker = Builder::default().log(log.clone()).clock(clock).following();
             let broker = broker.open().expect("a broker opens");
             let held = watch::Sender::new(false);
             let pump = pump(broker.clone(), log.clone(), held.subscribe());
             TestNode { broker, log, held, _pump: AbortOnDropHandle::new(tokio::spawn(pump)) }
         };
-        let nodes = (0..count).map(node).collect();
+        let nodes = (0..clocks.len()).map(node).collect();
         Self { stream, nodes }
     }
 

@@ -27,7 +27,11 @@ struct Way {
 
 impl Nodes {
     async fn new(count: usize, config: &ConsumersConfig) -> Self {
-        let fleet = TestFleet::new(count, &Clock::following(START));
+        Self::with_clocks(&vec![Clock::following(START); count], config).await
+    }
+
+    async fn with_clocks(clocks: &[Clock], config: &ConsumersConfig) -> Self {
+        let (fleet, count) = (TestFleet::with_clocks(clocks), clocks.len());
         let way = Arc::<Way>::default();
         let mut consumers = Vec::new();
         for node in 0..count {
@@ -334,6 +338,36 @@ async fn shared_work_goes_on_whoever_leads() {
     nodes.consumers[0].delete(&id("a")).await.unwrap();
     let gone = queue(1).pull(PullRequest::new("w")).await.unwrap_err().to_string();
     assert_eq!(gone, "there is no consumer \"inbox\" of \"a\"");
+    nodes.close().await;
+}
+
+/// Goal: whichever node leads next, and however wrong its clock is, an event that is leased is
+/// given to nobody else before its lease is over.
+#[tokio::test]
+async fn no_event_is_leased_twice_by_nodes_whose_clocks_are_an_hour_apart() {
+    let clocks = [0, 60 * 60 * 1_000, 2 * 60 * 60 * 1_000]
+        .map(|ahead_ms| Clock::new(START.minus_ms(60 * 60 * 1_000).plus_ms(ahead_ms)));
+    let nodes = Nodes::with_clocks(&clocks, &ConsumersConfig::default()).await;
+    nodes.publish("a", 3).await;
+    let settings = ConsumerSettings {
+        shared: Some(WorkSettings { lease_ms: 30_000, ..WorkSettings::default() }),
+        ..ConsumerSettings::default()
+    };
+    nodes.consumers[0].put(id("a"), settings, None).await.unwrap();
+    let pull = async |node: usize, limit| {
+        let queue = nodes.consumers[node].work(&id("a"));
+        queue.pull(PullRequest::new(format!("worker {node}")).limit(limit)).await.unwrap()
+    };
+    let first = pull(0, 3).await;
+    assert_eq!(first.len(), 3);
+    for leader in [1, 0, 2, 1] {
+        nodes.lead(leader).await;
+        assert_eq!(pull(leader, 3).await.len(), 0, "{leader} gives out what is leased");
+    }
+    clocks[1].advance(Duration::from_millis(29_999));
+    assert_eq!(pull(1, 3).await.len(), 0);
+    clocks[1].advance(Duration::from_millis(1));
+    assert_eq!(pull(1, 3).await.len(), 3, "the leases are over");
     nodes.close().await;
 }
 

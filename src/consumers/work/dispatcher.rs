@@ -18,7 +18,8 @@
 //! the end by the wall clock, because no other clock goes on while the process is down. When the
 //! wall clock is found to have jumped, all ends are stored anew. So only a jump while the broker is
 //! down can end a lease early; and what is left of a lease after a start is never longer than the
-//! whole lease.
+//! whole lease. In a fleet the clock of a former leader may be any other. So a node that begins to
+//! lead has all stored leases hold for their whole length from then on, by its steady clock.
 //!
 //! **Dead letters** are written apart from everything else: where their topic takes none, only they
 //! wait.
@@ -75,6 +76,8 @@ pub(super) struct DispatcherParts {
     pub(super) broker: Broker,
     /// The term in which this node leads. Nothing is stored after it.
     pub(super) term: LeadTerm,
+    /// The time of the steady clock at which the term began; `None` for a broker alone.
+    pub(super) led_since_ms: Option<u64>,
     pub(super) own_topic: TopicName,
     pub(super) config: WorkConfig,
     pub(super) records: Arc<Mutex<WorkRecords>>,
@@ -313,7 +316,10 @@ impl Dispatcher {
                 window.totals = floor.totals;
                 window.counted = floor.counted.clone();
             }
-            *source = Some(WorkSource::open(&parts.broker, consumer, &records, time).await?);
+            *source = Some(
+                WorkSource::open(&parts.broker, consumer, &records, time, parts.led_since_ms)
+                    .await?,
+            );
         }
         let Some(source) = source else { return Ok(()) };
         while source.is_loading() {

@@ -56,6 +56,8 @@ struct Slots {
     /// The term in which this node leads, once it has all records; `None` before and after. Only
     /// the leader has queues.
     term: Option<LeadTerm>,
+    /// The time of the steady clock at which the term began; `None` for a broker alone.
+    led_since_ms: Option<u64>,
 }
 
 /// A consumer in use.
@@ -118,7 +120,8 @@ impl WorkQueues {
         records: WorkRecords,
         term: Option<LeadTerm>,
     ) -> Self {
-        let slots = Mutex::new(Slots { term, ..Slots::default() });
+        let led_since_ms = begin_ms(&broker);
+        let slots = Mutex::new(Slots { term, led_since_ms, ..Slots::default() });
         let records = Arc::new(Mutex::new(records));
         Self(Arc::new(QueueParts { broker, own_topic, config, records, slots }))
     }
@@ -131,7 +134,7 @@ impl WorkQueues {
             if slots.term == term {
                 return;
             }
-            slots.term = term;
+            (slots.term, slots.led_since_ms) = (term, begin_ms(&self.0.broker));
             std::mem::take(&mut slots.by_number)
         };
         drop(ended); // Without the lock: it ends tasks.
@@ -297,7 +300,7 @@ impl WorkQueues {
         describe: impl FnOnce() -> Result<SharedConsumer>,
     ) -> Result<(Hold, SharedConsumer)> {
         let mut slots = lock(&self.0.slots);
-        let term = self.term(&slots)?;
+        let (term, led_since_ms) = (self.term(&slots)?, slots.led_since_ms);
         // Described under the lock: a consumer that is there is not deleted before it is held.
         let consumer = describe()?;
         let number = consumer.number;
@@ -315,14 +318,21 @@ impl WorkQueues {
             Entry::Vacant(_) if is_full => {
                 return Err(Error::full("shared consumers in use", limit));
             }
-            Entry::Vacant(place) => place.insert(self.start(consumer.clone(), term)?),
+            Entry::Vacant(place) => {
+                place.insert(self.start(consumer.clone(), term, led_since_ms)?)
+            }
         };
         slot.users += 1;
         let commands = slot.commands.clone();
         Ok((Hold { queues: self.clone(), number, commands }, consumer))
     }
 
-    fn start(&self, consumer: SharedConsumer, term: LeadTerm) -> Result<Slot> {
+    fn start(
+        &self,
+        consumer: SharedConsumer,
+        term: LeadTerm,
+        led_since_ms: Option<u64>,
+    ) -> Result<Slot> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_outside| Error::NoRuntime)?;
         let parts = &self.0;
         let (commands, received) = mpsc::channel(MAX_COMMANDS);
@@ -331,6 +341,7 @@ impl WorkQueues {
         let dispatcher = DispatcherParts {
             broker: parts.broker.clone(),
             term,
+            led_since_ms,
             own_topic: parts.own_topic.clone(),
             config: parts.config.clone(),
             records: parts.records.clone(),
@@ -352,6 +363,12 @@ impl WorkQueues {
         let _task = AbortOnDropHandle::new(runtime.spawn(run));
         Ok(Slot { commands, users: 0, status, _task })
     }
+}
+
+/// Returns the time at which a term begins, for a node of a fleet: that of the steady clock, later
+/// than all that former leaders have stored.
+fn begin_ms(broker: &Broker) -> Option<u64> {
+    (!broker.is_alone()).then(|| broker.times().1)
 }
 
 impl Hold {

@@ -68,12 +68,13 @@ pub(super) struct WorkSource {
 }
 
 impl WorkSource {
-    /// Begins to read after the floor.
+    /// Begins to read after the floor. A node of a fleet has led since `led_since_ms`.
     pub(super) async fn open(
         broker: &Broker,
         consumer: &SharedConsumer,
         records: &ConsumerRecords,
         time: WorkTime,
+        led_since_ms: Option<u64>,
     ) -> Result<Self> {
         let start = match (&records.floor, consumer.start) {
             // The floor was stored after the events that it covers, so it holds in each epoch of
@@ -88,7 +89,7 @@ impl WorkSource {
             let place =
                 |sequence| WorkPlace { topic: bucket.topic, sequence: Sequence::new(sequence) };
             finished.extend(record.finished_sequences().map(place));
-            stored.extend(entries_of(bucket, record, time));
+            stored.extend(entries_of(bucket, record, time, led_since_ms));
         }
         Ok(Self { reader, unread: VecDeque::new(), stored, finished, is_at_tail: false })
     }
@@ -355,6 +356,7 @@ fn entries_of(
     bucket: Bucket,
     record: BucketRecord,
     time: WorkTime,
+    led_since_ms: Option<u64>,
 ) -> impl Iterator<Item = (u64, WindowEntry)> {
     let entry = move |sequence, tries, key: &str, state, reason: String| WindowEntry {
         place: WorkPlace { topic: bucket.topic, sequence: Sequence::new(sequence) },
@@ -368,8 +370,8 @@ fn entries_of(
         held: None,
     };
     let leased = record.leased.into_iter().map(move |it| {
-        let state =
-            EntryState::Leased(Span::stored(it.until, it.length, time), it.worker.as_str().into());
+        let lease = Span::stored_lease(it.until, it.length, time, led_since_ms);
+        let state = EntryState::Leased(lease, it.worker.as_str().into());
         (it.position, entry(it.sequence, it.tries, &it.key, state, String::new()))
     });
     let failed = record.failed.into_iter().map(move |it| {

@@ -467,4 +467,27 @@ mod tests {
         assert_eq!(stored(10 * HOUR_MS), 0);
         assert_eq!(stored(11 * HOUR_MS), 0);
     }
+
+    /// Goal: a lease of a former leader holds for its whole length from the moment at which this
+    /// node began to lead, whatever the two clocks say; one of this node's own holds as it was
+    /// given.
+    #[test]
+    fn a_lease_of_a_former_leader_never_ends_early() {
+        let (length_ms, led_since_ms) = (30_000, 5_000);
+        let left = |until_ms, wall_ms, steady_ms| {
+            let time = WorkTime { wall_ms, steady_ms };
+            let lease = Span::stored_lease(until_ms, length_ms, time, Some(led_since_ms));
+            assert_eq!(
+                (lease.length_ms, lease.until_ms),
+                (length_ms, wall_ms + lease.due_ms - steady_ms)
+            );
+            lease.due_ms - steady_ms
+        };
+        let until_ms = 10 * HOUR_MS;
+        assert_eq!(left(until_ms, 11 * HOUR_MS, 5_000), 30_000, "this clock is an hour ahead");
+        assert_eq!(left(until_ms, 9 * HOUR_MS, 5_000), 30_000, "this clock is an hour behind");
+        assert_eq!(left(until_ms, 11 * HOUR_MS, 25_000), 10_000, "it has led for a while");
+        assert_eq!(left(until_ms, until_ms - 20_000, 90_000), 20_000, "given in this term");
+        assert_eq!(left(until_ms, 11 * HOUR_MS, 35_000), 0);
+    }
 }

@@ -52,6 +52,23 @@ impl Span {
         let left_ms = until_ms.saturating_sub(time.wall_ms).min(length_ms);
         Self { length_ms, ..Self::from(time, left_ms) }
     }
+
+    /// Returns a lease that was stored, as it is at `time`. A node of a fleet that has led since
+    /// `led_since_ms`, by the steady clock, may have it from a former leader, whose clock may be
+    /// another one. The lease began before this node led, so it holds for its whole length from
+    /// then on, or longer if this node's own clock says so.
+    pub(super) fn stored_lease(
+        until_ms: u64,
+        length_ms: u64,
+        time: WorkTime,
+        led_since_ms: Option<u64>,
+    ) -> Self {
+        let stored = Self::stored(until_ms, length_ms, time);
+        let end_ms = led_since_ms.map_or(0, |since_ms| since_ms.saturating_add(length_ms));
+        let left_ms = end_ms.saturating_sub(time.steady_ms).min(length_ms);
+        let whole = Self { length_ms, ..Self::from(time, left_ms) };
+        if stored.due_ms < whole.due_ms { whole } else { stored }
+    }
 }
 
 /// An event in the window.
