@@ -22,6 +22,10 @@ use crate::topic_config::{DEFAULT_TOMBSTONE_GRACE_MS, TopicConfig};
 pub(crate) const WEBHOOKS_STATUS: &str = "$webhooks.status";
 
 /// The pause after a failed read.
+/// The most decisions on one change with which other nodes of a fleet are faster.
+#[cfg(feature = "server")]
+pub(crate) const MAX_DECISIONS: usize = 20;
+
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A reader of an own topic after the records that were loaded, which notices if it misses some.

@@ -58,6 +58,7 @@ mod tests;
 mod topic;
 mod turns;
 pub(crate) mod typed;
+mod unread_topics;
 mod wake;
 
 use std::ops::ControlFlow;
@@ -338,6 +339,17 @@ impl Broker {
     /// Returns the term in which this broker leads; `None` if another node decides.
     pub(crate) fn lead_term(&self) -> Option<LeadTerm> {
         self.0.leadership.term()
+    }
+
+    /// Notes that one of the broker's own topics has records that cannot be read, and why; `None`
+    /// if all can be read.
+    pub(crate) fn note_unread(&self, topic: &TopicName, problem: Option<String>) {
+        self.0.unread.note(topic, problem);
+    }
+
+    /// Returns the broker's own topics with records that cannot be read, each with the problem.
+    pub(crate) fn unread_topics(&self) -> Vec<(TopicName, String)> {
+        self.0.unread.list()
     }
 
     /// Returns the leadership, whose changes can be waited for.
@@ -1423,7 +1435,7 @@ impl Broker {
     /// # Cancel safety
     ///
     /// Nothing is left behind.
-    #[cfg(feature = "webhooks")]
+    #[cfg(feature = "server")]
     pub(crate) async fn stored_through(&self, topic: &TopicName) -> Result<u64> {
         if self.leads() {
             return Ok(self.last_sequence(topic));
@@ -1433,7 +1445,7 @@ impl Broker {
         serde_json::from_slice(&answer).map_err(|error| unreadable(&error))
     }
 
-    #[cfg(any(feature = "webhooks", feature = "fleet"))]
+    #[cfg(feature = "server")]
     fn last_sequence(&self, topic: &TopicName) -> u64 {
         self.extent(topic).map_or(0, |extent| extent.tail.previous().get())
     }

@@ -40,6 +40,7 @@ use super::tail::newest::Tails;
 use super::topic::topics::Topics;
 use super::turns::Turns;
 use super::wake::waker::Waker;
+use super::unread_topics::UnreadTopics;
 use crate::error::{Error, OpenReason, Result};
 use crate::event::Timestamp;
 use crate::log::Log;
@@ -165,6 +166,7 @@ pub(super) fn open(
         arriving,
         log: open_log,
         announced,
+        unread: UnreadTopics::default(),
         drops,
         commands,
         space: Arc::new(Semaphore::new(max_queue_bytes)),

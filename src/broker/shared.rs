@@ -40,6 +40,7 @@ use crate::broker::report::MaintenanceReport;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::topics::{TopicRef, Topics};
 use crate::broker::turns::Turns;
+use crate::broker::unread_topics::UnreadTopics;
 use crate::broker::wake::waker::Waker;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub(super) topics: Arc<Topics>,
     pub(super) leadership: SharedLeadership,
     pub(super) questions: Questions,
+    pub(super) unread: UnreadTopics,
     /// Told of each group that is shown, in a fleet.
     pub(super) arriving: ArrivingGroups,
     pub(super) announced: Arc<Announced>,

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::changes::{Changed, MarksChange, StateChange};
 use super::entry::ConsumerEntry;
@@ -13,6 +13,7 @@ use super::records::marks_change_of;
 use super::view::View;
 use crate::broker::{EventRef, Run};
 use crate::cursor::Position;
+use crate::error::Result;
 use crate::event::Timestamp;
 use crate::polls;
 
@@ -20,13 +21,19 @@ use crate::polls;
 type ToldChange = (Arc<str>, Position, Timestamp, Vec<(Arc<str>, Changed)>);
 
 impl Keeper {
-    /// Applies records that another node has written.
-    pub(super) async fn apply_run(&mut self, run: &Run) {
+    /// Applies records that another node has written, up to one that cannot be read. That is never
+    /// passed over: this node would decide on less than there is, and would not start any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_record`].
+    pub(super) async fn apply_run(&mut self, run: &Run) -> Result<()> {
         let mut events = run.events();
         loop {
             let some: Vec<_> = events.by_ref().take(MAX_APPLIED).collect();
             let Some(last) = some.last().map(|event| event.sequence) else { break };
-            let read: Vec<_> = some.iter().filter_map(|event| self.read_one(event)).collect();
+            let read = some.iter().filter_map(|event| self.read_one(event).transpose());
+            let read = read.collect::<Result<Vec<_>>>()?;
             let told: Vec<ToldChange> = {
                 let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
                 let applied = read.into_iter().filter_map(|(record, change, event)| {
@@ -46,6 +53,7 @@ impl Keeper {
             }
             polls::rest().await;
         }
+        Ok(())
     }
 
     /// Reads a record, and, where somebody is told of it, the change of marks in it.
@@ -53,14 +61,8 @@ impl Keeper {
     fn read_one<'a, 'b>(
         &self,
         event: &'a EventRef<'b>,
-    ) -> Option<(ReadRecord, Option<(Arc<str>, MarksChange)>, &'a EventRef<'b>)> {
-        let record = match read_record(event) {
-            Ok(record) => record?,
-            Err(error) => {
-                error!(sequence = %event.sequence, %error, "a record of consumers is passed over");
-                return None;
-            }
-        };
+    ) -> Result<Option<(ReadRecord, Option<(Arc<str>, MarksChange)>, &'a EventRef<'b>)>> {
+        let Some(record) = read_record(event)? else { return Ok(None) };
         let change = match &record {
             ReadRecord::Marks(number, _) => {
                 let view = self.read();
@@ -70,7 +72,7 @@ impl Keeper {
             }
             _ => None,
         };
-        Some((record, change, event))
+        Ok(Some((record, change, event)))
     }
 
     /// Applies a record to the view. Returns the consumer's text, and what changed.

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::warn;
+use tracing::error;
 
 use super::keeper::Keeper;
 use super::keeper_command::KeeperCommand;
@@ -70,7 +70,11 @@ impl Keeper {
             self.ask_some();
             match self.wait(&mut queued).await {
                 LedStep::LeadershipChanged => return true,
-                LedStep::Read(Ok(NextOwn::These(run))) => self.apply_run(&run).await,
+                LedStep::Read(Ok(NextOwn::These(run))) => {
+                    if let Err(error) = self.apply_run(&run).await {
+                        return self.cannot_read(error).await;
+                    }
+                }
                 LedStep::Read(Ok(NextOwn::None)) | LedStep::Due => {}
                 LedStep::Read(Ok(NextOwn::Missing)) => self.led.is_behind = true,
                 LedStep::Read(Ok(NextOwn::End)) => {
@@ -223,7 +227,7 @@ impl Keeper {
             }
             let Some(records) = &mut self.led.records else { break };
             match records.next_ready().await? {
-                NextOwn::These(run) => self.apply_run(&run).await,
+                NextOwn::These(run) => self.apply_run(&run).await?,
                 NextOwn::None => break,
                 NextOwn::Missing => self.led.is_behind = true,
                 NextOwn::End => return Err(Error::ShuttingDown),
@@ -251,6 +255,7 @@ impl Keeper {
         self.followers.tell_anew(revision, self.broker.last_position());
         self.reached.store(reached.get(), Ordering::Release);
         (self.led.records, self.led.is_behind) = (Some(reader), false);
+        self.broker.note_unread(&self.topic, None);
         Ok(())
     }
 
@@ -265,7 +270,8 @@ impl Keeper {
             }
             return false;
         }
-        warn!(%error, "the records of consumers cannot be read; retrying");
+        error!(%error, "the records of consumers cannot be read; retrying");
+        self.broker.note_unread(&self.topic, Some(error.to_string()));
         while let Ok(command) = self.commands.try_recv() {
             command.refuse(error.clone());
         }

@@ -1,7 +1,7 @@
 //! Reading the records of the log: all of them, when consumers are opened, and those of other nodes
 //! as they come.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -64,23 +64,30 @@ struct Loading {
 /// # Errors
 ///
 /// As [`Broker::subscribe`] and [`Reader::next`](crate::broker::Reader::next);
-/// [`Error::ShuttingDown`]; [`Error::Invalid`]: a record is none that this version can read.
+/// [`Error::ShuttingDown`]; [`Error::Invalid`]: the last record of a key is none that this version
+/// can read.
 pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<LoadedConsumers> {
     let started = std::time::Instant::now();
-    let mut loading = Loading::default();
+    let (mut loading, mut unread) = (Loading::default(), BTreeMap::new());
     let mut reader = broker.subscribe(topic, StartPoint::Earliest, OnGap::Resume).await?;
     loop {
         match reader.next().await? {
             Some(Delivery::CaughtUp) => break,
             Some(Delivery::Events(run)) => {
                 for event in run.events() {
-                    loading.apply(&event)?;
+                    unread.remove(event.key);
+                    if let Err(error) = loading.apply(&event) {
+                        unread.insert(event.key.to_owned(), error);
+                    }
                     polls::rest().await;
                 }
             }
             Some(_) => {}
             None => return Err(Error::ShuttingDown),
         }
+    }
+    if let Some((_, error)) = unread.pop_first() {
+        return Err(error);
     }
     let work = std::mem::take(&mut loading.work);
     let view = loading.view();

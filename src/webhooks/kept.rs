@@ -207,7 +207,7 @@ impl WebhooksParts {
     /// [`Error::UnknownWebhook`].
     pub(super) fn info(&self, name: &WebhookName) -> Result<WebhookInfo> {
         let (record, state) = self.hook(name)?;
-        let queue = self.consumers.work(&consumer_of(name, &record.settings)?);
+        let queue = self.consumers.work(&consumer_of(name, &record)?);
         Ok(WebhookInfo::of(name, &record, state.counts(), queue.status().ok()))
     }
 
@@ -218,7 +218,7 @@ impl WebhooksParts {
     /// [`Error::UnknownWebhook`]; as [`Consumers::counts`].
     pub(super) async fn lag(&self, name: &WebhookName) -> Result<WebhookLag> {
         let (record, _) = self.hook(name)?;
-        let counts = self.consumers.counts(&consumer_of(name, &record.settings)?, &[]).await?;
+        let counts = self.consumers.counts(&consumer_of(name, &record)?, &[]).await?;
         // Without filters there is one count.
         Ok(counts.counts.first().copied().unwrap_or_default().into())
     }
@@ -231,10 +231,11 @@ impl WebhooksParts {
     pub(super) async fn queue(
         &self,
         name: &WebhookName,
-        settings: &WebhookSettings,
+        record: &WebhookRecord,
     ) -> Result<WorkQueue> {
-        let id = consumer_of(name, settings)?;
-        self.consumers.put(id.clone(), self.consumer_settings(name, settings)?, None).await?;
+        let id = consumer_of(name, record)?;
+        let settings = self.consumer_settings(name, &record.settings)?;
+        self.consumers.put(id.clone(), settings, None).await?;
         Ok(self.consumers.work(&id))
     }
 
@@ -296,15 +297,24 @@ impl WebhooksParts {
             return Err(Error::full("webhooks", self.config.max_webhooks));
         }
         let key = given.unwrap_or_else(|| WebhookKey::random(signature.unwrap_or_default()));
-        // One of an earlier webhook of that name may be left, if the broker was killed.
-        let id = consumer_of(name, &settings)?;
-        match self.consumers.delete(&id).await {
-            Ok(()) | Err(Error::UnknownConsumer(_)) => {}
-            Err(error) => return Err(error),
+        // Another node may make one of this name at this moment, whose consumer is never this one.
+        let queue = (!self.broker.is_alone()).then(|| format!("{:08x}", rand::random::<u32>()));
+        let record = WebhookRecord { queue, ..WebhookRecord::new(settings, key.clone(), now) };
+        let id = consumer_of(name, &record)?;
+        if record.queue.is_none() {
+            // One of an earlier webhook of that name may be left, if the broker was killed.
+            self.delete_consumer(&id).await?;
         }
-        self.consumers.put(id, consumer, Some(from.unwrap_or(StartPoint::Latest))).await?;
-        let record = WebhookRecord::new(settings, key.clone(), now);
-        self.write(name, Some(record), Happening::Created).await?;
+        let from = Some(from.unwrap_or(StartPoint::Latest));
+        self.consumers.put(id.clone(), consumer, from).await?;
+        let is_of_fleet = record.queue.is_some();
+        if let Err(error) = self.write(name, Some(record), Happening::Created).await {
+            if is_of_fleet && !error.outcome_unknown() {
+                // No record names it. If that fails, it is left, and nobody reads with it.
+                let _left = self.delete_consumer(&id).await;
+            }
+            return Err(error);
+        }
         info!(webhook = %name, "a webhook is made");
         Ok(MadeWebhook { info: self.info(name)?, secret: told(&key) })
     }
@@ -368,7 +378,12 @@ impl WebhooksParts {
         let (record, _) = self.hook(name)?;
         self.write(name, None, Happening::Deleted).await?;
         info!(webhook = %name, "a webhook is deleted");
-        match self.consumers.delete(&consumer_of(name, &record.settings)?).await {
+        self.delete_consumer(&consumer_of(name, &record)?).await
+    }
+
+    /// Deletes a consumer, if there is one.
+    async fn delete_consumer(&self, id: &ConsumerId) -> Result<()> {
+        match self.consumers.delete(id).await {
             Err(Error::UnknownConsumer(_)) => Ok(()),
             outcome => outcome,
         }
@@ -424,7 +439,7 @@ impl WebhooksParts {
     /// [`Error::UnknownWebhook`]; as [`WorkQueue::hasten`].
     pub(super) async fn hasten(&self, name: &WebhookName) -> Result<()> {
         let (record, _) = self.hook(name)?;
-        let queue = self.consumers.work(&consumer_of(name, &record.settings)?);
+        let queue = self.consumers.work(&consumer_of(name, &record)?);
         // A webhook that has sent nothing yet has no consumer.
         match queue.status() {
             Ok(status) if status.delayed > 0 => queue.hasten().await,
@@ -526,9 +541,12 @@ impl WebhooksParts {
 }
 
 /// Returns the consumer of a webhook.
-fn consumer_of(name: &WebhookName, settings: &WebhookSettings) -> Result<ConsumerId> {
-    let name = ConsumerName::new(&format!("{OF_WEBHOOKS}{name}"))?;
-    Ok(ConsumerId::new(settings.topic.clone(), name))
+fn consumer_of(name: &WebhookName, record: &WebhookRecord) -> Result<ConsumerId> {
+    let name = match &record.queue {
+        Some(queue) => format!("{OF_WEBHOOKS}{name}:{queue}"),
+        None => format!("{OF_WEBHOOKS}{name}"),
+    };
+    Ok(ConsumerId::new(record.settings.topic.clone(), ConsumerName::new(&name)?))
 }
 
 /// Returns the key that is told: the secret that the receiver needs, too.

@@ -23,20 +23,26 @@ pub(super) struct LoadedWebhooks {
 /// # Errors
 ///
 /// As [`Broker::subscribe`] and [`Reader::next`](crate::broker::Reader::next);
-/// [`Error::ShuttingDown`]; [`Error::Invalid`]: a record is none that this version can read.
+/// [`Error::ShuttingDown`]; [`Error::Invalid`]: the last record of a webhook is none that this
+/// version can read.
 pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<LoadedWebhooks> {
-    let mut records = BTreeMap::new();
+    let (mut records, mut unread) = (BTreeMap::new(), BTreeMap::new());
     let mut reader = broker.subscribe(topic, StartPoint::Earliest, OnGap::Resume).await?;
     loop {
         match reader.next().await? {
             Some(Delivery::CaughtUp) => {
+                if let Some((_, error)) = unread.pop_first() {
+                    return Err(error);
+                }
                 return Ok(LoadedWebhooks { records, reader: OwnReader::after(reader) });
             }
             Some(Delivery::Events(run)) => {
                 for event in run.events() {
-                    match record_of(&event)? {
-                        (name, Some(record)) => drop(records.insert(name, record)),
-                        (name, None) => drop(records.remove(&name)),
+                    unread.remove(event.key);
+                    match record_of(&event) {
+                        Ok((name, Some(record))) => drop(records.insert(name, record)),
+                        Ok((name, None)) => drop(records.remove(&name)),
+                        Err(error) => drop(unread.insert(event.key.to_owned(), error)),
                     }
                     polls::rest().await;
                 }

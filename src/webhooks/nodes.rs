@@ -5,8 +5,16 @@
 //!
 //! Changes of webhooks are rare, so any node decides, once it has read all that the fleet has
 //! stored: also that there is nothing to change. Its record is stored only if no other came before
-//! it. Otherwise the node reads that one, and decides again. The
-//! counts of requests are those of the node that sends, and begin anew with another leader.
+//! it. Otherwise the node reads that one, and decides again. The counts of requests are those of
+//! the node that sends, and begin anew with another leader.
+//!
+//! A webhook that is made has a consumer of its own, which no other one of its name has or had. So
+//! a node that was late, and whose record is not stored, never deletes the place of the one that
+//! is.
+//!
+//! A record that this version cannot read is never passed over: the node would decide on less than
+//! there is, and would not start any more. It keeps the webhooks as they were before, changes none,
+//! and says so, until it can read the record.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,9 +26,6 @@ use super::loading::{LoadedWebhooks, load, record_of};
 use crate::broker::{LeadershipWatch, Run};
 use crate::error::{Error, Result};
 use crate::own_topics::{NextOwn, OwnReader};
-
-/// The most decisions on one change.
-pub(super) const MAX_DECISIONS: usize = 20;
 
 /// Decides on a change, and again each time that another node was faster. A closure would do, but
 /// the compiler could not tell that its future is `Send`.
@@ -34,7 +39,7 @@ macro_rules! decided {
             }
             match $decide.await {
                 Err($crate::error::Error::UnexpectedSequence { .. })
-                    if decisions < $crate::webhooks::nodes::MAX_DECISIONS => {}
+                    if decisions < $crate::own_topics::MAX_DECISIONS => {}
                 outcome => break outcome,
             }
         }
@@ -80,13 +85,25 @@ impl WebhooksParts {
         })
     }
 
-    fn apply_run(&self, run: &Run) {
+    /// Applies records, up to one that cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// As [`record_of`].
+    fn apply_run(&self, run: &Run) -> Result<()> {
         for event in run.events() {
-            match record_of(&event) {
-                Ok((name, record)) => self.apply(&name, record.map(Arc::new)),
-                Err(error) => error!(%error, "a record of a webhook is passed over"),
-            }
+            let (name, record) = record_of(&event)?;
+            self.apply(&name, record.map(Arc::new));
         }
+        Ok(())
+    }
+
+    /// Tells those who operate the broker that the records cannot be read, or can be again.
+    fn note(&self, problem: Option<&Error>) {
+        if let Some(error) = problem {
+            error!(%error, "the webhooks cannot be read; retrying");
+        }
+        self.broker.note_unread(&self.topic, problem.map(|error| error.to_string()));
     }
 }
 
@@ -101,21 +118,22 @@ pub(super) async fn follow(
     loop {
         let next = tokio::select! {
             () = std::future::ready(()), if is_missing => Ok(NextOwn::Missing),
-            () = leadership.changed() => Ok(NextOwn::None),
-            next = reader.next() => next,
+            () = leadership.changed(), if !is_missing => Ok(NextOwn::None),
+            next = reader.next(), if !is_missing => next,
         };
         let Some(parts) = parts.upgrade() else { return };
         parts.send(leadership.leads());
-        is_missing = match next {
-            Ok(NextOwn::These(run)) => {
-                parts.apply_run(&run);
-                false
-            }
-            Ok(NextOwn::None) => false,
-            Ok(NextOwn::Missing) => true,
+        let read = match next {
+            Ok(NextOwn::These(run)) => parts.apply_run(&run).map(|()| false),
+            Ok(NextOwn::None) => Ok(false),
+            Ok(NextOwn::Missing) => Ok(true),
             Ok(NextOwn::End) | Err(Error::ShuttingDown) => return,
+            Err(error) => Err(error),
+        };
+        is_missing = match read {
+            Ok(is_missing) => is_missing,
             Err(error) => {
-                error!(%error, "the webhooks cannot be read; retrying");
+                parts.note(Some(&error));
                 tokio::time::sleep(RETRY).await;
                 true
             }
@@ -124,11 +142,14 @@ pub(super) async fn follow(
             match load(&parts.broker, &parts.topic).await {
                 Ok(LoadedWebhooks { records, reader: after }) => {
                     parts.begin(records);
+                    parts.note(None);
                     (reader, is_missing) = (after, false);
                 }
+                Err(Error::ShuttingDown) => return,
                 Err(error) => {
-                    error!(%error, "the webhooks cannot be loaded; retrying");
+                    parts.note(Some(&error));
                     tokio::time::sleep(RETRY).await;
+                    continue; // Nothing more is reached.
                 }
             }
         }
@@ -212,6 +233,76 @@ mod tests {
             nodes[round % 2].resume(&name).await.unwrap();
         }
         drop(nodes);
+        fleet.close().await;
+    }
+
+    /// Goal: a node that was late, and whose webhook is not stored, leaves the place of the one
+    /// that is; also one that deletes what was made anew meanwhile. Method: the late node decides
+    /// on what it knew before.
+    #[tokio::test]
+    async fn a_node_that_is_late_never_takes_the_place_of_a_webhook_away() {
+        let fleet = TestFleet::new(2, &Clock::following(START));
+        fleet.connect();
+        fleet.lead(0).await;
+        let nodes = [webhooks(&fleet, 0).await, webhooks(&fleet, 1).await];
+        let (name, broker) = (name("one"), fleet.broker(0));
+        let publish = async || {
+            let event = crate::NewEvent::new("order");
+            broker.publish(crate::Publish::one("orders".parse().unwrap(), event)).await.unwrap();
+        };
+        publish().await;
+        fleet.read_all(1).await;
+        fleet.hold(1, true);
+        nodes[0].put(&name, wanted()).await.unwrap();
+        nodes[0].pause(&name).await.unwrap();
+        publish().await;
+        let waiting = async || nodes[0].get(&name).await.unwrap().lag.unwrap().unfinished;
+        assert_eq!(waiting().await, 1);
+        nodes[1].parts().put(&name, wanted()).await.unwrap_err();
+        assert_eq!(waiting().await, 1, "its place is as it was");
+        fleet.hold(1, false);
+        until("the other node has it", || nodes[1].has(&name)).await;
+        fleet.hold(1, true);
+        nodes[0].delete(&name).await.unwrap();
+        nodes[0].put(&name, wanted()).await.unwrap();
+        nodes[0].pause(&name).await.unwrap();
+        publish().await;
+        nodes[1].parts().delete(&name).await.unwrap_err();
+        assert_eq!(waiting().await, 1, "its place is as it was");
+        fleet.hold(1, false);
+        drop(nodes);
+        fleet.close().await;
+    }
+
+    /// Goal: a record that cannot be read is passed over by no node: it is told, nothing is changed
+    /// on less than there is, and all goes on once it can be read.
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_is_told_and_nothing_is_changed_meanwhile() {
+        let fleet = TestFleet::new(1, &Clock::following(START));
+        fleet.lead(0).await;
+        let broker = fleet.broker(0);
+        let hooks = webhooks(&fleet, 0).await;
+        let (one, two) = (name("one"), name("two"));
+        hooks.put(&one, wanted()).await.unwrap();
+        let topic: crate::TopicName = "$webhooks".parse().unwrap();
+        let publish = async |event| {
+            broker.publish(crate::Publish::one(topic.clone(), event)).await.unwrap();
+        };
+        publish(crate::NewEvent::new("of a later version").with_key("two")).await;
+        let told = || broker.unread_topics().into_iter().find(|(unread, _)| *unread == topic);
+        until("it is told", || told().is_some()).await;
+        assert!(told().unwrap().1.contains("two at sequence 2"), "{:?}", told());
+        assert!(hooks.has(&one) && !hooks.has(&two));
+        let consumers = Consumers::open(broker, &ConsumersConfig::default()).await.unwrap();
+        let start = Webhooks::open(broker, &consumers, &WebhooksConfig::default()).await;
+        start.unwrap_err();
+        let refused = hooks.parts().read_to(2);
+        let refused = tokio::time::timeout(std::time::Duration::from_millis(100), refused).await;
+        assert!(refused.is_err(), "nothing is decided on less than there is");
+        publish(crate::NewEvent::tombstone("two")).await;
+        hooks.put(&two, wanted()).await.unwrap();
+        assert!(hooks.has(&two) && told().is_none());
+        drop(hooks);
         fleet.close().await;
     }
 }

@@ -130,7 +130,7 @@ impl Runner {
     /// Opens the queue of the webhook; `None` when something has changed meanwhile.
     async fn queue(&mut self, record: &WebhookRecord) -> Option<WorkQueue> {
         loop {
-            match self.parts.queue(&self.name, &record.settings).await {
+            match self.parts.queue(&self.name, record).await {
                 Ok(queue) => return Some(queue),
                 Err(Error::ShuttingDown) => return None,
                 Err(error) => warn!(webhook = %self.name, %error, "a webhook cannot be served"),

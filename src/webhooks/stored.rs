@@ -92,13 +92,17 @@ pub(super) struct WebhookRecord {
     pub(super) updated: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) paused: Option<WebhookPause>,
+    /// What tells the webhook's consumer from those of other webhooks that had its name, or were to
+    /// have it; `None` for one that a broker alone has made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) queue: Option<String>,
 }
 
 impl WebhookRecord {
     /// Returns a webhook that is made `now`.
     pub(super) fn new(settings: WebhookSettings, key: WebhookKey, now: Timestamp) -> Self {
         let keys = vec![StoredKey { key, created: now, until: None }];
-        Self { settings, keys, created: now, updated: now, paused: None }
+        Self { settings, keys, created: now, updated: now, paused: None, queue: None }
     }
 
     /// Returns the webhook with another key, beside which the one before it holds until `until`.

@@ -365,6 +365,8 @@ async fn metrics(
     metric("leftoff_log_read_steps_total", help, &plain(edge.broker.read_steps()));
     let help = "Publishes that storage refused, or for which there was no room, since the start.";
     metric("leftoff_refused_publishes_total", help, &plain(edge.broker.refused_publishes()));
+    let help = "Topics of the broker's own with records that this version cannot read.";
+    metric("leftoff_unread_topics", help, &plain(edge.broker.unread_topics().len() as u64));
     let help = "Ids that were forgotten early because memory was short, since the start.";
     metric("leftoff_forgotten_ids_total", help, &plain(edge.broker.forgotten_ids()));
     if let Some(kept) = edge.consumers_if_any() {

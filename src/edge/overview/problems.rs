@@ -123,6 +123,14 @@ fn lasting(edge: &Edge, clients: &Clients, space: Option<&LogSpace>) -> Vec<Stat
         );
         add("disk_low", Severity::Warning, 1, text);
     }
+    let unread = edge.broker.unread_topics();
+    if let Some((topic, problem)) = unread.first() {
+        let text = format!(
+            "{topic} has records that this version cannot read, and what they say does not hold \
+             here: {problem}. Run the version that has written them."
+        );
+        add("records_unread", Severity::Error, unread.len() as u64, text);
+    }
     if let Some((kind, severity, text)) = edge.fleet().and_then(|node| of_fleet(&**node)) {
         add(kind, severity, 1, text);
     }
