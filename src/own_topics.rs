@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
@@ -21,11 +22,11 @@ use crate::topic_config::{DEFAULT_TOMBSTONE_GRACE_MS, TopicConfig};
 /// The topic that tells what happens to webhooks.
 pub(crate) const WEBHOOKS_STATUS: &str = "$webhooks.status";
 
-/// The pause after a failed read.
 /// The most decisions on one change with which other nodes of a fleet are faster.
 #[cfg(feature = "server")]
 pub(crate) const MAX_DECISIONS: usize = 20;
 
+/// The pause after a failed read.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A reader of an own topic after the records that were loaded, which notices if it misses some.
@@ -170,8 +171,42 @@ pub(crate) async fn open(broker: &Broker, name: &str, config: TopicConfig) -> Re
     Ok(topic)
 }
 
-/// Applies all events of a topic, and those that follow as they come, until the handle is dropped
-/// or the broker stops. All that are there are applied when this returns.
+/// A topic whose events are applied as they come, until this is dropped or the broker stops.
+#[derive(Debug)]
+pub(crate) struct FollowedTopic {
+    topic: TopicName,
+    /// The sequence up to which all events are applied.
+    reached: watch::Receiver<u64>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl FollowedTopic {
+    /// Waits until everything is applied that the fleet has stored in the topic by now, for up to
+    /// `patience`. Returns the sequence up to which all is applied.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLeading`]: the leader cannot be asked; [`Error::NotCaughtUp`]: this node is too
+    /// far behind.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind.
+    #[cfg(feature = "server")]
+    pub(crate) async fn catch_up(&self, broker: &Broker, patience: Duration) -> Result<u64> {
+        let stored = broker.stored_through(&self.topic).await?;
+        let mut reached = self.reached.clone();
+        let waiting = tokio::time::timeout(patience, reached.wait_for(|it| *it >= stored));
+        match waiting.await {
+            Ok(Ok(reached)) => Ok(*reached),
+            Ok(Err(_it_is_not_followed)) => Err(Error::ShuttingDown),
+            Err(_late) => Err(Error::NotCaughtUp { waited_ms: patience.as_millis() as u64 }),
+        }
+    }
+}
+
+/// Applies all events of a topic, and those that follow as they come, until the returned value is
+/// dropped or the broker stops. All that are there are applied when this returns.
 ///
 /// # Errors
 ///
@@ -180,8 +215,9 @@ pub(crate) async fn follow(
     broker: &Broker,
     topic: &TopicName,
     apply: impl Fn(&EventRef<'_>) + Send + Sync + 'static,
-) -> Result<AbortOnDropHandle<()>> {
+) -> Result<FollowedTopic> {
     let mut reader = broker.subscribe(topic, StartPoint::Earliest, OnGap::Resume).await?;
+    let (reaching, reached) = watch::channel(0);
     loop {
         match reader.next().await? {
             Some(Delivery::CaughtUp) => break,
@@ -189,13 +225,18 @@ pub(crate) async fn follow(
             None => return Err(Error::ShuttingDown),
         }
     }
-    Ok(AbortOnDropHandle::new(tokio::spawn(go_on(reader, apply))))
+    reaching.send_replace(reader.cursor().after.number());
+    let task = AbortOnDropHandle::new(tokio::spawn(go_on(reader, apply, reaching)));
+    Ok(FollowedTopic { topic: topic.clone(), reached, _task: task })
 }
 
-async fn go_on(mut reader: Reader, apply: impl Fn(&EventRef<'_>)) {
+async fn go_on(mut reader: Reader, apply: impl Fn(&EventRef<'_>), reaching: watch::Sender<u64>) {
     loop {
         match reader.next().await {
-            Ok(Some(delivery)) => apply_all(&delivery, &apply).await,
+            Ok(Some(delivery)) => {
+                apply_all(&delivery, &apply).await;
+                reaching.send_replace(reader.cursor().after.number());
+            }
             Ok(None) | Err(Error::ShuttingDown) => return,
             Err(Error::TopicDeleted(topic)) => {
                 return error!(%topic, "an own topic was deleted, and is followed no more");

@@ -7,8 +7,11 @@
 //! loses it in a restart. So it is in one table, and nothing is stored. Two nodes at once cannot
 //! both take it, and a former leader that does not know that it is none has tickets that nobody
 //! else has.
+//!
+//! The clocks of two nodes may be hours apart. So a node tells another one for how long a ticket
+//! can still be used, and not until when.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -34,34 +37,38 @@ pub(super) enum TicketQuestion {
 pub(super) struct OnceForm {
     caller: String,
     issued: Option<SystemTime>,
-    usable_until: SystemTime,
+    /// For how long the ticket can be used, in milliseconds.
+    life_ms: u64,
     expires: Option<SystemTime>,
     subscribe: Vec<TopicPattern>,
     publish: Vec<TopicPattern>,
     presence: Vec<TopicPattern>,
 }
 
-impl From<&Ticket> for OnceForm {
-    fn from(ticket: &Ticket) -> Self {
+impl OnceForm {
+    /// Returns the form of a ticket at `now`.
+    pub(super) fn of(ticket: &Ticket, now: SystemTime) -> Self {
         let Ticket { kind: _, caller, issued, usable_until, expires, .. } = ticket.clone();
         let Ticket { subscribe, publish, presence, .. } = ticket.clone();
+        let life = usable_until.duration_since(now).unwrap_or_default();
+        let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
         let caller = caller.to_string();
-        Self { caller, issued, usable_until, expires, subscribe, publish, presence }
+        Self { caller, issued, life_ms, expires, subscribe, publish, presence }
     }
-}
 
-impl From<OnceForm> for Ticket {
-    fn from(form: OnceForm) -> Self {
-        let OnceForm { caller, issued, usable_until, expires, subscribe, publish, presence } = form;
+    /// Returns the ticket of this form, which came at `now`.
+    pub(super) fn ticket(self, now: SystemTime) -> Ticket {
+        let Self { caller, issued, life_ms, expires, subscribe, publish, presence } = self;
         let (kind, caller) = (TicketKind::Once, caller.into());
-        Self { kind, caller, issued, usable_until, expires, subscribe, publish, presence }
+        let usable_until = now.checked_add(Duration::from_millis(life_ms)).unwrap_or(now);
+        Ticket { kind, caller, issued, usable_until, expires, subscribe, publish, presence }
     }
 }
 
 impl TicketQuestion {
-    /// Returns the question to keep a ticket.
-    pub(super) fn keep(hash: &CredentialHash, ticket: &Ticket) -> Self {
-        Self::Keep { key: key_of(hash), ticket: ticket.into() }
+    /// Returns the question to keep a ticket, at `now`.
+    pub(super) fn keep(hash: &CredentialHash, ticket: &Ticket, now: SystemTime) -> Self {
+        Self::Keep { key: key_of(hash), ticket: OnceForm::of(ticket, now) }
     }
 
     /// Returns the question for a ticket.

@@ -14,14 +14,17 @@
 //! holds one event for each caller. Nothing is dropped from it: a static key, and a token with a
 //! distant end, may outlive everything. A moment is only ever moved forward, so that a repeated or
 //! late revocation takes nothing back.
+//!
+//! In a fleet two nodes may revoke the same caller at once. The later event is the one that is
+//! kept. So a node decides once it has applied all that the fleet has stored, and its event is
+//! stored only if no other came before it; otherwise the node decides again.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
 use super::identity::problem_of_id;
@@ -30,7 +33,7 @@ use crate::broker::{Broker, EventRef, Publish};
 use crate::edge::hooks::{Refusal, Revoker};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
-use crate::own_topics;
+use crate::own_topics::{self, FollowedTopic, MAX_DECISIONS};
 use crate::topic::TopicName;
 
 /// The name of the topic with the revocations.
@@ -41,6 +44,9 @@ const EVENT_TYPE: &str = "access.revoked";
 
 /// The most callers that may be revoked.
 const MAX_REVOKED: usize = 100_000;
+
+/// The longest wait for this node to apply what the fleet has stored.
+const MAX_BEHIND: Duration = Duration::from_secs(10);
 
 /// One revocation, as it is stored and listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +72,7 @@ struct RevocationParts {
     revoked: RwLock<BTreeMap<Box<str>, Timestamp>>,
     revokers: Revokers,
     /// The task that applies what comes to the topic.
-    follower: OnceLock<AbortOnDropHandle<()>>,
+    follower: OnceLock<FollowedTopic>,
 }
 
 impl Revocations {
@@ -109,7 +115,8 @@ impl Revocations {
     ///
     /// Nothing has changed then, except where the outcome is unknown. [`Error::Invalid`]: no caller
     /// can have the id, or the moment is later than `now`. [`Error::Full`]: too many callers are
-    /// revoked. As [`Broker::publish`].
+    /// revoked. [`Error::NotCaughtUp`]: this node is too far behind its fleet. As
+    /// [`Broker::publish`].
     ///
     /// # Cancel safety
     ///
@@ -130,19 +137,14 @@ impl Revocations {
         }
         let parts = &self.0;
         let _alone = parts.writing.lock().await;
-        let known = parts.moment(sub);
-        if let Some(later) = known.filter(|known| *known >= before) {
-            return Ok(Revocation { sub: sub.into(), before: later });
+        let mut decisions = 0;
+        loop {
+            decisions += 1;
+            match parts.decide(sub, before).await {
+                Err(Error::UnexpectedSequence { .. }) if decisions < MAX_DECISIONS => {}
+                outcome => return outcome,
+            }
         }
-        if known.is_none() && parts.count() >= MAX_REVOKED {
-            return Err(Error::full("revoked callers", MAX_REVOKED as u64));
-        }
-        let revocation = Revocation { sub: sub.into(), before };
-        let event = NewEvent::json(&revocation)?.with_key(sub).with_type(EVENT_TYPE);
-        own_topics::open(&parts.broker, TOPIC, own_topics::keyed()).await?;
-        parts.broker.publish(Publish::one(parts.topic.clone(), event)).await?;
-        parts.apply(&revocation);
-        Ok(revocation)
     }
 
     /// Returns whether the credentials of a caller that were issued at this time are revoked.
@@ -184,6 +186,37 @@ impl Revocations {
 }
 
 impl RevocationParts {
+    /// Revokes a caller up to a moment, if nothing more holds already. The caller holds the lock.
+    ///
+    /// # Errors
+    ///
+    /// As [`Revocations::revoke`]; [`Error::UnexpectedSequence`]: another node was faster.
+    async fn decide(&self, sub: &str, before: Timestamp) -> Result<Revocation> {
+        // A broker alone has applied all that it has stored.
+        let applied = match self.follower.get().filter(|_| !self.broker.is_alone()) {
+            Some(follower) => Some(follower.catch_up(&self.broker, MAX_BEHIND).await?),
+            None => None,
+        };
+        let known = self.moment(sub);
+        if let Some(later) = known.filter(|known| *known >= before) {
+            return Ok(Revocation { sub: sub.into(), before: later });
+        }
+        if known.is_none() && self.count() >= MAX_REVOKED {
+            return Err(Error::full("revoked callers", MAX_REVOKED as u64));
+        }
+        let revocation = Revocation { sub: sub.into(), before };
+        let event = NewEvent::json(&revocation)?.with_key(sub).with_type(EVENT_TYPE);
+        own_topics::open(&self.broker, TOPIC, own_topics::keyed()).await?;
+        let publish = Publish::one(self.topic.clone(), event);
+        let publish = match applied {
+            Some(applied) => publish.expecting(applied),
+            None => publish,
+        };
+        self.broker.publish(publish).await?;
+        self.apply(&revocation);
+        Ok(revocation)
+    }
+
     fn moment(&self, caller: &str) -> Option<Timestamp> {
         self.revoked.read().unwrap_or_else(PoisonError::into_inner).get(caller).copied()
     }
@@ -205,6 +238,8 @@ impl RevocationParts {
             Ok(revocation) => self.apply(&revocation),
             Err(problem) => {
                 error!(sequence = %event.sequence, %problem, "an event is no revocation");
+                let problem = format!("event {} is no revocation: {problem}", event.sequence);
+                self.broker.note_unread(&self.topic, Some(problem));
             }
         }
     }
@@ -300,6 +335,35 @@ mod tests {
         let config = broker.topic(&topic).unwrap().effective_config;
         assert_eq!((config.key_limit(), config.age_limit_ms()), (Some(1), None));
         broker.close().await;
+    }
+
+    /// Goal: of two nodes that revoke a caller at once, the later moment holds, also after a
+    /// restart. Method: two registries of one node, which decide without each other.
+    #[cfg(feature = "fleet")]
+    #[tokio::test]
+    async fn an_earlier_moment_of_another_node_takes_nothing_back() {
+        use crate::testing::fleet::TestFleet;
+        use crate::testing::{Clock, START};
+
+        let fleet = TestFleet::new(1, &Clock::following(START));
+        fleet.lead(0).await;
+        let broker = fleet.broker(0);
+        let open = async || Revocations::open(broker).await.unwrap();
+        let nodes = [open().await, open().await];
+        for round in 0..10 {
+            let caller = format!("u{round}");
+            let moments = [NOW, NOW.minus_ms(60_000)];
+            let revoke = |node: usize| nodes[node].revoke(&caller, Some(moments[node]), NOW);
+            let (later, earlier) = tokio::join!(revoke(0), revoke(1));
+            assert_eq!(later.unwrap().before, NOW);
+            assert!(earlier.unwrap().before >= moments[1]);
+        }
+        let restarted = open().await;
+        let listed = restarted.list("", 100);
+        assert_eq!(listed.len(), 10);
+        assert!(listed.iter().all(|it| it.before == NOW), "{listed:?}");
+        drop((nodes, restarted));
+        fleet.close().await;
     }
 
     #[tokio::test]

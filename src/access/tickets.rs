@@ -18,7 +18,8 @@
 //! An `EventSource` comes back to the same URL after a restart of the broker. So the tickets of
 //! kind `stream` are events of [`TOPIC`]: the key is the SHA-256 of the ticket, and the event
 //! expires with the ticket. In a fleet, each node has them by that; those `once` are with the
-//! leader (`once_tickets.rs`). The text of a ticket is nowhere but in the answer.
+//! leader (`once_tickets.rs`). A node to which an unknown one is brought first applies all that the
+//! fleet has stored. The text of a ticket is nowhere but in the answer.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -30,8 +31,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Method, header};
 use serde::{Deserialize, Serialize};
-use tokio_util::task::AbortOnDropHandle;
-use tracing::warn;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{error, warn};
 
 use super::config::TicketsConfig;
 use super::identity::{CallerIdentity, Proof, Proved};
@@ -46,7 +48,7 @@ use crate::edge::hooks::{Connecting, Refusal};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::lists;
-use crate::own_topics;
+use crate::own_topics::{self, FollowedTopic};
 use crate::permission::{Action, Permission, Permitted};
 use crate::polls;
 use crate::topic::{TopicName, TopicPattern};
@@ -59,6 +61,14 @@ const QUESTIONS: &str = "tickets";
 
 /// The type of its events.
 const EVENT_TYPE: &str = "access.ticket";
+
+/// The most questions of this node that wait for the leader's answer, and the longest wait for one:
+/// whoever brings tickets that nobody has made must not keep the leader from its work.
+const MAX_QUESTIONS: usize = 64;
+const MAX_ANSWER: Duration = Duration::from_secs(5);
+
+/// The longest wait for this node to apply the tickets that the fleet has stored.
+const MAX_BEHIND: Duration = Duration::from_secs(2);
 
 /// The beginning of every ticket, by which it is found where it leaked.
 pub(super) const TICKET_PREFIX: &str = "lot_";
@@ -156,7 +166,9 @@ struct TicketParts {
     revocations: Revocations,
     table: Mutex<TicketTable>,
     /// The task that applies what comes to the topic.
-    follower: OnceLock<AbortOnDropHandle<()>>,
+    follower: OnceLock<FollowedTopic>,
+    /// The questions that may be asked of the leader at once.
+    questions: Semaphore,
 }
 
 impl Tickets {
@@ -187,6 +199,7 @@ impl Tickets {
             revocations: revocations.clone(),
             table: Mutex::new(TicketTable::new(bounds)),
             follower: OnceLock::new(),
+            questions: Semaphore::new(MAX_QUESTIONS),
         });
         let weak = Arc::downgrade(&parts);
         let apply = move |event: &EventRef<'_>| {
@@ -231,7 +244,7 @@ impl Tickets {
         let text = format!("{TICKET_PREFIX}{}", URL_SAFE_NO_PAD.encode(random()));
         let hash = hash_of(&text);
         if ticket.kind == TicketKind::Once && !parts.broker.leads() {
-            parts.ask_leader(&TicketQuestion::keep(&hash, &ticket)).await?;
+            parts.ask_leader(&TicketQuestion::keep(&hash, &ticket, now)).await?;
         } else {
             parts.table().insert(hash, ticket.clone(), now)?;
         }
@@ -245,18 +258,24 @@ impl Tickets {
         Ok(IssuedTicket { ticket: text, kind, expires: usable_until.into(), subscribe, publish })
     }
 
-    /// Takes a ticket for one use from the node of a fleet that leads, if it can be there: the node
-    /// to which it is brought has it from then on. Call this before [`Self::redeem`].
+    /// Has the ticket here if it is anywhere in the fleet. Takes one for one use from the node that
+    /// leads: the node to which it is brought has it from then on. Waits for one for streams that
+    /// is stored and not applied here yet. Call this before [`Self::redeem`].
     pub(super) async fn fetch(&self, ticket: &str, purpose: TicketUse, now: SystemTime) {
         let (parts, hash) = (&self.0, hash_of(ticket));
-        let may_be_there = purpose == TicketUse::WebSocket && !parts.broker.leads();
-        if !may_be_there || parts.table().has(&hash) {
+        if purpose == TicketUse::Other || parts.broker.leads() || parts.table().has(&hash) {
+            return;
+        }
+        if purpose == TicketUse::Read {
+            if let Err(error) = parts.catch_up().await {
+                warn!(%error, "tickets of other nodes may be missing here");
+            }
             return;
         }
         let answer = parts.ask_leader(&TicketQuestion::take(&hash)).await;
         match answer.and_then(|answer| from_bytes::<Option<OnceForm>>(&answer)) {
             Ok(Some(ticket)) => {
-                if let Err(error) = parts.table().insert(hash, ticket.into(), now) {
+                if let Err(error) = parts.table().insert(hash, ticket.ticket(now), now) {
                     warn!(%error, "there is no room for a ticket of another node");
                 }
             }
@@ -368,7 +387,31 @@ impl TicketParts {
     }
 
     async fn ask_leader(&self, question: &TicketQuestion) -> Result<Bytes> {
-        self.broker.ask_leader(QUESTIONS, to_bytes(question)?).await
+        let question = to_bytes(question)?;
+        self.in_turn(self.broker.ask_leader(QUESTIONS, question)).await
+    }
+
+    /// Waits until all tickets are applied that the fleet has stored by now.
+    async fn catch_up(&self) -> Result<()> {
+        match self.follower.get() {
+            Some(follower) => {
+                self.in_turn(follower.catch_up(&self.broker, MAX_BEHIND)).await.map(drop)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Asks one of a bounded number of questions, for a bounded time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Crowded`]: there are too many; nothing was asked. [`Error::DeadlineExceeded`]. As
+    /// `asking`.
+    async fn in_turn<T>(&self, asking: impl Future<Output = Result<T>>) -> Result<T> {
+        let crowded = |_| Error::crowded("answers about tickets", MAX_QUESTIONS as u64);
+        let _turn = self.questions.try_acquire().map_err(crowded)?;
+        let limit_ms = MAX_ANSWER.as_millis() as u64;
+        timeout(MAX_ANSWER, asking).await.unwrap_or(Err(Error::DeadlineExceeded { limit_ms }))
     }
 
     /// Answers another node of the fleet.
@@ -377,12 +420,12 @@ impl TicketParts {
         let hash = question.hash()?;
         match question {
             TicketQuestion::Keep { ticket, .. } => {
-                self.table().insert(hash, ticket.into(), now)?;
+                self.table().insert(hash, ticket.ticket(now), now)?;
                 Ok(Bytes::new())
             }
             TicketQuestion::Take { .. } => {
                 let taken = self.table().take(&hash, now, |it| it.kind == TicketKind::Once);
-                to_bytes(&taken.as_ref().map(OnceForm::from))
+                to_bytes(&taken.map(|taken| OnceForm::of(&taken, now)))
             }
         }
     }
@@ -407,7 +450,11 @@ impl TicketParts {
         }
         let ticket = match serde_json::from_slice::<StoredTicket>(event.payload) {
             Ok(stored) => Ticket::from(stored),
-            Err(problem) => return warn!(sequence = %event.sequence, %problem, "no ticket"),
+            Err(problem) => {
+                error!(sequence = %event.sequence, %problem, "an event is no ticket");
+                let problem = format!("event {} is no ticket: {problem}", event.sequence);
+                return self.broker.note_unread(&self.topic, Some(problem));
+            }
         };
         let is_revoked = self.revocations.is_revoked(&ticket.caller, ticket.issued);
         if is_revoked || ticket.usable_until <= now {

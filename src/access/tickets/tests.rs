@@ -293,3 +293,63 @@ async fn all_nodes_of_a_fleet_have_the_same_tickets() {
     }
     fleet.close().await;
 }
+
+/// Goal: a ticket for one use lives as long as it may, and no longer, whatever the clocks of the
+/// node that made it and of the leader say; and it is used once.
+#[cfg(feature = "fleet")]
+#[tokio::test]
+async fn a_ticket_for_one_use_lives_as_long_on_nodes_whose_clocks_are_an_hour_apart() {
+    use crate::testing::START;
+
+    let fleet = crate::testing::fleet::TestFleet::new(2, &crate::testing::Clock::following(START));
+    fleet.connect();
+    let nodes = [open(fleet.broker(0)).await, open(fleet.broker(1)).await];
+    fleet.lead(0).await;
+    let now = SystemTime::now();
+    for there in [now - HOUR, now + HOUR] {
+        let once = request(TicketKind::Once, None);
+        let made = async || nodes[1].0.issue(&caller(there), &once, there).await.unwrap().ticket;
+        let ticket = made().await;
+        for is_good in [true, false] {
+            nodes[1].0.fetch(&ticket, TicketUse::WebSocket, there).await;
+            let redeemed = nodes[1].0.redeem(&ticket, TicketUse::WebSocket, there);
+            assert_eq!(redeemed.is_ok(), is_good);
+        }
+        let ticket = hash_of(&made().await);
+        let over = SystemTime::now() + Duration::from_secs(31);
+        assert!(nodes[0].0.0.table().take(&ticket, over, |_| true).is_none());
+    }
+    fleet.close().await;
+}
+
+/// Goal: a ticket for streams is good on a node that has not applied it yet; and whoever brings
+/// tickets that nobody has made is waited for by few.
+#[cfg(feature = "fleet")]
+#[tokio::test]
+async fn a_node_that_is_behind_waits_for_the_tickets_that_are_stored() {
+    use crate::testing::fleet::TestFleet;
+    use crate::testing::{Clock, START};
+
+    let fleet = TestFleet::new(2, &Clock::following(START));
+    fleet.connect();
+    let nodes = [open(fleet.broker(0)).await, open(fleet.broker(1)).await];
+    fleet.lead(0).await;
+    let now = SystemTime::now();
+    fleet.hold(1, true);
+    let stream = request(TicketKind::Stream, Some(&["news"]));
+    let ticket = nodes[0].0.issue(&caller(now), &stream, now).await.unwrap().ticket;
+    let tickets = &nodes[1].0;
+    assert!(tickets.redeem(&ticket, TicketUse::Read, now).is_err(), "it is not there yet");
+    let going_on = async {
+        tokio::task::yield_now().await;
+        fleet.hold(1, false);
+    };
+    tokio::join!(tickets.fetch(&ticket, TicketUse::Read, now), going_on);
+    assert!(tickets.redeem(&ticket, TicketUse::Read, now).is_ok());
+
+    let _busy = tickets.0.questions.try_acquire_many(MAX_QUESTIONS as u32).unwrap();
+    let refused = tickets.0.ask_leader(&TicketQuestion::take(&hash_of("x"))).await.unwrap_err();
+    assert!(matches!(refused, Error::Crowded { limit: 64, .. }), "{refused}");
+    tickets.fetch("lot_unknown", TicketUse::Read, now).await; // It does not wait.
+    fleet.close().await;
+}
