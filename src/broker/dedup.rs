@@ -21,6 +21,12 @@
 //! block of ids (`log/ids.rs`). When the window has forgotten the last of these ids, a later batch
 //! removes the block of ids. Blocks of ids therefore take no more space than the window takes
 //! memory, and all of them are read when the broker is opened. A backup does not hold them.
+//!
+//! **Clocks of a fleet.** The times in the log are those of the nodes that led then, whose clocks
+//! may be an hour wrong, and this node's as well. So a node of a fleet takes ids from the log that
+//! may be [`FLEET_CLOCKS_MS`] older than they may be, and remembers them as if their events were
+//! stored when it reads them. After a restart, or when another node leads, an id may be known
+//! longer than it should be, and never for a shorter time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,6 +39,10 @@ use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Block, Extent, Log, Seek};
 use crate::topic::TopicId;
+
+/// The most that the clocks of two nodes of a fleet may differ for ids to be remembered long
+/// enough, in milliseconds: an hour each.
+pub(super) const FLEET_CLOCKS_MS: u64 = 2 * 60 * 60 * 1_000;
 
 /// The bytes of blocks that are read at a time while a topic's ids are recalled.
 const STEP_BYTES: usize = 1 << 20;
@@ -92,7 +102,8 @@ impl Recall {
     }
 
     /// Reads the ids that the window can hold at `now`, step by step, and hands each step to
-    /// `remember`. Other callers wait for the one that reads. Damaged blocks have no ids.
+    /// `remember`. Times in the log may be off by `clocks_ms`. Other callers wait for the one that
+    /// reads. Damaged blocks have no ids.
     ///
     /// # Errors
     ///
@@ -104,7 +115,7 @@ impl Recall {
     pub(super) async fn finish<N: Future<Output = Result<()>>>(
         &self,
         (turns, id): (&Turns, TopicId),
-        config: &DedupConfig,
+        (config, clocks_ms): (&DedupConfig, u64),
         now: Timestamp,
         remember: impl Fn(Vec<Block>) -> N,
     ) -> Result<()> {
@@ -117,7 +128,8 @@ impl Recall {
                 Err(Error::Damaged { .. }) => first,
                 front => front?.first().map_or(below, |front| first.max(front.first)),
             };
-            let fresh = Timestamp::from_ms(now.as_ms().saturating_sub(config.max_age_ms));
+            let max_age_ms = config.max_age_ms.saturating_add(clocks_ms);
+            let fresh = now.minus_ms(max_age_ms);
             let seek = move |log: &dyn Log| log.seek(id, Seek::Time(fresh), first, below);
             let mut next = match turns.read(seek).await {
                 Err(Error::Damaged { .. }) => first, // Read all blocks that can be read instead.

@@ -17,6 +17,7 @@ use super::busy::Busy;
 use super::clock::Now;
 use super::closing::{Closing, Threads};
 use super::config::OpenConfig;
+use super::dedup::FLEET_CLOCKS_MS;
 use super::ephemeral::EphemeralEvents;
 use super::failure::BrokerFailure;
 use super::filter::Filters;
@@ -39,8 +40,8 @@ use super::shared::{MAX_ASKS, MAX_RECALLS, Shared};
 use super::tail::newest::Tails;
 use super::topic::topics::Topics;
 use super::turns::Turns;
-use super::wake::waker::Waker;
 use super::unread_topics::UnreadTopics;
+use super::wake::waker::Waker;
 use crate::error::{Error, OpenReason, Result};
 use crate::event::Timestamp;
 use crate::log::Log;
@@ -90,7 +91,9 @@ pub(super) fn open(
     let replays = Arc::new(Replays::new(turns.clone(), bytes[0], bytes[1]));
     let last_id = stored.iter().map(|topic| topic.id).max();
     let topics = Topics::new(&stored, limits, config.topics.clone());
-    let mut window = DedupWindow::new(dedup.clone(), forgotten_ids.clone());
+    let clocks_ms = if fleet.is_some() { FLEET_CLOCKS_MS } else { 0 };
+    let window = DedupWindow::new(dedup.clone(), forgotten_ids.clone());
+    let mut window = window.with_clocks(clocks_ms);
     window.load(&stored, log.ids()?, now());
     let begins = if fleet.is_some() { Leadership::Follows } else { Leadership::Leads };
     let leadership = SharedLeadership::new(begins);
@@ -163,10 +166,10 @@ pub(super) fn open(
         topics,
         leadership,
         questions: Questions::default(),
+        unread: UnreadTopics::default(),
         arriving,
         log: open_log,
         announced,
-        unread: UnreadTopics::default(),
         drops,
         commands,
         space: Arc::new(Semaphore::new(max_queue_bytes)),

@@ -18,7 +18,7 @@ use crate::broker::clock::Now;
 use crate::broker::closing::Closing;
 use crate::broker::command::RecalledIds;
 use crate::broker::command::Work;
-use crate::broker::dedup::DedupConfig;
+use crate::broker::dedup::{DedupConfig, FLEET_CLOCKS_MS};
 use crate::broker::ephemeral::{EphemeralEvents, EphemeralRelay};
 use crate::broker::failure::BrokerFailure;
 use crate::broker::filter::Filters;
@@ -290,6 +290,8 @@ impl Shared {
             return Ok(());
         }
         let _one_of_few = self.recalls.acquire().await.map_err(|_closed| Error::ShuttingDown)?;
-        topic.recall.finish((&self.recall_turns, id), &self.dedup, (self.now)(), remember).await
+        let clocks_ms = if self.leadership.is_alone() { 0 } else { FLEET_CLOCKS_MS };
+        let (turns, dedup) = ((&self.recall_turns, id), (&self.dedup, clocks_ms));
+        topic.recall.finish(turns, dedup, (self.now)(), remember).await
     }
 }

@@ -65,7 +65,7 @@ impl Committer {
         for (id, block) in &group.ids {
             let Some(topic) = self.followed.get(id) else { continue };
             // The leader may have recalled them, and this node not.
-            self.window.remember_block(*id, block, topic.state().extent.purged, now);
+            self.window.remember_stored(*id, block, topic.state().extent.purged, now);
         }
         if let Err(error) = self.store(&group) {
             self.note_failure(&error);

@@ -123,7 +123,7 @@ impl Committer {
             }
             // A damaged block has no ids that can be read.
             for block in self.log.read(id, block.first, block.end, 1).unwrap_or_default() {
-                self.window.remember_block(id, &block, extent.purged, self.last_clock);
+                self.window.remember_stored(id, &block, extent.purged, self.last_clock);
             }
         }
         let Some((first, last)) = removed.first().zip(removed.last()) else { return Vec::new() };

@@ -71,7 +71,7 @@ impl Committer {
                     let first = topic.state().extent.purged;
                     for block in &recalled.blocks {
                         size_bytes += block.bytes().len();
-                        self.window.remember_block(recalled.id, block, first, now);
+                        self.window.remember_stored(recalled.id, block, first, now);
                     }
                     let _nobody_waits = reply.send(());
                 }

@@ -36,6 +36,8 @@ const SIZE_STEP_BYTES: usize = 4 << 10;
 #[derive(Debug)]
 pub(crate) struct DedupWindow {
     config: DedupConfig,
+    /// How much the times in the log may be off, in milliseconds.
+    clocks_ms: u64,
     topics: HashMap<TopicId, TopicIds>,
     /// Each topic, with the time at which its oldest id was stored, or an earlier time.
     by_age: BTreeSet<(Timestamp, TopicId)>,
@@ -100,6 +102,9 @@ impl TopicIds {
     /// Returns an id with its event's places; `None` if a later event has the id.
     fn placed<'a>(&self, id: &'a str, sequence: Sequence) -> Option<PlacedId<'a>> {
         let (Receipt { sequence: known, position, time }, clock) = *self.receipts.get(id)?;
+        // The clock of this node may be ahead of that of the node that stored the event. The form of
+        // a block has no such time.
+        let clock = clock.min(time);
         (known == sequence).then_some(PlacedId { id, sequence, position, time, clock })
     }
 
@@ -127,7 +132,31 @@ impl DedupWindow {
     pub(crate) fn new(config: DedupConfig, cut: Arc<AtomicU64>) -> Self {
         let topics = HashMap::new();
         let (by_age, by_size, forgotten) = Default::default();
-        Self { config, topics, by_age, by_size, size_bytes: 0, forgotten, cut }
+        Self { config, clocks_ms: 0, topics, by_age, by_size, size_bytes: 0, forgotten, cut }
+    }
+
+    /// Returns this window for a log whose times may be off by so much, because other nodes have
+    /// written them.
+    pub(crate) fn with_clocks(self, clocks_ms: u64) -> Self {
+        Self { clocks_ms, ..self }
+    }
+
+    /// Remembers the ids of a block of the log that was stored before `now`, from the sequence
+    /// `first` on.
+    pub(crate) fn remember_stored(
+        &mut self,
+        topic: TopicId,
+        block: &Block,
+        first: Sequence,
+        now: Timestamp,
+    ) {
+        if self.clocks_ms == 0 {
+            return self.remember_block(topic, block, first, now);
+        }
+        // Those that are over whatever the clocks were are no news; all others may be new.
+        let is_over = !self.may_be_fresh(block.last_clock(), now);
+        let clock = if is_over { block.last_clock() } else { now };
+        self.remember_block_at(topic, block, first, clock);
     }
 
     /// Remembers the ids of a block that was stored before `now`, from the sequence `first` on.
@@ -173,7 +202,7 @@ impl DedupWindow {
         for (id, block) in blocks {
             let topic = topics.binary_search_by_key(&id, |topic| topic.id);
             if let Ok(StoredTopic { extent, .. }) = topic.map(|index| &topics[index]) {
-                self.remember_block(id, &block, extent.purged, now);
+                self.remember_stored(id, &block, extent.purged, now);
                 self.were_stored(id, &block);
                 self.advance(id, extent.tail);
             } else {
@@ -185,7 +214,7 @@ impl DedupWindow {
 
     /// Whether ids of this block can be in the window of a topic that ends at `tail`.
     pub(crate) fn reaches(&self, block: &StoredBlock, tail: Sequence, now: Timestamp) -> bool {
-        let is_fresh = block.last.is_some_and(|last| self.is_fresh(last.clock, now));
+        let is_fresh = block.last.is_some_and(|last| self.may_be_fresh(last.clock, now));
         is_fresh && self.is_recent(block.end.previous(), tail)
     }
 
@@ -322,6 +351,11 @@ impl DedupWindow {
         clock.as_ms().saturating_add(self.config.max_age_ms) >= now.as_ms()
     }
 
+    /// Whether an id may be in the window that was stored at `clock`, as the log says.
+    fn may_be_fresh(&self, clock: Timestamp, now: Timestamp) -> bool {
+        self.is_fresh(clock.plus_ms(self.clocks_ms), now)
+    }
+
     /// Takes the oldest id of `topic` out. With its last id the topic goes, too.
     fn forget_oldest(&mut self, topic: TopicId) {
         let Some(ids) = self.topics.get_mut(&topic) else { return };
@@ -353,6 +387,7 @@ impl DedupWindow {
 mod tests {
     use super::*;
     use crate::cursor::Position;
+    use crate::log::blocks_of_ids;
 
     const A: TopicId = TopicId::FIRST;
 
@@ -455,5 +490,43 @@ mod tests {
         window.expire(Timestamp::from_ms(1_041));
         let left: Vec<u64> = window.topics[&A].order.iter().map(|(_, s)| s.get()).collect();
         assert_eq!(left, [5]);
+    }
+
+    /// Goal: ids can be stored of events that another node has stored, whose clock was behind.
+    #[test]
+    fn an_id_is_stored_with_a_clock_that_is_not_after_its_event() {
+        let mut window = window(100, u64::MAX, 1 << 20);
+        for sequence in [1, 2] {
+            let (id, receipt) = (sequence.to_string(), receipt(sequence, 50));
+            window.remember(A, &id, receipt, Timestamp::from_ms(40 + 20 * sequence));
+        }
+        let ids = || window.ids(A, Sequence::new(1)..Sequence::new(3));
+        assert!(ids().all(|id| id.clock == id.time));
+        let stored: Vec<_> = blocks_of_ids(ids()).into_iter().collect();
+        let clocks = stored.iter().flat_map(|block| block.events().map(|event| event.clock));
+        assert_eq!(clocks.collect::<Vec<_>>(), [Timestamp::from_ms(50); 2]);
+    }
+
+    /// Goal: ids of the log are remembered from the moment on at which they are read, if the clocks
+    /// of other nodes may have been wrong; and those that are over in any case are not.
+    #[test]
+    fn times_of_other_nodes_shorten_no_id() {
+        let stored = |time_ms| {
+            let place = receipt(1, time_ms);
+            let Receipt { sequence, position, time } = place;
+            let id = PlacedId { id: "a", sequence, position, time, clock: time };
+            blocks_of_ids([id].into_iter()).into_iter().next().unwrap()
+        };
+        let knows = |time_ms, read_ms, now_ms| {
+            let mut window = window(100, 1_000, 1 << 20).with_clocks(500);
+            let read = Timestamp::from_ms(read_ms);
+            window.remember_stored(A, &stored(time_ms), Sequence::FIRST, read);
+            window.expire(read);
+            window.find(A, "a", Sequence::new(2), Timestamp::from_ms(now_ms)).is_some()
+        };
+        assert!(knows(0, 1_500, 2_500), "a clock was behind");
+        assert!(knows(9_000, 1_500, 2_500), "a clock was ahead");
+        assert!(!knows(9_000, 1_500, 2_501));
+        assert!(!knows(0, 1_501, 1_501), "it is over");
     }
 }

@@ -506,3 +506,32 @@ async fn a_group_that_cannot_be_applied_leaves_no_trace() {
         node.broker.close().await;
     }
 }
+
+/// Goal: a node that was started anew, or that leads now, knows the ids that former leaders have
+/// stored, whatever their clocks said: no repeat is stored. They are over at some time, too.
+#[tokio::test]
+async fn ids_of_former_leaders_are_known_whatever_the_clocks_say() {
+    let hours = |hours: u64| Timestamp::from_ms((1_000 + hours) * 3_600_000);
+    let repeated = async |then: Timestamp, now: Timestamp| {
+        let log = Arc::new(MemoryLog::default());
+        let publish = async |broker: &Broker| {
+            let event = NewEvent::new("x").with_id("an id");
+            let publish = Publish::one("a".parse().unwrap(), event);
+            broker.publish(publish).await.unwrap().is_duplicate()
+        };
+        let clock = |time: Timestamp| Arc::new(move || time);
+        let config = OpenConfig::default();
+        let former = Broker::watched(log.clone(), &config, clock(then)).unwrap();
+        assert!(!publish(&former).await);
+        former.close().await;
+        let broker = Broker::watched_follower(log, &config, clock(now)).unwrap();
+        broker.lead(Leadership::Leads).await.unwrap();
+        let is_known = publish(&broker).await;
+        broker.close().await;
+        is_known
+    };
+    for (then, now) in [(0, 0), (0, 2), (2, 0)] {
+        assert!(repeated(hours(then), hours(now)).await, "{then} {now}");
+    }
+    assert!(!repeated(hours(0), hours(3)).await, "it is over");
+}
