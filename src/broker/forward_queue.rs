@@ -13,13 +13,13 @@
 //! here. When this node begins to lead, the forwarder gives back what it has not finished, and the
 //! committer decides all of it before anything else. So each publisher's order is kept, whoever
 //! leads. The queue needs no bound of its own: each publish holds its room in the broker's queue
-//! until it is answered, and of the other commands there are at most [`MAX_OTHERS`].
+//! until it is answered, and each other command one of [`MAX_OTHERS`] places.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::command::Change;
 use super::publish::PublisherId;
@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::log::NewRecords;
 use crate::topic::TopicName;
 
-/// The most commands, besides publishes, that wait here.
+/// The most commands, besides publishes, that are not answered: here or with the forwarder.
 const MAX_OTHERS: usize = 1_024;
 
 /// A command for the node that leads.
@@ -113,7 +113,7 @@ impl From<QueuedPublish> for Forwarded {
 
 impl From<QueuedChange> for Forwarded {
     fn from(change: QueuedChange) -> Self {
-        Self::Change(ForwardedChange(change))
+        Self::Change(ForwardedChange { change, place: None })
     }
 }
 
@@ -166,19 +166,23 @@ impl ForwardedPublish {
 
 /// A change of a topic for the node that leads.
 #[derive(Debug)]
-pub(crate) struct ForwardedChange(pub(super) QueuedChange);
+pub(crate) struct ForwardedChange {
+    pub(super) change: QueuedChange,
+    /// Its place among the commands that are not answered.
+    place: Option<OwnedSemaphorePermit>,
+}
 
 impl ForwardedChange {
     pub(crate) fn topic(&self) -> &TopicName {
-        &self.0.topic.name
+        &self.change.topic.name
     }
 
     pub(crate) fn change(&self) -> &Change {
-        &self.0.change
+        &self.change.change
     }
 
     pub(crate) fn answer(self, outcome: Result<()>) {
-        let _nobody_waits = self.0.reply.send(outcome);
+        let _nobody_waits = self.change.reply.send(outcome);
     }
 }
 
@@ -188,11 +192,21 @@ pub(crate) struct ForwardedPurge {
     pub(crate) topic: TopicName,
     pub(crate) earliest: Sequence,
     /// Whether nobody knows what became of an earlier attempt.
-    pub(super) may_be_done: bool,
+    may_be_done: bool,
     pub(super) reply: oneshot::Sender<Result<Done>>,
+    /// Its place among the commands that are not answered; `None` until it is in the queue.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl ForwardedPurge {
+    pub(super) fn new(
+        topic: TopicName,
+        earliest: Sequence,
+        reply: oneshot::Sender<Result<Done>>,
+    ) -> Self {
+        Self { topic, earliest, may_be_done: false, reply, place: None }
+    }
+
     pub(crate) fn answer(self, outcome: Result<()>) {
         let outcome = outcome.map_err(|error| error.of_repeated(self.may_be_done));
         let _nobody_waits = self.reply.send(outcome.map(|()| Done::default()));
@@ -203,17 +217,24 @@ impl ForwardedPurge {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ForwardQueue(Arc<ForwardState>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ForwardState {
     waiting: Mutex<WaitingCommands>,
     changed: Notify,
+    /// The places of commands that are no publishes.
+    places: Arc<Semaphore>,
+}
+
+impl Default for ForwardState {
+    fn default() -> Self {
+        let (waiting, changed) = Default::default();
+        Self { waiting, changed, places: Arc::new(Semaphore::new(MAX_OTHERS)) }
+    }
 }
 
 #[derive(Debug, Default)]
 struct WaitingCommands {
     commands: VecDeque<Forwarded>,
-    /// The commands that are no publishes.
-    others: usize,
     /// Whether the forwarder may take commands.
     is_open: bool,
     /// Whether there is no forwarder any more.
@@ -228,21 +249,26 @@ impl ForwardQueue {
     /// Adds a command. It is refused if there is no forwarder any more, or no room for more
     /// changes.
     pub(super) fn push(&self, mut command: Forwarded) {
-        if let Forwarded::Publish(publish) = &mut command {
-            publish.0.left.get_or_insert_with(Instant::now);
+        let place = match &mut command {
+            Forwarded::Publish(publish) => {
+                publish.0.left.get_or_insert_with(Instant::now);
+                None
+            }
+            Forwarded::Change(ForwardedChange { place, .. })
+            | Forwarded::Purge(ForwardedPurge { place, .. }) => Some(place),
+        };
+        if let Some(place) = place {
+            *place = self.0.places.clone().try_acquire_owned().ok();
+            if place.is_none() {
+                let what = "another node of the fleet to change topics";
+                return command.refuse(Error::crowded(what, MAX_OTHERS as u64));
+            }
         }
         let mut waiting = self.waiting();
-        let is_other = !matches!(command, Forwarded::Publish(_));
         if waiting.has_ended {
             drop(waiting);
             return command.refuse(Error::NotLeading);
         }
-        if is_other && waiting.others >= MAX_OTHERS {
-            drop(waiting);
-            let what = "another node of the fleet to change topics";
-            return command.refuse(Error::crowded(what, MAX_OTHERS as u64));
-        }
-        waiting.others += usize::from(is_other);
         waiting.commands.push_back(command);
         drop(waiting);
         self.0.changed.notify_one();
@@ -257,7 +283,7 @@ impl ForwardQueue {
     /// Takes all commands, in their order, for this node to decide.
     pub(super) fn take_back(&self) -> VecDeque<Forwarded> {
         let mut waiting = self.waiting();
-        (waiting.is_open, waiting.others) = (false, 0);
+        waiting.is_open = false;
         std::mem::take(&mut waiting.commands)
     }
 
@@ -280,7 +306,6 @@ impl ForwardQueue {
         if !waiting.is_open || waiting.commands.is_empty() {
             return None;
         }
-        waiting.others = 0;
         Some(std::mem::take(&mut waiting.commands))
     }
 
@@ -290,7 +315,6 @@ impl ForwardQueue {
         let mut waiting = self.waiting();
         waiting.is_open = false;
         for command in commands.rev() {
-            waiting.others += usize::from(!matches!(command, Forwarded::Publish(_)));
             waiting.commands.push_front(command);
         }
     }
@@ -317,8 +341,7 @@ mod tests {
     fn purge(topic: &str) -> (Forwarded, oneshot::Receiver<Result<Done>>) {
         let (reply, answered) = oneshot::channel();
         let (topic, earliest) = (topic.parse().unwrap(), Sequence::FIRST);
-        let purge = ForwardedPurge { topic, earliest, may_be_done: false, reply };
-        (Forwarded::Purge(purge), answered)
+        (Forwarded::Purge(ForwardedPurge::new(topic, earliest, reply)), answered)
     }
 
     fn topics(commands: VecDeque<Forwarded>) -> Vec<String> {
@@ -354,9 +377,20 @@ mod tests {
         let (one_more, refused) = purge("f");
         queue.push(one_more);
         assert!(matches!(refused.await.unwrap(), Err(Error::Crowded { limit: 1_024, .. })));
+        // Those that the forwarder has taken count until they are answered.
+        queue.open();
+        let mut taken = queue.take().await;
+        let (one_more, refused) = purge("f");
+        queue.push(one_more);
+        assert!(matches!(refused.await.unwrap(), Err(Error::Crowded { limit: 1_024, .. })));
+        taken.pop_back().unwrap().succeed(Vec::new());
+        let (one_more, waits) = purge("f");
+        queue.push(one_more);
+        queue.give_back(taken.into_iter());
+        *answers.last_mut().unwrap() = waits;
         queue.end();
         let (late, refused_late) = purge("g");
-        queue.push(late);
+        queue.push(late); // There is room again, and nobody who takes it.
         for answered in answers.into_iter().skip(4).chain([refused_late]) {
             assert!(matches!(answered.await.unwrap(), Err(Error::NotLeading)));
         }

@@ -156,7 +156,7 @@ impl Committer {
             match work.purge() {
                 Some(earliest) => {
                     let topic = topic.name.clone();
-                    let purge = ForwardedPurge { topic, earliest, may_be_done: false, reply };
+                    let purge = ForwardedPurge::new(topic, earliest, reply);
                     self.leave(asked_by, Forwarded::Purge(purge));
                 }
                 // Maintenance is the leader's own.
@@ -193,7 +193,7 @@ impl Committer {
     fn queued_again(&self, command: Forwarded) -> Option<Queued> {
         Some(match command {
             Forwarded::Publish(ForwardedPublish(publish)) => Queued::Publish(publish),
-            Forwarded::Change(ForwardedChange(change)) => Queued::Change(change),
+            Forwarded::Change(ForwardedChange { change, .. }) => Queued::Change(change),
             Forwarded::Purge(ForwardedPurge { topic, earliest, reply, .. }) => {
                 let Ok(topic) = self.topics.existing(&topic) else {
                     let _nobody_waits = reply.send(Err(Error::UnknownTopic(topic)));

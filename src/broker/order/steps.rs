@@ -94,7 +94,7 @@ impl Committer {
         for (step, purge, reply) in placed {
             if let (Err(Error::NotLeading), Some((topic, earliest, asked_by))) = (&outcome, purge) {
                 // It is surely not stored.
-                let purge = ForwardedPurge { topic, earliest, may_be_done: false, reply };
+                let purge = ForwardedPurge::new(topic, earliest, reply);
                 self.leave(asked_by, Forwarded::Purge(purge));
                 continue;
             }
