@@ -9,7 +9,7 @@
 //! ```text
 //! forwarder.rs  pending.rs   what was asked for here, until it is answered, whoever leads
 //! link.rs                    one connection to the leader
-//! service.rs                 the leader's end
+//! service.rs  handing_in.rs  the leader's end
 //! asking.rs                  questions to the leader, besides
 //! messages.rs  failures.rs   the form of commands, outcomes and errors between nodes
 //! ```
@@ -27,6 +27,7 @@
 mod asking;
 mod failures;
 mod forwarder;
+mod handing_in;
 mod link;
 mod messages;
 mod pending;

@@ -3,15 +3,18 @@
 //! ```text
 //! stream of a node ──▶ reading: into the queue, in order ──▶ answering: as the outcomes come ──▶
 //! ```
+//!
+//! The order is kept for each publisher, and around changes of topics. A publish that must wait for
+//! the ids of its topic, which are read once after a restart, holds up no other publisher.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +23,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::failures::failure;
+use super::handing_in::WaitingPublishes;
 use super::link::MAX_MESSAGE_BYTES;
 use super::messages::{self, ReadCommand};
 use crate::broker::{Ack, Broker, ForwardedAppend, InOrder};
@@ -52,12 +56,12 @@ pub struct ForwardingService {
     broker: Broker,
     log: Arc<ReplicatedLog>,
     secret: Option<Secret>,
+    /// Where others reach this node.
+    address: Arc<str>,
 }
 
 impl fmt::Debug for ForwardingService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    /// Where others reach this node.
-    address: Arc<str>,
         f.debug_struct("ForwardingService").finish_non_exhaustive()
     }
 }
@@ -72,11 +76,11 @@ impl ForwardingService {
         broker: Broker,
         log: Arc<ReplicatedLog>,
         secret: Option<Secret>,
+        address: &str,
     ) -> Self {
         Self { broker, log, secret, address: address.into() }
     }
 
-        address: &str,
     /// Returns the service, to be added to a server.
     pub(crate) fn served(
         self,
@@ -104,52 +108,98 @@ impl ForwardingService {
         mut commands: Streaming<ForwardedCommands>,
         decide: mpsc::Sender<Deciding>,
     ) {
-        let mut publishers = Publishers::default();
+        let mut reading =
+            Reading { publishers: Publishers::default(), waiting: WaitingPublishes::new() };
         loop {
             let message = tokio::select! {
-                message = commands.message() => message,
+                message = commands.message(), if reading.waiting.has_room() => message,
+                deciding = reading.waiting.next(|publish| self.hand_in(publish)) => {
+                    if decide.send(deciding).await.is_err() {
+                        return; // Nobody reads the answers.
+                    }
+                    continue;
+                }
                 () = self.broker.draining() => return,
             };
             let Ok(Some(ForwardedCommands { answered_below, commands })) = message else { return };
-            publishers.forget_below(answered_below);
-            for ForwardedCommand { number, command } in commands {
-                let publisher = messages::publisher_of(command.as_ref());
-                let deciding = match messages::read_command(command) {
-                    Ok(command) => self.hand_in(number, command, &mut publishers).await,
-                    Err(error) => {
-                        // Nothing after it is stored, either.
-                        let order = publisher.map(|it| publishers.order_of(it, number));
-                        let error = match order {
-                            Some(order) => order.refuse(error),
-                            None => error,
-                        };
-                        ready(number, Err(error))
-                    }
-                };
-                if decide.send(deciding).await.is_err() {
-                    return; // Nobody reads the answers.
+            reading.publishers.forget_below(answered_below);
+            for command in commands {
+                if self.take(command, &mut reading, &decide).await.is_none() {
+                    return;
                 }
             }
         }
     }
 
-    /// Puts a command into the queue. Returns what waits for its outcome.
-    async fn hand_in(
+    /// Takes one command. `None` if nobody reads the answers.
+    async fn take(
         &self,
-        number: u64,
-        command: ReadCommand,
-        publishers: &mut Publishers,
-    ) -> Deciding {
+        ForwardedCommand { number, command }: ForwardedCommand,
+        reading: &mut Reading,
+        decide: &mpsc::Sender<Deciding>,
+    ) -> Option<()> {
+        let publisher = messages::publisher_of(command.as_ref());
+        match messages::read_command(command) {
+            Ok(ReadCommand::Publish { publisher, is_independent, appends }) => {
+                let order = reading.publishers.order_of(publisher, number);
+                let order = if is_independent { order.independent() } else { order };
+                let bytes = appends.iter().map(|append| append.records.size_bytes()).sum();
+                let publish = HandedPublish { number, order, appends };
+                reading.waiting.add(publisher, (publish, bytes), |publish| self.hand_in(publish));
+                // Most need not wait for anything.
+                while let Some(deciding) = reading.handed_in(self) {
+                    decide.send(deciding).await.ok()?;
+                }
+                Some(())
+            }
+            Ok(other) => {
+                // It may rest on the publishes before it, and those after it on it.
+                self.hand_in_all(reading, decide).await?;
+                decide.send(self.other(number, other).await).await.ok()
+            }
+            Err(error) => {
+                self.hand_in_all(reading, decide).await?;
+                // Nothing after it is stored, either.
+                let order = publisher.map(|it| reading.publishers.order_of(it, number));
+                let error = match order {
+                    Some(order) => order.refuse(error),
+                    None => error,
+                };
+                decide.send(ready(number, Err(error))).await.ok()
+            }
+        }
+    }
+
+    /// Waits until all publishes are handed in that wait. `None` if nobody reads the answers.
+    async fn hand_in_all(
+        &self,
+        reading: &mut Reading,
+        decide: &mpsc::Sender<Deciding>,
+    ) -> Option<()> {
+        while !reading.waiting.is_empty() {
+            let deciding = reading.waiting.next(|publish| self.hand_in(publish)).await;
+            decide.send(deciding).await.ok()?;
+        }
+        Some(())
+    }
+
+    /// Puts a publish into the queue. Returns what waits for its outcome.
+    fn hand_in(&self, publish: HandedPublish) -> BoxFuture<'static, Deciding> {
+        let (broker, HandedPublish { number, order, appends }) = (self.broker.clone(), publish);
+        Box::pin(async move {
+            let deciding: Deciding = match broker.submit_forwarded(appends, &order).await {
+                Ok(pending) => Box::pin(async move { (number, pending.acks().await) }),
+                Err(error) => ready(number, Err(error)),
+            };
+            deciding
+        })
+    }
+
+    /// Carries a command out that is no publish. Returns what waits for its outcome.
+    async fn other(&self, number: u64, command: ReadCommand) -> Deciding {
         let broker = self.broker.clone();
         match command {
-            ReadCommand::Publish { publisher, is_independent, appends } => {
-                let order = publishers.order_of(publisher, number);
-                let order = if is_independent { order.independent() } else { order };
-                match broker.submit_forwarded(appends, &order).await {
-                    Ok(pending) => Box::pin(async move { (number, pending.acks().await) }),
-                    Err(error) => ready(number, Err(error)),
-                }
-            }
+            ReadCommand::Publish { .. } => unreachable!("it is handed in"),
             // The next command may rest on it.
             ReadCommand::Change { topic, change } => {
                 let changed = broker.change_forwarded(&topic, change).await;
@@ -179,7 +229,7 @@ impl ForwardingService {
             }
             while told.len() < MAX_OUTCOMES
                 && !told.is_empty()
-                && let Some(Some(decided)) = futures_util::FutureExt::now_or_never(deciding.next())
+                && let Some(Some(decided)) = deciding.next().now_or_never()
             {
                 told.push(self.outcome(decided));
             }
@@ -199,6 +249,26 @@ impl ForwardingService {
 
 fn ready(number: u64, outcome: Result<Vec<Ack>>) -> Deciding {
     Box::pin(std::future::ready((number, outcome)))
+}
+
+/// A publish that is to be handed in.
+struct HandedPublish {
+    number: u64,
+    order: InOrder,
+    appends: Vec<ForwardedAppend>,
+}
+
+/// What is known of a node's commands while they are read.
+struct Reading {
+    publishers: Publishers,
+    waiting: WaitingPublishes<HandedPublish, Deciding>,
+}
+
+impl Reading {
+    /// Returns a publish that is handed in by now, if there is one.
+    fn handed_in(&mut self, service: &ForwardingService) -> Option<Deciding> {
+        self.waiting.next(|publish| service.hand_in(publish)).now_or_never()
+    }
 }
 
 /// The orders of a node's publishers, by the numbers that it has given them.
