@@ -71,7 +71,15 @@ impl ReplicatedLog {
         clock: Arc<dyn SteadyClock>,
     ) -> Result<Self> {
         let applied = local.applied()?;
-        let kept = LocalPlace { applied, synced: applied, synced_at: clock.now() };
+        // What a killed process has left to the system is applied, and may not be on the disk.
+        let synced = match local.make_durable() {
+            Ok(()) => applied,
+            Err(error) => {
+                tracing::error!(%error, "the local log cannot be synced");
+                None
+            }
+        };
+        let kept = LocalPlace { applied, synced, synced_at: clock.now() };
         Ok(Self { local, epoch, writer, clock, kept: Mutex::new(kept) })
     }
 
@@ -181,6 +189,10 @@ impl Log for ReplicatedLog {
 
     fn check_writable(&self, group: &Group) -> Result<()> {
         self.local.check_writable(group)
+    }
+
+    fn make_durable(&self) -> Result<()> {
+        self.local.make_durable()
     }
 
     fn check_appendable(&self, topic: &StoredTopic) -> Result<()> {

@@ -162,6 +162,20 @@ pub trait Log: Send + Sync + 'static {
     /// [`MAX_REMOVED_PARTS`]: crate::log::MAX_REMOVED_PARTS
     fn commit(&self, group: &Group) -> Result<()>;
 
+    /// Makes all groups durable that were committed, also those that an earlier process has left to
+    /// the system. A log that promises nothing for a loss of power does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutcomeUnknown`]: the disk failed; later commits fail, as after a failed commit.
+    /// [`Error::ReadOnly`], because of such a failure before.
+    ///
+    /// [`Error::OutcomeUnknown`]: crate::Error::OutcomeUnknown
+    /// [`Error::ReadOnly`]: crate::Error::ReadOnly
+    fn make_durable(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Reads blocks of `topic`, beginning with the block that holds `from`: in order, each
     /// verified, without a hole between them. Returns at least one block, then as many as fit
     /// `max_bytes`. `from` must be within the topic's `earliest..tail`. `below`, above `from`, is

@@ -113,8 +113,10 @@ impl Opening<'_> {
             let log = SledLog::open(&directory, &config)?;
             let applied = log.applied()?.map_or(0, |applied| applied.stream);
             let until = joined_number(&directory)?;
-            // What is applied now was on the disk: the number is not needed any more.
+            // The number is not needed any more once what is applied is on the disk, too. An
+            // earlier process may have left it to the system.
             if until.is_some_and(|until| until <= applied) {
+                log.make_durable()?;
                 forget_joined_number(&directory)?;
             }
             Ok::<_, Error>((log, applied, until.filter(|until| *until > applied)))
@@ -177,11 +179,11 @@ impl Opening<'_> {
         });
         let clock: Arc<dyn SteadyClock> = Arc::new(RuntimeClock::default());
         let watch = PeerWatch::new(own, lease, clock);
-        let telling = PeersTask {
-            messages: Arc::new(messages.clone()),
         let messages: Arc<dyn FleetMessages> = self.engine.clone();
         let NodeConfig { fleet, secret, .. } = &self.config;
         let messages = SignedMessages::new(messages, fleet, secret.clone());
+        let telling = PeersTask {
+            messages: Arc::new(messages.clone()),
             watch: watch.clone(),
             tell_problem: Box::new(|problem| {
                 if let Some(problem) = problem {
@@ -212,12 +214,12 @@ impl Opening<'_> {
             let live = watch.live_others();
             let Some(peer) = choose(&live, &watch.own(), &failures, first) else {
                 self.show(JoiningStep::Choosing);
-                tokio::time::sleep(watch.hearing_time()).await;
-                continue;
                 if messages.refused() > 0 {
                     let problem = Some(UNSIGNED.to_owned());
                     self.state.send_modify(|state| state.problem = problem);
                 }
+                tokio::time::sleep(watch.hearing_time()).await;
+                continue;
             };
             let Err(problem) = self.load_once(peer, place).await else { return Ok(()) };
             place.store(0, Ordering::Relaxed);

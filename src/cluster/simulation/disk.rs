@@ -113,6 +113,12 @@ impl Log for DiskLog {
         Ok(())
     }
 
+    fn make_durable(&self) -> Result<()> {
+        let mut stored = self.disk.stored();
+        stored.synced = stored.groups.len();
+        Ok(())
+    }
+
     fn read(
         &self,
         topic: TopicId,
@@ -134,5 +140,37 @@ impl Log for DiskLog {
 
     fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
         self.memory.last_below(topic, sequence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cluster::clock::RuntimeClock;
+    use crate::cluster::replicated_log::ReplicatedLog;
+    use crate::cluster::samples::node;
+    use crate::cluster::simulated::{SimulatedStream, StreamFaults};
+    use crate::cluster::writer::{StreamWriter, WriterConfig};
+
+    /// Goal: what a node tells as synced outlives a loss of power, also if an earlier process of it
+    /// was killed before it synced: the stream may be trimmed up to there.
+    #[tokio::test]
+    async fn what_is_told_as_synced_after_a_kill_outlives_a_loss_of_power() {
+        let (disk, epoch) = (Disk::default(), Epoch::new(7));
+        let open = || DiskLog::open(0, disk.clone(), FleetChecker::default(), 1);
+        let applied = Applied { stream: 5, term: 1, number: 4, chain: 9, epoch };
+        let moved = Group { applied: Some(applied), ..Group::default() };
+        open().commit(&Group { durability: Durability::Process, ..moved }).unwrap(); // And killed.
+        let clock = Arc::new(RuntimeClock::default());
+        let stream = SimulatedStream::new(1, StreamFaults::default(), clock.clone());
+        let writing = WriterConfig::new(node("n0", 1), Duration::from_secs(1));
+        let (writer, _task) = StreamWriter::new(Arc::new(stream), clock.clone(), writing);
+        let log = ReplicatedLog::new(Arc::new(open()), epoch, writer, clock).unwrap();
+        assert_eq!(log.synced(), Some(applied));
+        drop(log);
+        disk.lose_power();
+        assert_eq!(open().applied().unwrap(), Some(applied));
     }
 }

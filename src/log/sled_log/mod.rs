@@ -506,6 +506,11 @@ impl Log for SledLog {
         Ok(())
     }
 
+    fn make_durable(&self) -> Result<()> {
+        self.failed.check()?;
+        self.failed.or_fail(|| self.sync(Durability::Fsync)).map(drop)
+    }
+
     fn read(
         &self,
         topic: TopicId,
