@@ -263,7 +263,13 @@ impl Tickets {
     /// is stored and not applied here yet. Call this before [`Self::redeem`].
     pub(super) async fn fetch(&self, ticket: &str, purpose: TicketUse, now: SystemTime) {
         let (parts, hash) = (&self.0, hash_of(ticket));
-        if purpose == TicketUse::Other || parts.broker.leads() || parts.table().has(&hash) {
+        let may_be_missing = match purpose {
+            TicketUse::WebSocket => !parts.broker.leads(),
+            // The leader, too, applies what others have made a moment after it is stored.
+            TicketUse::Read => !parts.broker.is_alone(),
+            TicketUse::Other => false,
+        };
+        if !may_be_missing || parts.table().has(&hash) {
             return;
         }
         if purpose == TicketUse::Read {

@@ -113,7 +113,7 @@ impl ForwardingService {
         loop {
             let message = tokio::select! {
                 message = commands.message(), if reading.waiting.has_room() => message,
-                deciding = reading.waiting.next(|publish| self.hand_in(publish)) => {
+                HandedIn(deciding) = reading.waiting.next(|publish| self.hand_in(publish)) => {
                     if decide.send(deciding).await.is_err() {
                         return; // Nobody reads the answers.
                     }
@@ -177,21 +177,20 @@ impl ForwardingService {
         decide: &mpsc::Sender<Deciding>,
     ) -> Option<()> {
         while !reading.waiting.is_empty() {
-            let deciding = reading.waiting.next(|publish| self.hand_in(publish)).await;
-            decide.send(deciding).await.ok()?;
+            let handed_in = reading.waiting.next(|publish| self.hand_in(publish)).await;
+            decide.send(handed_in.0).await.ok()?;
         }
         Some(())
     }
 
     /// Puts a publish into the queue. Returns what waits for its outcome.
-    fn hand_in(&self, publish: HandedPublish) -> BoxFuture<'static, Deciding> {
+    fn hand_in(&self, publish: HandedPublish) -> BoxFuture<'static, HandedIn> {
         let (broker, HandedPublish { number, order, appends }) = (self.broker.clone(), publish);
         Box::pin(async move {
-            let deciding: Deciding = match broker.submit_forwarded(appends, &order).await {
+            HandedIn(match broker.submit_forwarded(appends, &order).await {
                 Ok(pending) => Box::pin(async move { (number, pending.acks().await) }),
                 Err(error) => ready(number, Err(error)),
-            };
-            deciding
+            })
         })
     }
 
@@ -258,16 +257,20 @@ struct HandedPublish {
     appends: Vec<ForwardedAppend>,
 }
 
+/// A publish that is handed in, whose outcome is waited for.
+struct HandedIn(Deciding);
+
 /// What is known of a node's commands while they are read.
 struct Reading {
     publishers: Publishers,
-    waiting: WaitingPublishes<HandedPublish, Deciding>,
+    waiting: WaitingPublishes<HandedPublish, HandedIn>,
 }
 
 impl Reading {
     /// Returns a publish that is handed in by now, if there is one.
     fn handed_in(&mut self, service: &ForwardingService) -> Option<Deciding> {
-        self.waiting.next(|publish| service.hand_in(publish)).now_or_never()
+        let next = self.waiting.next(|publish| service.hand_in(publish));
+        next.now_or_never().map(|handed_in| handed_in.0)
     }
 }
 
