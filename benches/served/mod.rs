@@ -37,6 +37,12 @@ impl Served {
         Self { child, address: address.expect("the program says where it listens") }
     }
 
+    /// Returns the number of the process.
+    #[allow(dead_code, reason = "not every bench asks")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Returns the largest resident memory so far, in MB, or 0 where the system does not say.
     #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn peak_memory_mb(&self) -> f64 {

@@ -94,10 +94,13 @@ pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
 #[cfg(feature = "fleet")]
 pub(crate) use opening::FollowerConfig;
+#[cfg(feature = "fleet")]
+pub(crate) use presence::MemberElsewhere;
 pub use presence::{MemberList, Presence};
 #[cfg(feature = "fleet")]
 pub(crate) use publish::PublisherId;
 pub use publish::{InOrder, Pending, PendingAll, Publish};
+use questions::AnsweredBy;
 #[cfg(feature = "fleet")]
 pub(crate) use questions::LeaderAsker;
 pub(crate) use questions::{Answerer, Answering};
@@ -121,6 +124,8 @@ pub use topic::defaults::TopicDefaults;
 pub use topic::ephemeral::Ephemeral;
 pub use topic::info::TopicInfo;
 pub use topic::list::TopicList;
+#[cfg(feature = "fleet")]
+pub(crate) use topic::members::MemberRelay;
 pub use topic::members::{Member, MemberInfo, Present};
 
 use crate::cursor::{Cursor, Epoch, OnGap, Place, Position, Sequence, StartPoint, TrimReason};
@@ -360,22 +365,29 @@ impl Broker {
     /// Has `answerer` answer the questions of a kind that other nodes of the fleet ask this one
     /// while it leads.
     pub(crate) fn answer_questions(&self, kind: &'static str, answerer: Answerer) {
-        self.0.questions.set_answerer(kind, answerer);
+        self.0.questions.set_answerer(kind, AnsweredBy::Leader, answerer);
+    }
+
+    /// Has `answerer` answer the questions of a kind that other nodes of the fleet ask this one
+    /// about itself.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn answer_for_node(&self, kind: &'static str, answerer: Answerer) {
+        self.0.questions.set_answerer(kind, AnsweredBy::EachNode, answerer);
     }
 
     /// Answers a question of another node.
     ///
     /// # Errors
     ///
-    /// [`Error::NotLeading`]: this node does not lead. [`Error::Invalid`]: nobody answers questions
-    /// of this kind. As the answerer.
+    /// [`Error::NotLeading`]: this node does not lead, and the question is for the one that does.
+    /// [`Error::Invalid`]: nobody answers questions of this kind. As the answerer.
     ///
     /// # Cancel safety
     ///
     /// As the answerer.
     #[cfg(feature = "fleet")]
     pub(crate) async fn answer_question(&self, kind: &str, question: Bytes) -> Result<Bytes> {
-        if !self.leads() {
+        if !self.leads() && !self.0.questions.are_for_each_node(kind) {
             return Err(Error::NotLeading);
         }
         match kind {
@@ -742,6 +754,34 @@ impl Broker {
         let topic = self.0.topics.open_briefly(topic)?;
         self.0.deliver_ephemeral_of(&topic, time, event);
         Ok(())
+    }
+
+    /// Has `relay` hear which members are present here, for the other nodes of the fleet. Only the
+    /// first call counts.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn relay_members(&self, relay: Box<dyn MemberRelay>) {
+        let _is_the_first = self.0.members.set(relay);
+    }
+
+    /// Returns a member of `topic` with its subscriptions at this node, if it has some.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn member_here(&self, topic: &TopicName, id: &str) -> Option<Present> {
+        self.0.topics.known(topic)?.members.here(id)
+    }
+
+    /// Makes a member present in `topic` as long as the returned value lives, with what it has at
+    /// another node.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], [`Error::OverLimit`]: nothing is changed.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn member_elsewhere(
+        &self,
+        topic: &TopicName,
+        told: Present,
+    ) -> Result<MemberElsewhere> {
+        MemberElsewhere::join(self.0.clone(), topic, told)
     }
 
     /// Makes `member` present in these topics, [`MAX_PATTERNS`] at the most, until the returned

@@ -195,6 +195,8 @@ pub(super) fn open(
         state_keys: StateKeys::new(settings.max_state_bytes as usize),
         ephemeral: EphemeralEvents::new(settings.max_ephemeral_bytes as usize),
         relay: OnceLock::new(),
+        #[cfg(feature = "fleet")]
+        members: OnceLock::new(),
         max_members: settings.max_members as usize,
         busy,
         closing: Closing::new(threads),

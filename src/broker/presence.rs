@@ -3,6 +3,9 @@
 //! A member with several subscriptions, in several tabs for example, counts once: it joins with the
 //! first one, and leaves with the last one. Followers of the topic are told of both, by ephemeral
 //! events.
+//!
+//! In a fleet, a member may have subscriptions at several nodes, and counts once all the same: it
+//! has a [`MemberElsewhere`] for each other node, and a `MemberRelay` hears of those at this one.
 
 use std::sync::Arc;
 
@@ -10,7 +13,7 @@ use bytes::Bytes;
 
 use crate::broker::arrivals::{Arrival, Deposit, Leftover};
 use crate::broker::shared::Shared;
-use crate::broker::topic::members::{Member, Present};
+use crate::broker::topic::members::{Member, MemberChange, Present};
 use crate::broker::topic::topics::TopicRef;
 use crate::error::Result;
 use crate::event::NewEvent;
@@ -83,8 +86,8 @@ impl Presence {
     fn join_next(&mut self) -> Result<()> {
         let Self { shared, topics, joined, member, .. } = self;
         let topic = &topics[*joined];
-        topic.members.join(member, (shared.now)(), shared.max_members, || {
-            shared.deliver_ephemeral(topic, told("leftoff.joined", member));
+        topic.members.join(member, (shared.now)(), shared.max_members, |change| {
+            shared.note_member(topic, member, change, JOINED);
         })?;
         *joined += 1;
         Ok(())
@@ -136,14 +139,93 @@ impl Leftover for GoneMember {
         for _ in 0..entries {
             let Some(topic) = self.topics.pop() else { break };
             if self.topics.len() < self.joined {
-                topic.members.leave(&self.member.id, || {
-                    self.shared.deliver_ephemeral(&topic, told("leftoff.left", &self.member));
+                topic.members.leave(&self.member.id, |change| {
+                    self.shared.note_member(&topic, &self.member, change, LEFT);
                 });
             }
         }
         !self.topics.is_empty()
     }
 }
+
+impl Shared {
+    /// Tells the followers of a topic, and the other nodes of a fleet, what a subscription of a
+    /// member has changed.
+    fn note_member(
+        &self,
+        topic: &TopicRef,
+        member: &Member,
+        change: MemberChange,
+        event_type: &str,
+    ) {
+        if change.is_told {
+            self.deliver_ephemeral(topic, told(event_type, member));
+        }
+        #[cfg(feature = "fleet")]
+        if let Some(relay) = self.members.get() {
+            relay.note(&topic.name, &member.id, change.here > 0);
+        }
+    }
+}
+
+/// The presence of a member in a topic at another node, for as long as this value lives. Followers
+/// here are told when the member comes and goes, as if it were here.
+#[cfg(feature = "fleet")]
+#[derive(Debug)]
+pub(crate) struct MemberElsewhere {
+    shared: Arc<Shared>,
+    topic: TopicRef,
+    told: Present,
+}
+
+#[cfg(feature = "fleet")]
+impl MemberElsewhere {
+    /// Makes a member present.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`](crate::Error::Invalid), [`Error::OverLimit`](crate::Error::OverLimit):
+    /// nothing is changed.
+    pub(super) fn join(shared: Arc<Shared>, topic: &TopicName, told: Present) -> Result<Self> {
+        told.member.validate()?;
+        let topic = shared.topics.follow(topic)?;
+        put_elsewhere(&shared, &topic, &told, 0)?;
+        Ok(Self { shared, topic, told })
+    }
+
+    /// Changes what is told of the member.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Broker::member_elsewhere`](crate::Broker): nothing is changed.
+    pub(crate) fn change(&mut self, told: Present) -> Result<()> {
+        told.member.validate()?;
+        put_elsewhere(&self.shared, &self.topic, &told, self.told.subscriptions)?;
+        self.told = told;
+        Ok(())
+    }
+}
+
+#[cfg(feature = "fleet")]
+fn put_elsewhere(shared: &Shared, topic: &TopicRef, told: &Present, was: u32) -> Result<()> {
+    topic.members.join_elsewhere(told, was, shared.max_members, || {
+        shared.deliver_ephemeral(topic, self::told(JOINED, &told.member));
+    })
+}
+
+#[cfg(feature = "fleet")]
+impl Drop for MemberElsewhere {
+    fn drop(&mut self) {
+        let Self { shared, topic, told } = self;
+        topic.members.leave_elsewhere(&told.member.id, told.subscriptions, || {
+            shared.deliver_ephemeral(topic, self::told(LEFT, &told.member));
+        });
+    }
+}
+
+/// The types of the events that tell of members.
+const JOINED: &str = "leftoff.joined";
+const LEFT: &str = "leftoff.left";
 
 fn told(event_type: &str, member: &Member) -> NewEvent {
     NewEvent {

@@ -1,5 +1,6 @@
-//! Questions to the node of a fleet that leads, for parts of the program that only work there, such
-//! as leases of shared work. A broker alone answers them itself.
+//! Questions between the nodes of a fleet: to the one that leads, for parts of the program that
+//! work only there, such as leases of shared work, and to any one about itself. A broker alone
+//! answers them itself.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,10 +20,19 @@ pub(crate) type Answerer = Arc<dyn Fn(Bytes) -> Answering + Send + Sync>;
 /// Asks the node that leads.
 pub(crate) type LeaderAsker = Arc<dyn Fn(&'static str, Bytes) -> Answering + Send + Sync>;
 
+/// Which nodes answer the questions of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnsweredBy {
+    /// The one that leads.
+    Leader,
+    /// Each one, of itself.
+    EachNode,
+}
+
 /// Who answers questions.
 #[derive(Default)]
 pub(super) struct Questions {
-    answerers: RwLock<HashMap<&'static str, Answerer>>,
+    answerers: RwLock<HashMap<&'static str, (AnsweredBy, Answerer)>>,
     leader: OnceLock<LeaderAsker>,
 }
 
@@ -34,8 +44,16 @@ impl fmt::Debug for Questions {
 
 impl Questions {
     /// Has `answerer` answer all questions of a kind, in the place of a former one.
-    pub(super) fn set_answerer(&self, kind: &'static str, answerer: Answerer) {
-        self.answerers.write().unwrap_or_else(PoisonError::into_inner).insert(kind, answerer);
+    pub(super) fn set_answerer(&self, kind: &'static str, by: AnsweredBy, answerer: Answerer) {
+        let mut answerers = self.answerers.write().unwrap_or_else(PoisonError::into_inner);
+        answerers.insert(kind, (by, answerer));
+    }
+
+    /// Whether a node that does not lead answers questions of a kind, too.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "the nodes of a fleet use it"))]
+    pub(super) fn are_for_each_node(&self, kind: &str) -> bool {
+        let answerers = self.answerers.read().unwrap_or_else(PoisonError::into_inner);
+        answerers.get(kind).is_some_and(|(by, _)| *by == AnsweredBy::EachNode)
     }
 
     /// Has another node be asked with `asker`.
@@ -55,7 +73,7 @@ impl Questions {
             answerers.get(kind).cloned()
         };
         match answerer {
-            Some(answerer) => answerer(question).await,
+            Some((_, answerer)) => answerer(question).await,
             None => Err(Error::invalid("kind", format!("{kind:?} is not known on this node"))),
         }
     }

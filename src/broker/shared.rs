@@ -38,6 +38,8 @@ use crate::broker::read::state::keys::StateKeys;
 use crate::broker::report::Done;
 use crate::broker::report::MaintenanceReport;
 use crate::broker::topic::entry::Topic;
+#[cfg(feature = "fleet")]
+use crate::broker::topic::members::MemberRelay;
 use crate::broker::topic::topics::{TopicRef, Topics};
 use crate::broker::turns::Turns;
 use crate::broker::unread_topics::UnreadTopics;
@@ -106,6 +108,9 @@ pub(crate) struct Shared {
     pub(super) ephemeral: EphemeralEvents,
     /// Set in a fleet.
     pub(super) relay: OnceLock<Box<dyn EphemeralRelay>>,
+    /// Set in a fleet.
+    #[cfg(feature = "fleet")]
+    pub(super) members: OnceLock<Box<dyn MemberRelay>>,
     pub(super) max_members: usize,
     /// The work that the threads have not done yet.
     pub(super) busy: Busy,

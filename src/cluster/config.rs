@@ -75,6 +75,9 @@ pub struct FleetConfig {
     /// longer than they last loads a backup of another node. 0 for no bound, or at least 64 MiB.
     /// Default: 0.
     pub max_stream_bytes: u64,
+    /// The most members of other nodes that this one shows among those who are present. 0 to
+    /// 10,000,000; each takes up to 2 KiB. Default: 100,000.
+    pub max_members_elsewhere: u64,
 }
 
 impl Default for FleetConfig {
@@ -99,6 +102,7 @@ impl Default for FleetConfig {
             nats_tls_first: false,
             replicas: 3,
             max_stream_bytes: 0,
+            max_members_elsewhere: 100_000,
         }
     }
 }
@@ -123,6 +127,7 @@ impl FleetConfig {
         all_within(&[
             ("fleet.lease_ms", self.lease_ms, 100, 60_000),
             ("fleet.max_stream_bytes", self.max_stream_bytes, 0, 1 << 50),
+            ("fleet.max_members_elsewhere", self.max_members_elsewhere, 0, 10_000_000),
         ])?;
         if !matches!(self.replicas, 1 | 3 | 5) {
             let problem = format!("{} is not 1, 3 or 5", self.replicas);
@@ -222,6 +227,7 @@ impl FleetConfig {
             secret: self.node_secret()?,
             ca_pem: self.nodes_ca.as_deref().map(read_certificates).transpose()?,
             lease: Duration::from_millis(self.lease_ms),
+            max_members_elsewhere: self.max_members_elsewhere as usize,
             ..NodeConfig::new(self.node.clone())
         })
     }

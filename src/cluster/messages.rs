@@ -31,6 +31,8 @@ pub enum MessageKind {
     Peers,
     /// Ephemeral events.
     Ephemeral,
+    /// Who is present at a node.
+    Members,
 }
 
 impl MessageKind {
@@ -39,6 +41,7 @@ impl MessageKind {
         match self {
             Self::Peers => "peers",
             Self::Ephemeral => "ephemeral",
+            Self::Members => "members",
         }
     }
 }

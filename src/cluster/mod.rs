@@ -48,6 +48,7 @@ pub mod messages;
 pub mod nats;
 mod node;
 mod peers;
+mod presence;
 mod proto;
 mod record;
 mod replicated_log;

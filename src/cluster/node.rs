@@ -84,6 +84,9 @@ pub struct NodeConfig {
     /// catches up without a backup of a peer: up to 30 days. A bound of the stream's bytes removes
     /// records earlier. Default: 1 hour.
     pub keep: Duration,
+    /// The most members of other nodes that this one shows among those who are present; each takes
+    /// up to 2 KiB. Default: 100,000.
+    pub max_members_elsewhere: usize,
 }
 
 impl NodeConfig {
@@ -98,11 +101,12 @@ impl NodeConfig {
             ca_pem: None,
             lease: Duration::from_secs(3),
             keep: Duration::from_secs(60 * 60),
+            max_members_elsewhere: 100_000,
         }
     }
 
     pub(super) fn validate(&self) -> Result<()> {
-        let Self { fleet: _, name, advertise, secret: _, ca_pem: _, lease, keep } = self;
+        let Self { name, advertise, lease, keep, .. } = self;
         if name.is_empty() || name.len() > MAX_NODE_NAME_BYTES {
             let bytes = name.len();
             let problem = format!("has {bytes} bytes; 1 to {MAX_NODE_NAME_BYTES} are allowed");
@@ -256,7 +260,8 @@ async fn open_with(
 ) -> Result<(Broker, FleetNode), NodeOpenError> {
     config.validate()?;
     check_groups(open)?;
-    let NodeConfig { fleet, name, advertise, secret, ca_pem, lease, keep } = config;
+    let NodeConfig { fleet, name, advertise, secret, ca_pem, lease, .. } = config;
+    let NodeConfig { keep, max_members_elsewhere: max_members, .. } = config;
     if secret.is_none() {
         tracing::warn!(
             "the fleet has no secret: whoever reaches its engine or its nodes may take part in it"
@@ -304,6 +309,7 @@ async fn open_with(
         status: status.clone(),
         lease,
         keep,
+        max_members,
     });
     tasks.push(spawn(Box::pin(async { match keeping.await {} })));
     let (forwarder, forwarding) = Forwarder::new(ForwarderParts {
@@ -314,7 +320,7 @@ async fn open_with(
         lease,
     });
     tasks.push(spawn(Box::pin(forwarder.run())));
-    broker.ask_leader_with(leader_asker(watched.clone(), incarnation, links, lease * 2));
+    broker.ask_leader_with(leader_asker(watched.clone(), incarnation, links.clone(), lease * 2));
     let service =
         ForwardingService::new(broker.clone(), log.clone(), secret.clone(), &node.address);
     let joining =
@@ -330,6 +336,9 @@ async fn open_with(
         retiring: retiring.clone(),
         peers: upkeep.peers.clone(),
         messages,
+        relay: upkeep.relay.clone(),
+        presence: upkeep.presence.clone(),
+        links: links.clone(),
     };
     let mut role_task = None;
     if is_foreign {

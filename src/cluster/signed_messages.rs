@@ -68,7 +68,7 @@ pub(super) struct SignedMessages {
     carrier: Arc<dyn FleetMessages>,
     /// `None`: nothing is signed.
     signing: Option<Arc<Signing>>,
-    refused: Arc<Refused>,
+    refused: Arc<RefusedMessages>,
 }
 
 /// What a process signs with.
@@ -82,7 +82,7 @@ struct Signing {
 
 /// The messages that were refused.
 #[derive(Debug, Default)]
-struct Refused {
+struct RefusedMessages {
     count: AtomicU64,
     warning: Seldom,
 }
@@ -143,7 +143,7 @@ impl FleetMessages for SignedMessages {
     }
 }
 
-impl Refused {
+impl RefusedMessages {
     fn note(&self, kind: MessageKind, problem: &str) {
         let refused = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         if self.warning.is_due(Instant::now()) {

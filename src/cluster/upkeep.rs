@@ -1,5 +1,5 @@
 //! What a node does besides its role: it tells the others how it is, hears how they are, trims the
-//! stream while it leads, and hands on ephemeral events.
+//! stream while it leads, hands on ephemeral events, and tells and hears who is present.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use super::clock::SteadyClock;
 use super::ephemeral::FleetRelay;
 use super::messages::FleetMessages;
 use super::peers::{OwnStatus, PeerStatus, PeerWatch, PeersTask, TellProblem};
+use super::presence::{MembersTask, OwnMembers, PresenceCounts};
 use super::record::FleetLeader;
 use super::replicated_log::ReplicatedLog;
 use super::status::NodeStatus;
@@ -30,6 +31,8 @@ pub(super) struct UpkeepParts {
     pub(super) lease: Duration,
     /// The least time for which the stream keeps a record.
     pub(super) keep: Duration,
+    /// The most members of other nodes that are shown.
+    pub(super) max_members: usize,
 }
 
 /// What others see of the upkeep of a node.
@@ -37,6 +40,7 @@ pub(super) struct UpkeepParts {
 pub(super) struct NodeUpkeep {
     pub(super) peers: PeerWatch,
     pub(super) relay: FleetRelay,
+    pub(super) presence: PresenceCounts,
 }
 
 impl NodeUpkeep {
@@ -44,10 +48,23 @@ impl NodeUpkeep {
     pub(super) fn new(
         parts: UpkeepParts,
     ) -> (Self, impl Future<Output = Infallible> + Send + 'static) {
-        let UpkeepParts { node, broker, log, stream, messages, clock, status, lease, keep } = parts;
+        let UpkeepParts { node, broker, log, stream, messages, clock, status, .. } = parts;
+        let UpkeepParts { lease, keep, max_members, .. } = parts;
         let peers = PeerWatch::new(own_status(&node, &status, log), lease, clock.clone());
         let relay = FleetRelay::new(messages.clone(), node.incarnation);
         broker.relay_ephemeral(Box::new(relay.clone()));
+        let (own, presence) = (OwnMembers::default(), PresenceCounts::default());
+        broker.relay_members(Box::new(own.clone()));
+        let members = MembersTask {
+            incarnation: node.incarnation,
+            broker: broker.clone(),
+            own,
+            messages: messages.clone(),
+            clock: clock.clone(),
+            lease,
+            max_members,
+            counts: presence.clone(),
+        };
         let telling = PeersTask {
             messages,
             watch: peers.clone(),
@@ -57,10 +74,10 @@ impl NodeUpkeep {
         let trimmer = Trimmer::new(stream, clock, peers.clone(), lease, keep);
         let relaying = relay.clone().run(broker, lease);
         let task = async {
-            let (never, _, _) = tokio::join!(telling.run(), trimmer.run(), relaying);
+            let (never, ..) = tokio::join!(telling.run(), trimmer.run(), relaying, members.run());
             match never {}
         };
-        (Self { peers, relay }, task)
+        (Self { peers, relay, presence }, task)
     }
 }
 

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::SteadyClock;
-use super::forwarding::ForwardCounts;
+use super::ephemeral::{FleetRelay, RelayCounts};
+use super::forwarding::{ForwardCounts, ask_node};
+use super::links::LinkConfig;
 use super::peers::{PeerReport, PeerWatch};
+use super::presence::PresenceCounts;
 use super::record::FleetLeader;
 use super::signed_messages::SignedMessages;
 use super::status::{NodeRole, NodeStatus};
@@ -44,6 +48,9 @@ pub struct FleetView {
     pub(super) retiring: CancellationToken,
     pub(super) peers: PeerWatch,
     pub(super) messages: SignedMessages,
+    pub(super) relay: FleetRelay,
+    pub(super) presence: PresenceCounts,
+    pub(super) links: LinkConfig,
 }
 
 impl fmt::Debug for FleetView {
@@ -86,8 +93,43 @@ impl FleetView {
 
     /// Returns how many messages of others were refused, because they were not signed with the
     /// secret of this fleet, or were told again.
-    pub fn refused_messages(&self) -> u64 {
+    pub(crate) fn refused_messages(&self) -> u64 {
         self.messages.refused()
+    }
+
+    /// Asks another node of the fleet, by its name, a question about itself. Waits for two leases
+    /// to be connected, and as long for the answer.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no answer, for people: the node is not known, or cannot be reached, or it
+    /// refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed by a question.
+    pub(crate) async fn ask(
+        &self,
+        node: &str,
+        kind: &str,
+        question: Bytes,
+    ) -> Result<Bytes, String> {
+        let nodes = self.peers().nodes;
+        let known = nodes.iter().find(|seen| seen.is_live && seen.status.name == node);
+        let address = known.map(|seen| &*seen.status.address);
+        let address = address.ok_or_else(|| format!("no node {node:?} was heard lately"))?;
+        ask_node(address, &self.links, self.lease * 2, kind, question).await
+    }
+
+    /// Returns the ephemeral events that went between this node and others since it was opened.
+    pub fn relayed(&self) -> RelayCounts {
+        self.relay.counts()
+    }
+
+    /// Returns the members that are present at other nodes, as this one shows them, and how often
+    /// one was not shown, because there was no room.
+    pub fn members_elsewhere(&self) -> (u64, u64) {
+        (self.presence.elsewhere(), self.presence.cut())
     }
 
     /// Returns for how long the oldest record that the node has not applied has been in the stream,

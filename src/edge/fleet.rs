@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::pin::Pin;
 
+use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -21,6 +22,25 @@ pub(crate) trait NodeOfFleet: Send + Sync {
     ///
     /// Why it is not, for people.
     fn check_ready(&self) -> Result<(), String>;
+
+    /// Returns the node's name.
+    fn name(&self) -> &str;
+
+    /// Asks another node, by its name, a question about itself.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no answer, for people.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed by a question.
+    fn ask<'a>(
+        &'a self,
+        node: &'a str,
+        kind: &'a str,
+        question: Bytes,
+    ) -> Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send + 'a>>;
 
     /// Has the node lead no longer, and not again. The future is ready when it does not lead.
     ///
@@ -77,6 +97,16 @@ pub(crate) struct ShownForwards {
     pub(crate) unknown: u64,
 }
 
+/// The ephemeral events that went between a node and the others: those that were told, those that
+/// could not be told, those that were heard, and those that were lost here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct ShownRelays {
+    pub(crate) told: u64,
+    pub(crate) not_told: u64,
+    pub(crate) heard: u64,
+    pub(crate) lost: u64,
+}
+
 /// A node of a fleet as this one has heard of it last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct ShownPeer {
@@ -124,6 +154,12 @@ pub(crate) struct FleetState {
     /// The messages that were not signed with the secret of the fleet, since the start.
     #[serde(skip)]
     pub(crate) refused_messages: u64,
+    #[serde(skip)]
+    pub(crate) relayed: ShownRelays,
+    /// The members that are present at other nodes, and how often one was not shown, because there
+    /// was no room.
+    pub(crate) members_elsewhere: u64,
+    pub(crate) members_cut: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
     /// Why the engine does not answer.
@@ -185,6 +221,19 @@ pub(super) fn metrics(fleet: &dyn NodeOfFleet) -> String {
     metric("leftoff_fleet_forwards_unknown_total", help, &plain(forwarded.unknown));
     let help = "Messages of others that were not rightly signed, or told again, since the start.";
     metric("leftoff_fleet_refused_messages_total", help, &plain(state.refused_messages));
+    let relayed = [
+        ("told", state.relayed.told),
+        ("not_told", state.relayed.not_told),
+        ("heard", state.relayed.heard),
+        ("lost", state.relayed.lost),
+    ];
+    let relayed = relayed.map(|(what, count)| (format!("{{outcome=\"{what}\"}}"), count));
+    let help = "Ephemeral events between this node and the others, since the start.";
+    metric("leftoff_fleet_ephemeral_events_total", help, &relayed);
+    let help = "Members that are present at other nodes, as this one shows them.";
+    metric("leftoff_fleet_members_elsewhere", help, &plain(state.members_elsewhere));
+    let help = "Members of other nodes that were not shown, for want of room, since the start.";
+    metric("leftoff_fleet_members_cut_total", help, &plain(state.members_cut));
     let away = state.engine_problem.is_some();
     metric("leftoff_fleet_engine_away", "1 if the engine does not answer.", &plain(away.into()));
     text
@@ -230,6 +279,9 @@ mod tests {
                 has_more_nodes: false,
                 forwarded: ShownForwards { answered: 6, answered_us: 900, repeated: 1, unknown: 0 },
                 refused_messages: 4,
+                relayed: ShownRelays { told: 5, not_told: 1, heard: 4, lost: 2 },
+                members_elsewhere: 3,
+                members_cut: 7,
                 problem: None,
                 engine_problem: Some("no answer".to_owned()),
             }
@@ -237,6 +289,19 @@ mod tests {
 
         fn check_ready(&self) -> Result<(), String> {
             Err("it has not caught up".to_owned())
+        }
+
+        fn name(&self) -> &str {
+            "n2"
+        }
+
+        fn ask<'a>(
+            &'a self,
+            node: &'a str,
+            _: &'a str,
+            _: Bytes,
+        ) -> Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send + 'a>> {
+            Box::pin(std::future::ready(Err(format!("{node} is away"))))
         }
 
         fn hand_over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -278,6 +343,8 @@ mod tests {
                 "heard_ms_ago": 20,
             }],
             "has_more_nodes": false,
+            "members_elsewhere": 3,
+            "members_cut": 7,
             "engine_problem": "no answer",
         });
         assert_eq!(told(Some(&Behind)), expected);
@@ -301,6 +368,9 @@ mod tests {
             "leftoff_fleet_forwards_repeated_total 1",
             "leftoff_fleet_forwards_unknown_total 0",
             "leftoff_fleet_refused_messages_total 4",
+            "leftoff_fleet_ephemeral_events_total{outcome=\"lost\"} 2",
+            "leftoff_fleet_members_elsewhere 3",
+            "leftoff_fleet_members_cut_total 7",
             "leftoff_fleet_engine_away 1",
             "# TYPE leftoff_fleet_terms_total counter",
             "# TYPE leftoff_fleet_lag_ms gauge",

@@ -2,14 +2,20 @@
 
 use std::pin::Pin;
 
-use crate::cluster::{FleetLeader, FleetView, ForwardedCommands, NodeRole, SeenPeer};
-use crate::edge::fleet::{FleetState, NodeOfFleet, ShownForwards, ShownNode, ShownPeer, ShownRole};
+use bytes::Bytes;
+
+use crate::cluster::{FleetLeader, FleetView, ForwardedCommands, NodeRole, RelayCounts, SeenPeer};
+use crate::edge::fleet::{
+    FleetState, NodeOfFleet, ShownForwards, ShownNode, ShownPeer, ShownRelays, ShownRole,
+};
 
 impl NodeOfFleet for FleetView {
     fn state(&self) -> FleetState {
         let status = self.status();
         let peers = self.peers();
         let ForwardedCommands { answered, answered_us, repeated, unknown } = self.forwarded();
+        let RelayCounts { told, not_told, heard, lost } = self.relayed();
+        let (members_elsewhere, members_cut) = self.members_elsewhere();
         FleetState {
             fleet: self.fleet().to_owned(),
             node: shown(self.node()),
@@ -27,6 +33,9 @@ impl NodeOfFleet for FleetView {
             has_more_nodes: peers.is_cut_off,
             forwarded: ShownForwards { answered, answered_us, repeated, unknown },
             refused_messages: self.refused_messages(),
+            relayed: ShownRelays { told, not_told, heard, lost },
+            members_elsewhere,
+            members_cut,
             problem: status.problem.or(status.peers_problem),
             engine_problem: status.engine_problem,
         }
@@ -34,6 +43,19 @@ impl NodeOfFleet for FleetView {
 
     fn check_ready(&self) -> Result<(), String> {
         FleetView::check_ready(self)
+    }
+
+    fn name(&self) -> &str {
+        &self.node().node
+    }
+
+    fn ask<'a>(
+        &'a self,
+        node: &'a str,
+        kind: &'a str,
+        question: Bytes,
+    ) -> Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send + 'a>> {
+        Box::pin(FleetView::ask(self, node, kind, question))
     }
 
     fn hand_over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

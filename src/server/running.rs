@@ -20,6 +20,8 @@ use super::listener::{Listener, Protocols, accept};
 use super::services::Health;
 use crate::broker::Broker;
 use crate::edge::fleet::NodeOfFleet;
+#[cfg(feature = "fleet")]
+use crate::edge::http::connections::tell_other_nodes;
 use crate::edge::{Edge, overview};
 #[cfg(feature = "webhooks")]
 use crate::webhooks::Webhooks;
@@ -100,6 +102,8 @@ impl Server {
         let mut look = tokio::time::interval(LOOK_EVERY);
         let mut was_ready = true;
         let mut connections = Connections::new(&config, edge.counters().clone());
+        #[cfg(feature = "fleet")]
+        tell_other_nodes(&edge, connections.clients().clone());
         // Ends with this future, too.
         let watching = overview::watch(edge, connections.clients().clone());
         let watching = AbortOnDropHandle::new(tokio::spawn(watching));

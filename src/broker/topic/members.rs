@@ -1,7 +1,9 @@
 //! The members of one topic: the readers that are subscribed to it under a name.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+#[cfg(feature = "fleet")]
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 use serde_json::value::RawValue;
@@ -9,6 +11,8 @@ use serde_json::value::RawValue;
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::json_levels;
+#[cfg(feature = "fleet")]
+use crate::topic::TopicName;
 
 /// The longest id of a member, and the most information about one, in bytes.
 const MAX_ID_BYTES: usize = 255;
@@ -147,56 +151,149 @@ pub struct Present {
     pub subscriptions: u32,
 }
 
+/// A member of a topic, and how many of its subscriptions are at this node.
+#[derive(Debug)]
+struct MemberEntry {
+    /// As it is shown: with the subscriptions at all nodes of a fleet.
+    present: Present,
+    here: u32,
+}
+
+/// What a subscription that begins or ends has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemberChange {
+    /// Whether the member has come or gone: it has had no subscription before, or has none now.
+    pub(crate) is_told: bool,
+    /// The member's subscriptions at this node.
+    pub(crate) here: u32,
+}
+
+/// Hears which members are present at this node of a fleet.
+#[cfg(feature = "fleet")]
+pub(crate) trait MemberRelay: fmt::Debug + Send + Sync {
+    /// Notes that a member's subscriptions to a topic have changed here, and whether it has some
+    /// left. Called under the lock of the topic's members: for one member, in the order of the
+    /// changes.
+    fn note(&self, topic: &TopicName, id: &str, is_present: bool);
+}
+
 /// The members of one topic, by their ids. The map is made for the first member.
 #[derive(Debug, Default)]
-pub(crate) struct TopicMembers(OnceLock<Box<Mutex<BTreeMap<String, Present>>>>);
+pub(crate) struct TopicMembers(OnceLock<Box<Mutex<MembersById>>>);
+
+type MembersById = BTreeMap<String, MemberEntry>;
 
 impl TopicMembers {
     /// Returns up to `limit` members after the id `after`, in the order of ids, and
     /// [`MEMBERS_PER_LOCK`] at the most: members who join or leave wait for the lock.
     pub(crate) fn some_after(&self, after: &str, limit: usize) -> Vec<Present> {
-        let Some(members) = self.0.get() else { return Vec::new() };
-        let members = members.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(members) = self.existing() else { return Vec::new() };
         let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
         let some = members.range::<str, _>(after).take(limit.min(MEMBERS_PER_LOCK));
-        some.map(|(_, present)| present.clone()).collect()
+        some.map(|(_, entry)| entry.present.clone()).collect()
     }
 
-    /// Adds a subscription of a member. If the member was not present, `tell` is called before
-    /// anybody else can join or leave.
+    /// Returns a member with its subscriptions at this node, if it has some.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn here(&self, id: &str) -> Option<Present> {
+        let members = self.existing()?;
+        let MemberEntry { present, here } = members.get(id).filter(|entry| entry.here > 0)?;
+        Some(Present { subscriptions: *here, ..present.clone() })
+    }
+
+    /// Adds a subscription of a member at this node. `changed` is called before anybody else can
+    /// join or leave.
     pub(crate) fn join(
         &self,
         member: &Member,
         now: Timestamp,
         max_members: usize,
-        tell: impl FnOnce(),
+        changed: impl FnOnce(MemberChange),
     ) -> Result<()> {
-        let members = self.0.get_or_init(Box::default);
-        let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(present) = members.get_mut(&member.id) {
-            present.subscriptions += 1;
-            present.member.info = member.info.clone();
-            return Ok(());
-        }
-        if members.len() >= max_members {
-            return Err(Error::over("members", members.len() + 1, max_members));
-        }
-        let present = Present { member: member.clone(), since_ms: now.as_ms(), subscriptions: 1 };
-        members.insert(member.id.clone(), present);
-        tell();
+        let mut members = self.lock();
+        let (entry, is_told) = entry(&mut members, member, now.as_ms(), max_members)?;
+        entry.present.subscriptions += 1;
+        entry.here += 1;
+        changed(MemberChange { is_told, here: entry.here });
         Ok(())
     }
 
-    /// Takes out a subscription of a member. If it was the last one, `tell` is called before
-    /// anybody else can join or leave.
-    pub(crate) fn leave(&self, id: &str, tell: impl FnOnce()) {
-        let Some(members) = self.0.get() else { return };
-        let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(present) = members.get_mut(id) else { return };
-        present.subscriptions -= 1;
-        if present.subscriptions == 0 {
+    /// Takes out a subscription of a member at this node. `changed` is called before anybody else
+    /// can join or leave.
+    pub(crate) fn leave(&self, id: &str, changed: impl FnOnce(MemberChange)) {
+        let Some(mut members) = self.existing() else { return };
+        let Some(entry) = members.get_mut(id) else { return };
+        entry.present.subscriptions -= 1;
+        entry.here -= 1;
+        let change = MemberChange { is_told: entry.present.subscriptions == 0, here: entry.here };
+        if change.is_told {
+            members.remove(id);
+        }
+        changed(change);
+    }
+
+    /// Adds or changes what a member has at another node: `subscriptions` instead of `was`. It is
+    /// present there since `since_ms`. If nobody had it yet, `tell` is called before anybody else
+    /// can join or leave.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn join_elsewhere(
+        &self,
+        told: &Present,
+        was: u32,
+        max_members: usize,
+        tell: impl FnOnce(),
+    ) -> Result<()> {
+        let mut members = self.lock();
+        let (entry, is_told) = entry(&mut members, &told.member, told.since_ms, max_members)?;
+        let present = &mut entry.present;
+        present.since_ms = present.since_ms.min(told.since_ms);
+        present.subscriptions = (present.subscriptions - was).saturating_add(told.subscriptions);
+        if is_told {
+            tell();
+        }
+        Ok(())
+    }
+
+    /// Takes out the `was` subscriptions that a member has at another node. If they were the last
+    /// ones, `tell` is called before anybody else can join or leave.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn leave_elsewhere(&self, id: &str, was: u32, tell: impl FnOnce()) {
+        let Some(mut members) = self.existing() else { return };
+        let Some(entry) = members.get_mut(id) else { return };
+        entry.present.subscriptions -= was;
+        if entry.present.subscriptions == 0 {
             members.remove(id);
             tell();
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, MembersById> {
+        self.0.get_or_init(Box::default).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the map if there was a member.
+    fn existing(&self) -> Option<MutexGuard<'_, MembersById>> {
+        Some(self.0.get()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Returns the entry of a member, with what is told of it now, and whether it is new: without
+/// subscriptions.
+fn entry<'a>(
+    members: &'a mut MembersById,
+    member: &Member,
+    since_ms: u64,
+    max_members: usize,
+) -> Result<(&'a mut MemberEntry, bool)> {
+    let (count, is_new) = (members.len(), !members.contains_key(&member.id));
+    if is_new && count >= max_members {
+        return Err(Error::over("members", count + 1, max_members));
+    }
+    let new = || {
+        let present = Present { member: member.clone(), since_ms, subscriptions: 0 };
+        MemberEntry { present, here: 0 }
+    };
+    let entry = members.entry(member.id.clone()).or_insert_with(new);
+    entry.present.member.info.clone_from(&member.info);
+    Ok((entry, is_new))
 }

@@ -1,4 +1,5 @@
-//! Asking the leader a question. Questions need no order, so each is a call of its own.
+//! Asking another node a question, mostly the leader. Questions need no order, so each is a call of
+//! its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,8 +13,8 @@ use super::failures::{error_of, unknown};
 use super::link::MAX_MESSAGE_BYTES;
 use crate::broker::LeaderAsker;
 use crate::cluster::links::{LinkConfig, channel, with_proof};
-use crate::cluster::proto::AskRequest;
 use crate::cluster::proto::forwarding_client::ForwardingClient;
+use crate::cluster::proto::{AskRequest, AskResponse};
 use crate::cluster::record::FleetLeader;
 use crate::cluster::status::NodeStatus;
 use crate::error::{Error, Result, with_causes};
@@ -31,6 +32,51 @@ fn is_of_connecting(status: &tonic::Status) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// Asks the node at this address a question about itself. It has `patience` for the connection and,
+/// once more, for the answer.
+///
+/// # Errors
+///
+/// Why there is no answer, for people.
+pub(in crate::cluster) async fn ask_node(
+    address: &str,
+    links: &LinkConfig,
+    patience: Duration,
+    kind: &str,
+    question: Bytes,
+) -> std::result::Result<Bytes, String> {
+    let channel = channel(address, links, patience)?;
+    let (client, request) = prepared(channel, address, links, kind, question);
+    match tokio::time::timeout(patience * 2, call(client, request)).await {
+        Ok(Ok(answer)) => answer.map_err(|error| with_causes(&error)),
+        Ok(Err(status)) => Err(with_causes(&status)),
+        Err(_) => Err(format!("{address} has not answered for {:?}", patience * 2)),
+    }
+}
+
+/// Returns a client and a question to the node at `address`, with the proof of the secret.
+fn prepared(
+    channel: Channel,
+    address: &str,
+    links: &LinkConfig,
+    kind: &str,
+    question: Bytes,
+) -> (ForwardingClient<Channel>, tonic::Request<AskRequest>) {
+    let client = ForwardingClient::new(channel);
+    let request = AskRequest { kind: kind.to_owned(), request: question };
+    let client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
+    (client, with_proof(request, address, links))
+}
+
+/// Asks, and returns what the other node answers: the outer error is of the call.
+async fn call(
+    mut client: ForwardingClient<Channel>,
+    request: tonic::Request<AskRequest>,
+) -> std::result::Result<Result<Bytes>, tonic::Status> {
+    let AskResponse { response, failure } = client.ask(request).await?.into_inner();
+    Ok(failure.map_or(Ok(response), |failure| Err(error_of(failure))))
 }
 
 /// What asks the leader: the channel to the last one is kept.
@@ -61,20 +107,14 @@ pub(in crate::cluster) fn leader_asker(
 impl LeaderAsking {
     async fn ask(&self, kind: &str, question: Bytes) -> Result<Bytes> {
         let (leader, channel) = self.channel().await?;
-        let client = ForwardingClient::new(channel);
-        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let request = AskRequest { kind: kind.to_owned(), request: question };
         let refused = |problem: String| Error::NotWritten(std::io::Error::other(problem).into());
-        let request = with_proof(request, &leader.address, &self.links);
+        let (client, request) = prepared(channel, &leader.address, &self.links, kind, question);
         let answered = tokio::select! {
-            answered = client.ask(request) => answered,
+            answered = call(client, request) => answered,
             () = self.is_lost(&leader) => return Err(unknown("another node leads")),
         };
         match answered {
-            Ok(answer) => {
-                let answer = answer.into_inner();
-                answer.failure.map_or(Ok(answer.response), |failure| Err(error_of(failure)))
-            }
+            Ok(answer) => answer,
             Err(status) if status.code() == Code::Unauthenticated => {
                 Err(refused(with_causes(&status)))
             }

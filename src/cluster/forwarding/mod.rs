@@ -10,7 +10,7 @@
 //! forwarder.rs  pending.rs   what was asked for here, until it is answered, whoever leads
 //! link.rs                    one connection to the leader
 //! service.rs  handing_in.rs  the leader's end
-//! asking.rs                  questions to the leader, besides
+//! asking.rs                  questions to the leader, besides, and to others
 //! messages.rs  failures.rs   the form of commands, outcomes and errors between nodes
 //! ```
 //!
@@ -33,6 +33,6 @@ mod messages;
 mod pending;
 mod service;
 
-pub(super) use self::asking::leader_asker;
+pub(super) use self::asking::{ask_node, leader_asker};
 pub(super) use self::forwarder::{ForwardCounts, Forwarder, ForwarderHandle, ForwarderParts};
 pub use self::service::ForwardingService;

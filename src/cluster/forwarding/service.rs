@@ -109,7 +109,7 @@ impl ForwardingService {
         decide: mpsc::Sender<Deciding>,
     ) {
         let mut reading =
-            Reading { publishers: Publishers::default(), waiting: WaitingPublishes::new() };
+            CommandsOfNode { publishers: Publishers::default(), waiting: WaitingPublishes::new() };
         loop {
             let message = tokio::select! {
                 message = commands.message(), if reading.waiting.has_room() => message,
@@ -135,7 +135,7 @@ impl ForwardingService {
     async fn take(
         &self,
         ForwardedCommand { number, command }: ForwardedCommand,
-        reading: &mut Reading,
+        reading: &mut CommandsOfNode,
         decide: &mpsc::Sender<Deciding>,
     ) -> Option<()> {
         let publisher = messages::publisher_of(command.as_ref());
@@ -173,7 +173,7 @@ impl ForwardingService {
     /// Waits until all publishes are handed in that wait. `None` if nobody reads the answers.
     async fn hand_in_all(
         &self,
-        reading: &mut Reading,
+        reading: &mut CommandsOfNode,
         decide: &mpsc::Sender<Deciding>,
     ) -> Option<()> {
         while !reading.waiting.is_empty() {
@@ -261,12 +261,12 @@ struct HandedPublish {
 struct HandedIn(Deciding);
 
 /// What is known of a node's commands while they are read.
-struct Reading {
+struct CommandsOfNode {
     publishers: Publishers,
     waiting: WaitingPublishes<HandedPublish, HandedIn>,
 }
 
-impl Reading {
+impl CommandsOfNode {
     /// Returns a publish that is handed in by now, if there is one.
     fn handed_in(&mut self, service: &ForwardingService) -> Option<Deciding> {
         let next = self.waiting.next(|publish| service.hand_in(publish));

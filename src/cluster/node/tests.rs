@@ -7,6 +7,7 @@ mod forwarding;
 mod joining;
 mod over_nats;
 mod peers;
+mod presence;
 mod showing;
 
 use std::pin::Pin;

@@ -3,6 +3,7 @@
 pub(in crate::edge) mod accept;
 pub(in crate::edge) mod asked;
 mod coding;
+pub(crate) mod connections;
 mod consumers;
 pub(in crate::edge) mod counts;
 mod events;
@@ -78,6 +79,7 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(ready))
             .merge(topics::operations())
+            .merge(connections::routes())
             .merge(overview::routes());
     }
     if parts.has(Parts::ALL) {

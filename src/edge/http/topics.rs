@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
@@ -26,7 +25,7 @@ use crate::edge::http::spare::Purpose;
 use crate::edge::page_token::{StateToken, page_limit};
 use crate::edge::permit::Permit;
 use crate::edge::rates::Rate;
-use crate::edge::{fleet, json as forms, json_problem, status};
+use crate::edge::{fleet, json as forms, json_problem};
 use crate::error::{Error, Result};
 use crate::permission::Action;
 use crate::polls;
@@ -57,12 +56,9 @@ pub(in crate::edge) fn administration() -> Router<Edge> {
         .route("/v1/maintenance", post(maintain))
 }
 
-/// Returns the routes that show the broker and its connections.
+/// Returns the route of the metrics.
 pub(in crate::edge) fn operations() -> Router<Edge> {
-    Router::new()
-        .route("/v1/connections", get(connections))
-        .route("/v1/connections/{connection}", delete(end_connection))
-        .route("/metrics", get(metrics))
+    Router::new().route("/metrics", get(metrics))
 }
 
 /// Returns how many entries of a list are requested.
@@ -274,52 +270,6 @@ async fn maintain(State(edge): State<Edge>, permit: Permit, uri: Uri) -> Result<
     let work = edge.broker.maintain(name.as_ref());
     let report = permit.administering(ActKind::Maintain, name.as_ref(), work).await?;
     Ok(axum::Json(forms::maintained(&report)).into_response())
-}
-
-/// Lists the connections, with their addresses. Off unless `follow.list_connections` is set, or
-/// hooks say who administers.
-async fn connections(
-    State(edge): State<Edge>,
-    (peer, permit): (Option<Extension<Peer>>, Permit),
-    uri: Uri,
-) -> Result<Response> {
-    permit.check_administers().await?;
-    let mut query = Query::parse(uri.query(), Purpose::Page)?;
-    let limit = list_limit(&mut query)?;
-    let after = query.take_number("after")?.unwrap_or(0);
-    query.finish("after, limit")?;
-    let Some(peer) = listing_peer(&edge, peer) else { return Ok(list_is_off()) };
-    let connections = listing::connections(&peer.clients, edge.broker, after, limit);
-    page_body::answer(connections, &share(Some(&peer))).await
-}
-
-/// Returns the peer of a caller who may see connections; `None` if nobody may.
-fn listing_peer(edge: &Edge, peer: Option<Extension<Peer>>) -> Option<Peer> {
-    let is_on = edge.config.list_connections || edge.has_hooks();
-    peer.filter(|_| is_on).map(|Extension(peer)| peer)
-}
-
-fn list_is_off() -> Response {
-    let detail = "the list is off; set follow.list_connections to turn it on";
-    status::plain_problem(StatusCode::FORBIDDEN, detail)
-}
-
-/// Ends a connection. Its client may come back: a WebSocket is told so.
-async fn end_connection(
-    State(edge): State<Edge>,
-    path: Result<Path<u64>, PathRejection>,
-    (peer, permit): (Option<Extension<Peer>>, Permit),
-    uri: Uri,
-) -> Result<Response> {
-    permit.check_administers().await?;
-    no_names(&uri)?;
-    let Path(id) = path.map_err(|error| Error::invalid("connection", error.body_text()))?;
-    let Some(peer) = listing_peer(&edge, peer) else { return Ok(list_is_off()) };
-    if !peer.clients.end(id) {
-        let detail = format!("there is no connection {id}");
-        return Ok(status::plain_problem(StatusCode::NOT_FOUND, &detail));
-    }
-    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Returns all metrics. Source: the text format of Prometheus, 0.0.4.

@@ -1,5 +1,6 @@
 //! A fleet of real nodes over real NATS servers.
 
+mod clients;
 mod faults;
 #[allow(dead_code, reason = "tests of the library use the rest")]
 mod nats_servers;

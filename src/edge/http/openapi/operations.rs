@@ -439,15 +439,22 @@ fn maintain() -> OperationBuilder {
 
 fn list_connections() -> OperationBuilder {
     let summary = "Lists the connections, if `follow.list_connections` is on";
-    let operation = operation("listConnections", "look", summary, of_lists(number(0)))
+    let mut parameters = of_lists(number(0));
+    parameters.push(parameters::node());
+    let operation = operation("listConnections", "look", summary, parameters)
         .response("200", json("Connections in the order of their ids.", "Connections"));
     refusals(operation, &[])
 }
 
 fn end_connection() -> OperationBuilder {
     let summary = "Ends a connection, whose client may come back";
-    let operation = operation("endConnection", "look", summary, vec![parameters::connection()])
-        .response("204", answer("The connection ends.").build());
+    let operation = operation(
+        "endConnection",
+        "look",
+        summary,
+        vec![parameters::connection(), parameters::node()],
+    )
+    .response("204", answer("The connection ends.").build());
     refusals(operation, &[&[404]])
 }
 

@@ -90,6 +90,12 @@ pub(super) fn connection() -> Parameter {
     id.required(Required::True).build()
 }
 
+/// Returns the node of a fleet that is asked about.
+pub(super) fn node() -> Parameter {
+    let description = "The name of a node of the fleet; without it, the node that is asked.";
+    query("node", text(), description)
+}
+
 /// Returns the topics of a reader of many.
 pub(super) fn topics() -> Parameter {
     queries(
