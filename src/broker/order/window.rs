@@ -7,6 +7,8 @@
 //! events before a topic's last `max_events` go at once, and are not counted. When all ids together
 //! take more than `max_bytes`, the topic that takes most gives up its oldest ids. These are
 //! counted, because this is the one case in which the window is shorter than promised.
+//!
+//! The file is long, because its tests look at what the window has inside.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -102,8 +104,8 @@ impl TopicIds {
     /// Returns an id with its event's places; `None` if a later event has the id.
     fn placed<'a>(&self, id: &'a str, sequence: Sequence) -> Option<PlacedId<'a>> {
         let (Receipt { sequence: known, position, time }, clock) = *self.receipts.get(id)?;
-        // The clock of this node may be ahead of that of the node that stored the event. The form of
-        // a block has no such time.
+        // The clock of this node may be ahead of that of the node that stored the event. The form
+        // of a block has no such time.
         let clock = clock.min(time);
         (known == sequence).then_some(PlacedId { id, sequence, position, time, clock })
     }
