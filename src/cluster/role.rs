@@ -127,6 +127,9 @@ pub(super) struct RoleTask {
     moved: Duration,
     /// The last term that this node has led.
     led: u64,
+    /// The other node that leads in the present term, if its announcement was read, until it
+    /// resigns.
+    announced: Option<FleetLeader>,
 }
 
 impl RoleTask {
@@ -142,6 +145,7 @@ impl RoleTask {
             reached: None,
             moved: now,
             led: 0,
+            announced: None,
         };
         task.patience = task.lease();
         task
@@ -253,6 +257,7 @@ impl RoleTask {
                 let (node, term) = (&leader.node, place.term);
                 tracing::info!(node, term, "a node leads the fleet");
                 let is_own = leader == self.parts.node;
+                self.announced = Some(leader.clone()).filter(|_| !is_own);
                 self.show(|status| status.leader = Some(leader));
                 if is_own && place.term > self.led {
                     self.move_to(place).await?;
@@ -260,6 +265,7 @@ impl RoleTask {
                 }
             }
             TakenRecord::Resigned => {
+                self.announced = None;
                 self.show(|status| status.leader = None);
                 patience = self.part_of_lease(6);
             }
@@ -267,6 +273,12 @@ impl RoleTask {
             | TakenRecord::Heartbeat
             | TakenRecord::Part
             | TakenRecord::Skipped => {}
+        }
+        if self.parts.status.borrow().leader.is_none()
+            && let Some(leader) = self.announced.clone()
+        {
+            // It was silent for longer than its lease, and is back before anybody took over.
+            self.show(|status| status.leader = Some(leader));
         }
         if assembler.is_between_groups() {
             self.reached = Some(place);

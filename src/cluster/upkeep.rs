@@ -1,5 +1,6 @@
 //! What a node does besides its role: it tells the others how it is, hears how they are, trims the
-//! stream while it leads, hands on ephemeral events, and tells and hears who is present.
+//! stream while it leads, hands on ephemeral events, and tells and hears who is present. It learns
+//! from the others who leads, if it has not read that.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::peers::{OwnStatus, PeerStatus, PeerWatch, PeersTask, TellProblem};
 use super::presence::{MembersTask, OwnMembers, PresenceCounts};
 use super::record::FleetLeader;
 use super::replicated_log::ReplicatedLog;
-use super::status::NodeStatus;
+use super::status::{NodeRole, NodeStatus};
 use super::stream::Stream;
 use super::trimming::Trimmer;
 use crate::broker::Broker;
@@ -68,13 +69,15 @@ impl NodeUpkeep {
         let telling = PeersTask {
             messages,
             watch: peers.clone(),
-            tell_problem: tell_problem(status),
+            tell_problem: tell_problem(status.clone()),
             seed: rand::random(),
         };
+        let learning = learn_leader(status, peers.clone(), clock.clone(), lease / 10);
         let trimmer = Trimmer::new(stream, clock, peers.clone(), lease, keep);
         let relaying = relay.clone().run(broker, lease);
         let task = async {
-            let (never, ..) = tokio::join!(telling.run(), trimmer.run(), relaying, members.run());
+            let (told, trimmed) = (telling.run(), trimmer.run());
+            let (never, ..) = tokio::join!(told, trimmed, relaying, members.run(), learning);
             match never {}
         };
         (Self { peers, relay, presence }, task)
@@ -92,6 +95,31 @@ fn own_status(
         let synced = log.synced().map_or(0, |synced| synced.stream);
         program.clone().with(&status.borrow(), synced)
     })
+}
+
+/// Writes into a node's status who leads, for a node that was opened in the middle of a term: it
+/// does not read the announcement again, which may be trimmed.
+async fn learn_leader(
+    status: Arc<watch::Sender<NodeStatus>>,
+    peers: PeerWatch,
+    clock: Arc<dyn SteadyClock>,
+    every: Duration,
+) -> Infallible {
+    loop {
+        clock.sleep_until(clock.now() + every).await;
+        let misses =
+            |status: &NodeStatus| status.role == NodeRole::Following && status.leader.is_none();
+        let missing = Some(status.borrow()).filter(|status| misses(status)).map(|it| it.term);
+        let Some(term) = missing else { continue };
+        let Some(leader) = peers.leader_in(term) else { continue };
+        status.send_if_modified(|status| {
+            let is_news = misses(status) && status.term == term;
+            if is_news {
+                status.leader = Some(leader);
+            }
+            is_news
+        });
+    }
 }
 
 /// Returns what writes a problem with the other nodes into a node's status.

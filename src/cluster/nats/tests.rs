@@ -1,5 +1,6 @@
 //! The engine in NATS against real servers, of one and of three, whole and broken on purpose.
 
+#[allow(dead_code, reason = "the suite uses the rest")]
 #[path = "../../../tests/suite/fleet/nats_servers.rs"]
 pub(in crate::cluster) mod nats_servers;
 

@@ -214,6 +214,20 @@ impl TestFleet {
         found.await
     }
 
+    /// Waits until all nodes that run know who leads.
+    async fn leader_is_known(&self) {
+        wait_for(|| {
+            let leader = (0..3).find(|at| self.nodes[*at].as_ref().is_some_and(TestNode::leads))?;
+            let knows = |node: &TestNode| {
+                let status = node.node.status();
+                let known = status.borrow().leader.clone();
+                known.is_some_and(|known| known.node == named(leader).name)
+            };
+            self.running().all(|node| node.leads() || knows(node)).then_some(())
+        })
+        .await;
+    }
+
     /// Publishes an event with this id at whatever node leads, until that is acknowledged.
     async fn publish_somewhere(&self, topic: &str, id: &str) {
         let began = Instant::now();
@@ -476,6 +490,25 @@ async fn while_the_engine_is_away_reading_goes_on_and_writing_comes_back() {
     fleet.close().await;
 }
 
+/// Goal: after a silence of the engine that is longer than the lease, all nodes know who leads, also
+/// if the leader leads on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_silent_and_leads_on_is_known_again() {
+    let (fleet, links) = TestFleet::begun(LEASE).await;
+    fleet.leader_but(None).await;
+    fleet.publish_somewhere("a", "before").await;
+    fleet.leader_is_known().await;
+    links.iter().for_each(|link| link.cut(2 * LEASE));
+    let nobody_leads = || {
+        let followers = fleet.running().filter(|node| !node.leads());
+        let knows = |node: &TestNode| node.node.status().borrow().leader.is_some();
+        (!followers.map(knows).any(|knows| knows)).then_some(())
+    };
+    wait_for(nobody_leads).await;
+    fleet.leader_is_known().await;
+    fleet.close().await;
+}
+
 /// Goal: whichever node goes and comes, and if all do, nothing that was acknowledged is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_come_back_catch_up() {
@@ -492,6 +525,7 @@ async fn nodes_that_come_back_catch_up() {
         }
         fleet.start(gone).await;
         fleet.agreed().await;
+        fleet.leader_is_known().await;
     }
     for number in 0..3 {
         fleet.take(number).kill().await;

@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::super::clock::SteadyClock;
+use super::super::record::FleetLeader;
+use super::super::status::NodeRole;
 use super::peer_status::{PeerReport, PeerStatus, SeenPeer};
 
 /// The leases after which a node that is not heard is not live.
@@ -134,6 +136,18 @@ impl Peers {
         self.heard.iter().filter(live).map(|(_, heard)| heard.status.clone()).collect()
     }
 
+    /// Returns the other node that has said of itself, a moment ago, that it leads in this term.
+    pub(super) fn leader_in(&self, term: u64, now: Duration) -> Option<FleetLeader> {
+        let leads = |(key, heard): &(&PeerKey, &HeardPeer)| {
+            let status = &heard.status;
+            let says_so = status.role == NodeRole::Leading && status.term == term;
+            says_so && **key != self.own && now <= heard.last + self.period * 2
+        };
+        let (_, heard) = self.heard.iter().find(leads)?;
+        let PeerStatus { name, incarnation, address, .. } = heard.status.clone();
+        Some(FleetLeader { node: name, incarnation, address })
+    }
+
     /// Returns the least place in the stream that all other live nodes have synced; the largest
     /// number if none needs the stream. `None` if there may be nodes that this one does not know.
     pub(in crate::cluster) fn live_synced(&self, now: Duration) -> Option<u64> {
@@ -238,6 +252,11 @@ impl PeerWatch {
     /// Returns all other nodes that are live, as they said that they are.
     pub(in crate::cluster) fn live_others(&self) -> Vec<PeerStatus> {
         self.peers().live_others(self.clock.now())
+    }
+
+    /// As [`Peers::leader_in`] at this moment.
+    pub(in crate::cluster) fn leader_in(&self, term: u64) -> Option<FleetLeader> {
+        self.peers().leader_in(term, self.clock.now())
     }
 
     /// Returns the time in which all live nodes are heard, if no message is lost.

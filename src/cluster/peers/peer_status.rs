@@ -43,7 +43,7 @@ pub struct PeerStatus {
     /// The record up to which the node has the stream even after a loss of power; `None` if it
     /// needs nothing of the stream.
     pub synced: Option<u64>,
-    /// The records of the stream that the node has not read yet.
+    /// The records of the stream that the node has not read yet; 0 for a leader.
     pub lag: u64,
     /// What is wrong, if anything is.
     pub problem: Option<String>,
@@ -75,7 +75,11 @@ impl PeerStatus {
             applied: applied.get(),
             // Who stopped reads nothing before it is opened anew, and may need a backup then.
             synced: (!is_stopped).then_some(synced),
-            lag: tail.get().saturating_sub(read.get()),
+            // A leader has no need to read its own records.
+            lag: match role {
+                NodeRole::Leading => 0,
+                _ => tail.get().saturating_sub(read.get()),
+            },
             problem: problem.map(|problem| cut(problem).to_owned()),
             ..self
         }

@@ -39,7 +39,9 @@ fn a_status_reads_back_and_what_cannot_be_one_is_skipped() {
         ..NodeStatus::default()
     };
     let told = PeerStatus::of_program(&node("n1", u64::MAX - 1)).with(&status, 80);
-    assert_eq!((told.lag, told.synced, told.applied), (10, Some(80), 88));
+    assert_eq!((told.lag, told.synced, told.applied), (0, Some(80), 88));
+    let following = NodeStatus { role: NodeRole::Following, ..status.clone() };
+    assert_eq!(told.clone().with(&following, 80).lag, 10, "a leader alone has read all");
     assert_eq!(told.problem, Some("ü".repeat(256)));
     assert_eq!(PeerStatus::decode(&told.encode()).as_ref(), Some(&told));
     let stopped = NodeStatus { role: NodeRole::Stopped, ..status };
@@ -54,6 +56,22 @@ fn a_status_reads_back_and_what_cannot_be_one_is_skipped() {
     for bad in [long.encode(), far.encode(), large.encode(), "{}".into(), "no".into()] {
         assert_eq!(PeerStatus::decode(&bad), None);
     }
+}
+
+#[test]
+fn a_leader_is_known_by_what_it_said_a_moment_ago_of_the_same_term() {
+    let mut peers = Peers::new("n1", 1, LEASE);
+    let leading = NodeStatus { role: NodeRole::Leading, term: 7, ..NodeStatus::default() };
+    for (name, incarnation) in [("n1", 1), ("n2", 2)] {
+        let says_so = says(name, incarnation, 10).with(&leading, 10);
+        peers.hear(says_so, at(5));
+    }
+    peers.hear(says("n3", 3, 10), at(6));
+    assert_eq!(peers.leader_in(7, at(7)), Some(node("n2", 2)), "it is another node");
+    assert_eq!(peers.leader_in(7, at(8)), None, "it has said nothing since");
+    assert_eq!(peers.leader_in(8, at(6)), None, "its term is over");
+    peers.hear(says("n2", 2, 10), at(6));
+    assert_eq!(peers.leader_in(7, at(6)), None, "it leads no longer");
 }
 
 #[test]

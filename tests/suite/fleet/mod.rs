@@ -1,7 +1,10 @@
 //! A fleet of real nodes over real NATS servers.
 
+mod browsers;
 mod clients;
 mod faults;
 #[allow(dead_code, reason = "tests of the library use the rest")]
 mod nats_servers;
 mod serving;
+mod small_fleet;
+mod views;

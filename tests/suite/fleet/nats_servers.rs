@@ -78,17 +78,22 @@ pub(crate) struct NatsOptions {
     pub(crate) configuration: String,
 }
 
+/// Returns the port at which a server's port is reached by others: of each server its number and
+/// its port.
+pub(crate) type ReachedAt<'a> = &'a mut dyn FnMut(usize, u16) -> u16;
+
 /// Running servers; killed when dropped.
 pub(crate) struct NatsServers {
     program: NatsProgram,
     nodes: Vec<NatsNode>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 struct NatsNode {
     name: String,
     dir: PathBuf,
-    client_port: u16,
+    /// The port at which its clients reach it.
+    reached_port: u16,
     monitor_port: u16,
     child: Option<Child>,
 }
@@ -101,48 +106,61 @@ impl NatsServers {
     /// If they are not within 40 s.
     pub(crate) fn start(program: &NatsProgram, count: usize, options: &NatsOptions) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
+        Self::start_reached(program, count, options, dir, &mut |_, port| port)
+    }
+
+    /// Does the same as [`Self::start`] in `dir`, with servers that are reached by their clients
+    /// and by each other at other ports. The server with the number 0 has its files in `s1`.
+    pub(crate) fn start_reached(
+        program: &NatsProgram,
+        count: usize,
+        options: &NatsOptions,
+        dir: tempfile::TempDir,
+        reached_at: ReachedAt<'_>,
+    ) -> Self {
         let ports = free_ports(count * 3);
-        let routes: Vec<String> =
-            ports[..count].iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let routes: Vec<u16> = (0..count).map(|at| reached_at(at, ports[at])).collect();
         let mut nodes = Vec::new();
         for at in 0..count {
             let name = format!("s{}", at + 1);
             let node_dir = dir.path().join(&name);
             std::fs::create_dir(&node_dir).expect("a directory");
             let (client_port, monitor_port) = (ports[count + at], ports[count * 2 + at]);
+            let reached_port = reached_at(at, client_port);
             let sync = if options.sync_always && program.can_sync_always() {
                 "sync_interval: always"
             } else {
                 ""
             };
-            let cluster = if count > 1 {
-                format!(
-                    "cluster {{ name: fleet, listen: \"127.0.0.1:{}\", routes: [{}] }}",
-                    ports[at],
-                    routes.join(", ")
-                )
-            } else {
-                String::new()
-            };
+            let cluster = cluster_of(at, ports[at], &routes);
             let configuration = format!(
                 "server_name: {name}\nlisten: \"127.0.0.1:{client_port}\"\n\
+                 client_advertise: \"127.0.0.1:{reached_port}\"\n\
                  http: \"127.0.0.1:{monitor_port}\"\n\
                  jetstream {{ store_dir: {node_dir:?}, max_mem: 256M, max_file: 8G, {sync} }}\n\
                  {cluster}\n{}\n",
                 options.configuration
             );
             std::fs::write(node_dir.join("nats.conf"), configuration).expect("a configuration");
-            nodes.push(NatsNode { name, dir: node_dir, client_port, monitor_port, child: None });
+            let (dir, child) = (node_dir, None);
+            nodes.push(NatsNode { name, dir, reached_port, monitor_port, child });
         }
-        let mut servers = Self { program: program.clone(), nodes, _dir: dir };
+        let mut servers = Self { program: program.clone(), nodes, dir };
         (0..count).for_each(|at| servers.restart(at));
         servers.wait_until_ready();
         servers
     }
 
+    /// Leaves the servers' files where they are when this is dropped. Returns their directory.
+    pub(crate) fn keep_files(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
+        self.dir.path()
+    }
+
     /// Returns the URLs for clients, without who connects.
     pub(crate) fn urls(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| format!("nats://127.0.0.1:{}", node.client_port)).collect()
+        let url = |node: &NatsNode| format!("nats://127.0.0.1:{}", node.reached_port);
+        self.nodes.iter().map(url).collect()
     }
 
     /// Returns the URL of one server.
@@ -299,11 +317,30 @@ impl Drop for NatsServers {
     }
 }
 
-/// Returns free ports, which nobody else was given.
+/// Returns the section of a server's configuration about the others: it listens for them at `port`,
+/// and all are reached by each other at the ports `routes`.
+fn cluster_of(at: usize, port: u16, routes: &[u16]) -> String {
+    if routes.len() == 1 {
+        return String::new();
+    }
+    let others = routes.iter().filter(|route| **route != routes[at]);
+    let others: Vec<String> = others.map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    format!(
+        "cluster {{ name: fleet, listen: \"127.0.0.1:{port}\", \
+         advertise: \"127.0.0.1:{}\", routes: [{}] }}",
+        routes[at],
+        others.join(", ")
+    )
+}
+
+/// Returns free ports, outside the range from which systems give ports to clients: one of these
+/// could otherwise get the port of a server that was ended and starts again.
 fn free_ports(count: usize) -> Vec<u16> {
-    let sockets: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"))
-        .collect();
+    let mut sockets: Vec<TcpListener> = Vec::new();
+    while sockets.len() < count {
+        sockets
+            .extend(TcpListener::bind((Ipv4Addr::LOCALHOST, rand::random_range(20_000..30_000))));
+    }
     sockets.iter().map(|socket| socket.local_addr().expect("its address").port()).collect()
 }
 

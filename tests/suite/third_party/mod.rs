@@ -25,7 +25,7 @@ mod page;
 mod page_faults;
 mod page_tabs;
 mod proxies;
-mod proxy;
+pub(crate) mod proxy;
 mod schema;
 mod story;
 mod web_sockets;

@@ -39,9 +39,9 @@ const NGINX: &str = r#"
 "#;
 
 /// A running proxy, ended when the value is dropped.
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     /// The address for HTTP/1.1.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// The address for TLS, with HTTP/2.
     pub(super) secure_address: SocketAddr,
     child: Child,
@@ -55,7 +55,7 @@ impl Proxy {
     }
 
     /// Does the same as [`Self::nginx`], with these texts of its configuration replaced.
-    pub(super) async fn nginx_with(broker: SocketAddr, changes: &[(&str, &str)]) -> Option<Self> {
+    pub(crate) async fn nginx_with(broker: SocketAddr, changes: &[(&str, &str)]) -> Option<Self> {
         let [nginx, openssl] = find(["nginx", "openssl"])?;
         let directory = tempfile::tempdir().unwrap();
         let [address, secure_address] = [(); 2].map(|()| lasting_address());

@@ -5,7 +5,7 @@ mod administration;
 mod delivery;
 mod failures;
 mod kills;
-mod receiver;
+pub(crate) mod receiver;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -26,7 +26,7 @@ use crate::common::soon;
 
 /// What the receiver does with one request.
 #[derive(Debug, Clone)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// Answers with a status and a body.
     Status(u16, &'static str),
     /// Answers with a status and a header.
@@ -43,28 +43,28 @@ pub(super) enum Reply {
 
 /// A request that came.
 #[derive(Debug, Clone)]
-pub(super) struct Received {
-    pub(super) at: Instant,
-    pub(super) path: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(crate) struct Received {
+    pub(crate) at: Instant,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Received {
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(|it| it.to_str().unwrap()).unwrap_or_default()
     }
 
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         self.header("webhook-id")
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
     /// Checks a signature as the specification says, and returns whether one of them is right.
-    pub(super) fn is_signed_with(&self, secret: &str) -> bool {
+    pub(crate) fn is_signed_with(&self, secret: &str) -> bool {
         let key = BASE64.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
         let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
         let time = self.header("webhook-timestamp");
@@ -85,19 +85,19 @@ struct ReceiverState {
 }
 
 /// A receiver on the loopback device. Its tasks end with it.
-pub(super) struct Receiver {
-    pub(super) address: SocketAddr,
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
     scheme: &'static str,
     state: Arc<ReceiverState>,
     _serving: JoinSet<()>,
 }
 
 impl Receiver {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::open(None).await
     }
 
-    pub(super) async fn with_tls(acceptor: TlsAcceptor) -> Self {
+    pub(crate) async fn with_tls(acceptor: TlsAcceptor) -> Self {
         Self::open(Some(acceptor)).await
     }
 
@@ -111,26 +111,26 @@ impl Receiver {
         Self { address, scheme, state, _serving: serving }
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}://127.0.0.1:{}{path}", self.scheme, self.address.port())
     }
 
     /// Sets what is done with the next requests, one after the other.
-    pub(super) fn reply(&self, replies: impl IntoIterator<Item = Reply>) {
+    pub(crate) fn reply(&self, replies: impl IntoIterator<Item = Reply>) {
         self.state.replies.lock().unwrap().extend(replies);
     }
 
     /// Sets what is done with all requests for which nothing else is said.
-    pub(super) fn usually(&self, reply: Reply) {
+    pub(crate) fn usually(&self, reply: Reply) {
         *self.state.usual.lock().unwrap() = Some(reply);
     }
 
-    pub(super) fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.state.received.lock().unwrap().clone()
     }
 
     /// Waits until so many requests have come, and returns them.
-    pub(super) async fn got(&self, count: usize) -> Vec<Received> {
+    pub(crate) async fn got(&self, count: usize) -> Vec<Received> {
         soon(async {
             loop {
                 let received = self.received();
@@ -144,7 +144,7 @@ impl Receiver {
     }
 
     /// Returns the most requests that were under way at the same time.
-    pub(super) fn most_at_once(&self) -> usize {
+    pub(crate) fn most_at_once(&self) -> usize {
         self.state.under_way.lock().unwrap().1
     }
 }

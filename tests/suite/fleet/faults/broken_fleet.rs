@@ -1,7 +1,10 @@
 //! The servers and nodes of a fleet, and what happens to them.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -10,89 +13,83 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::clients::{call, topic_of};
-use crate::common::{Process, lasting_address, soon, to};
+use super::clients::call;
+use super::clock::{ClockLibrary, ShiftedClock};
+use super::fault::FleetFault;
+use super::network::{LinkState, Member, Network};
+use crate::common::{Process, lasting_address, leftoff, text, to};
+use crate::disk::{Disk, free_bytes};
 use crate::fleet::nats_servers::{NatsOptions, NatsProgram, NatsServers};
+
+/// The name of the fleet.
+pub(super) const FLEET: &str = "broken";
 
 /// The lease of the nodes, in milliseconds.
 const LEASE_MS: u64 = 1_000;
 
+const SECRET_OF_NODES: &str = "fleet.secret=a-secret-of-sixteen";
+
+/// The size of the disk of a node.
+const DISK_MIB: u64 = 160;
+
 /// The time after which a fleet that was healed must have agreed. An engine whose leaders were
 /// killed takes up to 20 s.
-const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What happens to a fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FleetFault {
-    KillLeader,
-    KillFollower,
-    /// The leader stands still for longer than its lease, and then goes on.
-    PauseLeader,
-    PauseFollower,
-    CloseLeader,
-    WipeFollower,
-    KillAllNodes,
-    KillServer,
-    PauseServer,
-    RestartEngine,
-    KillEverything,
-}
-
-const OF_NODES: [FleetFault; 7] = [
-    FleetFault::KillLeader,
-    FleetFault::KillFollower,
-    FleetFault::PauseLeader,
-    FleetFault::PauseFollower,
-    FleetFault::CloseLeader,
-    FleetFault::WipeFollower,
-    FleetFault::KillAllNodes,
-];
-
-const OF_SERVERS: [FleetFault; 4] = [
-    FleetFault::KillServer,
-    FleetFault::PauseServer,
-    FleetFault::RestartEngine,
-    FleetFault::KillEverything,
-];
-
-impl FleetFault {
-    /// Returns a fault by chance.
-    pub(super) fn choose(random: &mut StdRng, spares_nats: bool) -> Self {
-        let of_server = !spares_nats && random.random_range(0..3) == 0;
-        let faults = if of_server { &OF_SERVERS[..] } else { &OF_NODES[..] };
-        faults[random.random_range(0..faults.len())]
-    }
-}
+pub(super) const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A node: its process while it runs, and what is left of it.
 struct BrokenNode {
     process: Option<Process>,
     directory: TempDir,
+    /// Where file systems can be mounted, the one that the directory is on.
+    disk: Option<Disk>,
+    clock: Option<ShiftedClock>,
     address: SocketAddr,
+    /// The port at which the other nodes reach it.
+    reached_port: u16,
 }
 
 /// Three servers and three nodes.
 pub(super) struct BrokenFleet {
     servers: NatsServers,
     nodes: Vec<BrokenNode>,
+    network: Network,
+    logs: TempDir,
+    /// The nodes whose disk was full to the last byte.
+    filled: BTreeSet<usize>,
     spares_nats: bool,
+    _clocks: Option<ClockLibrary>,
 }
-
-/// The events of each topic as one node has them.
-pub(super) type HeldEvents = BTreeMap<String, Vec<Value>>;
 
 impl BrokenFleet {
     /// Starts all, and waits until a node leads.
     pub(super) async fn start(program: &NatsProgram) -> Self {
+        let network = Network::default();
         let options = NatsOptions { sync_always: true, ..NatsOptions::default() };
-        let servers = tokio::task::block_in_place(|| NatsServers::start(program, 3, &options));
-        let node = |_| BrokenNode {
-            process: None,
-            directory: tempfile::tempdir().unwrap(),
-            address: lasting_address(),
+        let directory = tempfile::tempdir().unwrap();
+        for at in 0..3 {
+            network.join(Member::Server(at), &directory.path().join(format!("s{}", at + 1)));
+        }
+        let mut reach = |at, port| network.reach(Member::Server(at), port);
+        let start = || NatsServers::start_reached(program, 3, &options, directory, &mut reach);
+        let servers = tokio::task::block_in_place(start);
+        let clocks = tokio::task::block_in_place(ClockLibrary::compile);
+        let node = |number| {
+            let address = lasting_address();
+            let clock = clocks.as_ref().map(|library| library.clock(&format!("n{number}")));
+            let disk = Disk::in_memory(DISK_MIB);
+            let reached_port = network.reach(Member::Node(number), address.port());
+            let directory = directory_on(disk.as_ref());
+            BrokenNode { process: None, directory, disk, clock, address, reached_port }
         };
-        let nodes = (0..3).map(node).collect();
-        let mut fleet = Self { servers, nodes, spares_nats: program.is_older_than(2, 10) };
+        let mut fleet = Self {
+            servers,
+            nodes: (0..3).map(node).collect(),
+            network: network.clone(),
+            logs: tempfile::tempdir().unwrap(),
+            filled: BTreeSet::new(),
+            spares_nats: program.is_older_than(2, 10),
+            _clocks: clocks,
+        };
         (0..3).for_each(|number| fleet.start_node(number));
         fleet.leader().await;
         fleet
@@ -107,26 +104,35 @@ impl BrokenFleet {
         self.nodes.iter().map(|node| node.address).collect()
     }
 
+    /// Returns the servers' URLs.
+    pub(super) fn servers(&self) -> Vec<String> {
+        self.servers.urls()
+    }
+
     fn start_node(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if node.process.is_some() {
             return;
         }
-        let (name, url) = (format!("n{number}"), format!("http://{}", node.address));
-        let servers = self.servers.urls().join(",");
-        let lease = format!("fleet.lease_ms={LEASE_MS}");
-        let arguments = [
-            ["--fleet", &servers],
-            ["--fleet-name", "broken"],
-            ["--node", &name],
-            ["--advertise", &url],
-            ["--set", &lease],
-            ["--set", "fleet.secret=a-secret-of-sixteen"],
-            ["--set", "follow.drain_ms=100"],
-        ];
-        let start =
-            || Process::serve_at(node.address, node.directory.path(), arguments.as_flattened());
-        node.process = Some(tokio::task::block_in_place(start));
+        let log = self.logs.path().join(format!("n{number}"));
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        let url = format!("http://127.0.0.1:{}", node.reached_port);
+        let mut command = leftoff();
+        command.args(["serve", "--listen", &node.address.to_string(), "--data-dir"]);
+        command.arg(node.directory.path());
+        command.args(["--fleet", &self.servers.urls().join(","), "--fleet-name", FLEET]);
+        command.args(["--node", &format!("n{number}"), "--advertise", &url]);
+        for setting in
+            [&*format!("fleet.lease_ms={LEASE_MS}"), SECRET_OF_NODES, "follow.drain_ms=100"]
+        {
+            command.args(["--set", setting]);
+        }
+        if let Some(clock) = &node.clock {
+            clock.prepare(&mut command);
+        }
+        command.env("LEFTOFF_LOG_FILTER", "info").stdout(Stdio::null()).stderr(log);
+        self.network.join(Member::Node(number), node.directory.path());
+        node.process = Some(Process::adopt(command.spawn().unwrap(), node.address));
     }
 
     async fn told(&self, number: usize) -> Option<Value> {
@@ -167,6 +173,7 @@ impl BrokenFleet {
     pub(super) async fn suffer(&mut self, fault: FleetFault, random: &mut StdRng) {
         let leader = self.leader().await;
         let follower = (leader + random.random_range(1..3)) % 3;
+        let node = random.random_range(0..3);
         let server = random.random_range(0..3);
         let while_broken = Duration::from_millis(random.random_range(0..4 * LEASE_MS));
         match fault {
@@ -183,9 +190,22 @@ impl BrokenFleet {
             }
             FleetFault::WipeFollower => {
                 self.crash(follower);
-                self.nodes[follower].directory = tempfile::tempdir().unwrap();
+                let directory = directory_on(self.nodes[follower].disk.as_ref());
+                self.nodes[follower].directory = directory;
                 tokio::time::sleep(while_broken).await;
                 self.start_node(follower);
+            }
+            FleetFault::FillDisk => self.fill_disk(node, 1 << 20, while_broken).await,
+            FleetFault::FillDiskWholly => {
+                self.fill_disk(node, 0, while_broken).await;
+                self.filled.insert(node);
+            }
+            FleetFault::ShiftClock => {
+                if let Some(clock) = &self.nodes[node].clock {
+                    let hours = random.random_range(-1..=1);
+                    eprintln!("   n{node} by {hours} h");
+                    clock.shift(hours * 3_600);
+                }
             }
             FleetFault::KillServer => {
                 self.servers.kill(server);
@@ -208,7 +228,70 @@ impl BrokenFleet {
                 (0..3).for_each(|at| self.servers.restart(at));
                 (0..3).for_each(|number| self.start_node(number));
             }
+            FleetFault::PartNodes
+            | FleetFault::PartNodeFromServer
+            | FleetFault::PartLeaderFromEngine
+            | FleetFault::PartFollowerFromEngine
+            | FleetFault::PartServers
+            | FleetFault::PartServerFromServers
+            | FleetFault::PartMachine => self.part(fault, leader, random).await,
         }
+    }
+
+    /// Parts some members from others for a while.
+    async fn part(&self, fault: FleetFault, leader: usize, random: &mut StdRng) {
+        let follower = (leader + random.random_range(1..3)) % 3;
+        let node = random.random_range(0..3);
+        let server = random.random_range(0..3);
+        let other_server = (server + random.random_range(1..3)) % 3;
+        let nodes = || (0..3).map(Member::Node);
+        let servers = || (0..3).map(Member::Server);
+        let (some, others): (Vec<Member>, Vec<Member>) = match fault {
+            FleetFault::PartNodes => {
+                let other_node = (node + random.random_range(1..3)) % 3;
+                (vec![Member::Node(node)], vec![Member::Node(other_node)])
+            }
+            FleetFault::PartNodeFromServer => {
+                (vec![Member::Node(node)], vec![Member::Server(server)])
+            }
+            FleetFault::PartLeaderFromEngine => (vec![Member::Node(leader)], servers().collect()),
+            FleetFault::PartFollowerFromEngine => {
+                (vec![Member::Node(follower)], servers().collect())
+            }
+            FleetFault::PartServers => {
+                (vec![Member::Server(server)], vec![Member::Server(other_server)])
+            }
+            FleetFault::PartServerFromServers => {
+                (vec![Member::Server(server)], servers().collect())
+            }
+            _ => {
+                let machine = vec![Member::Node(node), Member::Server(server)];
+                let others = nodes().chain(servers());
+                (machine.clone(), others.filter(|other| !machine.contains(other)).collect())
+            }
+        };
+        let state = if random.random() { LinkState::Cut } else { LinkState::Stalled };
+        let while_broken = Duration::from_millis(random.random_range(0..8 * LEASE_MS));
+        eprintln!("   {some:?} from {others:?}: {state:?} for {while_broken:.1?}");
+        for (one, other) in some.iter().flat_map(|one| others.iter().map(move |other| (one, other)))
+        {
+            self.network.set(*one, *other, state);
+        }
+        tokio::time::sleep(while_broken).await;
+        self.network.open_all();
+    }
+
+    /// Fills the disk of a node until so many bytes are left.
+    async fn fill_disk(&self, node: usize, left_bytes: u64, while_broken: Duration) {
+        let Some(disk) = &self.nodes[node].disk else { return };
+        let ballast = disk.path().join("ballast");
+        let fill = || {
+            let mut file = File::create(&ballast).unwrap();
+            while free_bytes(disk.path()) > left_bytes && file.write_all(&[0; 4096]).is_ok() {}
+        };
+        tokio::task::block_in_place(fill);
+        tokio::time::sleep(while_broken).await;
+        std::fs::remove_file(&ballast).unwrap();
     }
 
     async fn kill_nodes(&mut self, nodes: &[usize], while_broken: Duration) {
@@ -228,85 +311,49 @@ impl BrokenFleet {
     pub(super) async fn heal(&mut self) {
         (0..3).for_each(|at| self.servers.restart_if_ended(at));
         (0..3).for_each(|number| self.start_node(number));
+        for number in std::mem::take(&mut self.filled) {
+            // A node whose log could not be written to asks for that.
+            if self.told(number).await.is_some_and(|told| told["role"] == "stopped") {
+                eprintln!("   n{number} has stopped, and is started again");
+                self.crash(number);
+                self.start_node(number);
+            }
+        }
         self.leader().await;
-        for node in &self.nodes {
+        for (number, node) in self.nodes.iter().enumerate() {
             let ready = async {
                 let ask = || call(to(node.address, "GET", "/readyz"), "", Duration::from_secs(2));
                 while !ask().await.is_ok_and(|(status, _)| status == 200) {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             };
-            tokio::time::timeout(HEAL_TIMEOUT, ready).await.expect("a node is ready");
+            if tokio::time::timeout(HEAL_TIMEOUT, ready).await.is_err() {
+                panic!("n{number} is not ready: {:?}", self.told(number).await);
+            }
         }
     }
+}
 
-    /// Returns the events of all nodes, once all have applied the same.
-    pub(super) async fn held(&self, topics: usize) -> Vec<HeldEvents> {
-        let mut all = Vec::new();
-        let last = self.last_of_all().await;
+impl Drop for BrokenFleet {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        self.logs.disable_cleanup(true);
+        let (nodes, servers) = (self.logs.path(), self.servers.keep_files());
+        eprintln!("   the logs of the nodes are in {nodes:?}, those of the servers in {servers:?}");
         for node in &self.nodes {
-            let mut held = HeldEvents::new();
-            for number in 0..topics {
-                let topic = topic_of(number);
-                held.insert(topic.clone(), events_of(node.address, &topic, last).await);
-            }
-            all.push(held);
+            let url = format!("http://{}", node.address);
+            let status = leftoff().args(["cluster", "status", "--server", &url]).output().unwrap();
+            eprintln!("{}{}", text(&status.stdout), text(&status.stderr));
         }
-        all
-    }
-
-    /// Publishes a last event. Returns its position.
-    async fn last_of_all(&self) -> u64 {
-        let stored = async {
-            loop {
-                let request = to(self.nodes[0].address, "POST", "/v1/topics/last/events?id=last");
-                if let Ok((status, body)) = call(request, "last", HEAL_TIMEOUT).await
-                    && status.is_success()
-                {
-                    let told: Value = serde_json::from_slice(&body).unwrap();
-                    return told["position"].as_u64().unwrap();
-                }
-            }
-        };
-        tokio::time::timeout(HEAL_TIMEOUT, stored).await.expect("the fleet stores")
     }
 }
 
-/// Returns all events of a topic, as a node has them once it has applied `position`.
-async fn events_of(address: SocketAddr, topic: &str, position: u64) -> Vec<Value> {
-    soon(async {
-        // A cursor that is ahead is waited for.
-        let path = format!("/v1/events?topic=last&after=@{}&limit=1", position - 1);
-        loop {
-            let told = call(to(address, "GET", &path), "", Duration::from_secs(5)).await;
-            if told.is_ok_and(|(status, body)| status == 200 && !events_in(&body).is_empty()) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await;
-    let (mut events, mut after): (Vec<Value>, u64) = (Vec::new(), 0);
-    loop {
-        let path = format!("/v1/topics/{topic}/events?after={after}&limit=1000");
-        let told = call(to(address, "GET", &path), "", Duration::from_secs(20)).await;
-        let (status, body) = told.expect("a page");
-        if status == 404 {
-            return events; // Nothing was published there.
-        }
-        assert_eq!(status, 200, "{body:?}");
-        let page = events_in(&body);
-        let Some(last) = page.last() else { return events };
-        after = last["sequence"].as_u64().unwrap();
-        events.extend(page);
-    }
-}
-
-/// Returns the events of a page.
-pub(super) fn events_in(page: &[u8]) -> Vec<Value> {
-    let mut page: Value = serde_json::from_slice(page).unwrap();
-    match page["events"].take() {
-        Value::Array(events) => events,
-        other => panic!("no page: {other}"),
+/// Returns a new directory for a node, on its disk if it has one of its own.
+fn directory_on(disk: Option<&Disk>) -> TempDir {
+    match disk {
+        Some(disk) => tempfile::tempdir_in(disk.path()).unwrap(),
+        None => tempfile::tempdir().unwrap(),
     }
 }
