@@ -39,12 +39,20 @@ struct Shape {
     times_jetstream: f64,
 }
 
-const SHAPES: [Shape; 2] = [
+const SHAPES: [Shape; 3] = [
     Shape {
         name: "8 streams x 100 events",
         clients: 8,
         batch: 100,
         in_flight: 4,
+        target: 50_000.0,
+        times_jetstream: 10.0,
+    },
+    Shape {
+        name: "8 streams x 100 events, 1 in flight",
+        clients: 8,
+        batch: 100,
+        in_flight: 1,
         target: 50_000.0,
         times_jetstream: 10.0,
     },
@@ -81,18 +89,26 @@ fn main() {
     let [leader, follower] = nodes.leader_and_follower();
     let jetstream = runtime.block_on(Stream::create(&servers.urls()));
     for shape in &SHAPES {
-        let mut runs: [Vec<Run>; 4] = Default::default();
+        let mut runs: [Vec<Run>; 5] = Default::default();
         for _ in 0..rounds {
             runs[0].push(publish(alone.address, shape, seconds));
             runs[1].push(publish(leader.address, shape, seconds));
             runs[2].push(publish(follower.address, shape, seconds));
             let time = Duration::from_secs(seconds);
-            let (clients, in_flight) = (shape.clients, shape.in_flight * shape.batch);
-            runs[3].push(runtime.block_on(jetstream.publish(clients, in_flight, SIZE, time)));
+            for (runs, in_flight) in runs[3..].iter_mut().zip([1, shape.in_flight * shape.batch]) {
+                let publishing = jetstream.publish(shape.clients, in_flight, SIZE, time);
+                runs.push(runtime.block_on(publishing));
+            }
         }
         report(shape, &runs);
     }
 
+    // A group of events is a record of the stream, and the leader writes one after the other.
+    for size in [256, 16 << 10, 64 << 10, 512 << 10] {
+        let time = Duration::from_secs(seconds);
+        let run = runtime.block_on(jetstream.publish(1, 1, size, time));
+        println!("fleet a record of {size} bytes: p50 {:.2} ms in JetStream", run.p50_ms);
+    }
     let lag =
         runtime.block_on(lag::measure(leader.address, follower.address, LAG_RATE, seconds * 2));
     println!(
@@ -132,8 +148,8 @@ fn publish(address: SocketAddr, shape: &Shape, seconds: u64) -> Run {
     }
 }
 
-fn report(shape: &Shape, runs: &[Vec<Run>; 4]) {
-    let [alone, leader, forwarded, jetstream] = runs;
+fn report(shape: &Shape, runs: &[Vec<Run>; 5]) {
+    let [alone, leader, forwarded, jetstream, pipelined] = runs;
     let ratio = |runs: &[Run], of: &[Run]| {
         // Each run has a partner at almost the same time.
         let pairs = runs.iter().zip(of);
@@ -143,10 +159,11 @@ fn report(shape: &Shape, runs: &[Vec<Run>; 4]) {
         ("one broker alone", alone),
         ("at the leader", leader),
         ("at another node", forwarded),
-        ("JetStream itself", jetstream),
+        ("JetStream itself, each client waits for each message", jetstream),
+        ("JetStream itself, as many events in flight", pipelined),
     ] {
         println!(
-            "fleet {}: {name:<16} {:>9.0} events/s, p50 {:.2} ms, p99 {:.2} ms",
+            "fleet {}: {name} {:>9.0} events/s, p50 {:.2} ms, p99 {:.2} ms",
             shape.name,
             median(runs.iter().map(|run| run.events_per_second)),
             median(runs.iter().map(|run| run.p50_ms)),
@@ -154,13 +171,13 @@ fn report(shape: &Shape, runs: &[Vec<Run>; 4]) {
         );
     }
     println!(
-        "fleet {}: at the leader {:.1} times JetStream (target {}), {:.2} of one broker alone; at \
-         another node {:.1} times; target {} events/s, p50 10 ms",
+        "fleet {}: at the leader {:.1} times JetStream whose clients wait (target {}), {:.1} times \
+         with as many in flight, {:.2} of one broker alone; target {} events/s, p50 10 ms",
         shape.name,
         ratio(leader, jetstream),
         shape.times_jetstream,
+        ratio(leader, pipelined),
         ratio(leader, alone),
-        ratio(forwarded, jetstream),
         shape.target,
     );
 }

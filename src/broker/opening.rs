@@ -28,6 +28,7 @@ use super::maintenance::maintainer::Maintainer;
 use super::open_log::OpenLog;
 use super::order::apply::topics_by_id;
 use super::order::committer::Committer;
+use super::order::siblings::Siblings;
 use super::order::window::DedupWindow;
 use super::publish::InOrder;
 use super::questions::Questions;
@@ -110,6 +111,7 @@ pub(super) fn open(
         leadership: leadership.clone(),
         elsewhere,
         arriving: arriving.clone(),
+        siblings: Siblings::default(),
         returned: VecDeque::new(),
         followed,
         commands: CommandReceiver::new(received, busy.clone()),

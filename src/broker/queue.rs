@@ -69,6 +69,11 @@ impl CommandReceiver {
         self.received.try_recv().inspect(|_taken| self.taken += 1)
     }
 
+    /// Returns the number of commands that wait.
+    pub(super) fn len(&self) -> usize {
+        self.received.len()
+    }
+
     /// Takes no more commands into the queue.
     pub(super) fn close(&mut self) {
         self.received.close();

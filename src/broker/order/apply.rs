@@ -24,6 +24,7 @@ use tracing::info;
 
 use super::committer::{Committer, GroupTopics};
 use super::gathered::Gathered;
+use super::siblings::Siblings;
 use super::visible::foretell;
 use crate::broker::command::Work;
 use crate::broker::forward_queue::{Forwarded, ForwardedChange, ForwardedPublish, ForwardedPurge};
@@ -126,6 +127,7 @@ impl Committer {
             return;
         }
         self.quiet.clear();
+        self.siblings = Siblings::default();
         self.followed = match leadership {
             Leadership::Leads => GroupTopics::new(),
             Leadership::Follows => topics_by_id(&self.topics),

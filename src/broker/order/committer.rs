@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::siblings::Siblings;
 use super::window::DedupWindow;
 use crate::broker::announced::Announced;
 use crate::broker::arriving::ArrivingGroups;
@@ -47,6 +48,8 @@ pub(crate) struct Committer {
     pub(crate) elsewhere: Option<ForwardQueue>,
     /// Told of each group that is shown.
     pub(crate) arriving: ArrivingGroups,
+    /// The publishes that the next group waits for, in a fleet.
+    pub(crate) siblings: Siblings,
     /// What was left to another node, and is decided here after all, before anything else.
     pub(crate) returned: VecDeque<Forwarded>,
     /// All topics that have an id, while another node leads; otherwise empty.

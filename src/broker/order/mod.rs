@@ -12,8 +12,8 @@
 //! positions. `placed.rs` gives out no numbers: it finds the repeated events of a publish, and,
 //! once the draft has given the numbers, builds the blocks and the acknowledgement. `changes.rs`
 //! creates, changes and deletes topics, `steps.rs` does the steps of maintenance, and `window.rs`
-//! remembers ids. `visible.rs` shows a group that the log has, and `apply.rs` takes groups that
-//! another node of a fleet has decided.
+//! remembers ids. `visible.rs` shows a group that the log has. In a fleet, `siblings.rs` waits a
+//! moment for publishers, and `apply.rs` takes groups that another node has decided.
 //!
 //! # Why
 //!
@@ -27,16 +27,20 @@ pub(super) mod committer;
 mod draft;
 mod gathered;
 mod placed;
+pub(super) mod siblings;
 mod steps;
 #[cfg(test)]
 mod tests;
 mod visible;
 pub(super) mod window;
 
+use std::time::Instant;
+
 use tracing::error;
 
 use self::committer::{Committer, stored};
 use self::draft::Draft;
+use self::siblings::Siblings;
 use crate::broker::failure::PanicGuard;
 use crate::broker::queue::{Queued, QueuedPublish};
 use crate::broker::report::LogReached;
@@ -62,8 +66,10 @@ impl Committer {
         loop {
             if next.is_none() && self.steps.is_empty() {
                 next = self.next_returned().or_else(|| self.commands.blocking_recv());
-                if next.is_none() {
-                    return; // Every handle is gone.
+                match &next {
+                    None => return, // Every handle is gone.
+                    Some(Queued::Publish(_)) => self.siblings.wait(|| 1 + self.commands.len()),
+                    Some(_) => {}
                 }
             }
             let mut gathered = self.gather(next.take());
@@ -95,6 +101,7 @@ impl Committer {
     /// Commits `requests` as one group, and answers them. Returns the number of appended blocks.
     fn publish(&mut self, requests: Vec<QueuedPublish>, now: Timestamp) -> usize {
         self.window.expire(now);
+        let count = requests.len();
         let mut draft = Draft::new(self.next_id);
         for request in requests {
             draft.place(self, request, now);
@@ -109,7 +116,12 @@ impl Committer {
         draft.retain(self, now);
         let mut group = draft.finish(now);
         let durability = self.log.durability(group.durability);
+        let began = Instant::now();
         let outcome = self.commit(&mut group);
+        if self.elsewhere.is_some() {
+            let came = self.commands.len();
+            self.siblings = Siblings::after(count, came, began.elapsed());
+        }
         let appended = group.appended.len();
         match &outcome {
             Ok(()) => {
