@@ -218,7 +218,7 @@ impl Keeper {
     pub(super) async fn catch_up(&mut self) -> Result<()> {
         if let Some(AskedBatch { commands, answer }) = self.led.asked.take() {
             let answer = tokio::time::timeout(MAX_LAST_ANSWER, answer).await;
-            let answer = answer.map_or_else(|_| Err(unknown("the leader is gone")), flat);
+            let answer = answer.map_or_else(|_| Err(lost("it is gone")), flat);
             self.answered(commands, answer);
         }
         loop {
@@ -237,7 +237,7 @@ impl Keeper {
         self.answer_reached();
         for AnsweredBatch { answers, .. } in std::mem::take(&mut self.led.answered) {
             let refuse = |(command, _): (KeeperCommand, _)| {
-                command.refuse(unknown("the leader has changed"));
+                command.refuse(lost("another node leads"));
             };
             answers.into_iter().for_each(refuse);
         }
@@ -287,6 +287,10 @@ fn flat(outcome: Result<Result<Bytes>, JoinError>) -> Result<Bytes> {
 
 fn unknown(problem: &'static str) -> Error {
     Error::OutcomeUnknown(std::io::Error::other(problem).into())
+}
+
+fn lost(why: &'static str) -> Error {
+    Error::LeaderLost(std::io::Error::other(why).into())
 }
 
 /// Waits until a time, or for ever without one.

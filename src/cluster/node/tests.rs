@@ -490,8 +490,8 @@ async fn while_the_engine_is_away_reading_goes_on_and_writing_comes_back() {
     fleet.close().await;
 }
 
-/// Goal: after a silence of the engine that is longer than the lease, all nodes know who leads, also
-/// if the leader leads on.
+/// Goal: after a silence of the engine that is longer than the lease, all nodes know who leads,
+/// also if the leader leads on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_silent_and_leads_on_is_known_again() {
     let (fleet, links) = TestFleet::begun(LEASE).await;

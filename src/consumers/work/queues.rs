@@ -394,7 +394,7 @@ impl Hold {
             Err(error) => error,
             Ok(()) if !broker.leads() => {
                 let problem = "this node leads its fleet no longer";
-                Error::OutcomeUnknown(std::io::Error::other(problem).into())
+                Error::LeaderLost(std::io::Error::other(problem).into())
             }
             Ok(()) => Error::invalid("consumer", "was deleted"),
         }

@@ -105,9 +105,9 @@ async fn work_is_pulled_at_one_node_and_settled_at_another() {
     until(one, crew, is_done).await;
 }
 
-/// Goal: a ticket for one use that one node has made opens one WebSocket in the whole fleet, and one
-/// for streams opens them at each node, also when the leader has died. Those for one use that were
-/// not used die with the leader.
+/// Goal: a ticket for one use that one node has made opens one WebSocket in the whole fleet, and
+/// one for streams opens them at each node, also when the leader has died. Those for one use that
+/// were not used die with the leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tickets_of_one_node_are_good_at_the_others_and_those_for_one_use_once() {
     let key = format!("lok_{:x>43}", "u");

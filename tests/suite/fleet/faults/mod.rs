@@ -44,9 +44,10 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// Goal: whatever of a fleet dies, stands still, is wiped, cut off, full or wrong about the time, each acknowledged event is there once,
-/// at the same place on all nodes and in the stream; readers miss nothing and get nothing twice,
-/// whichever node they go on at; all nodes hold the same; and one node has led in each term.
+/// Goal: whatever of a fleet dies, stands still, is wiped, cut off, full or wrong about the time,
+/// each acknowledged event is there once, at the same place on all nodes and in the stream; readers
+/// miss nothing and get nothing twice, whichever node they go on at; all nodes hold the same; and
+/// one node has led in each term.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_that_is_broken_loses_nothing() {
     let Some(program) = NatsProgram::all().pop() else { return };

@@ -1,5 +1,5 @@
 //! The records of a fleet's stream, read from the engine and decoded here once more, by their
-//! documented form: `src/cluster/record.rs`, `src/cluster/group_form.rs`, `src/log/block_header.rs`.
+//! documented form: `record.rs` and `group_form.rs` in `src/cluster`, `src/log/block_header.rs`.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
