@@ -500,9 +500,9 @@ async fn a_leader_that_was_silent_and_leads_on_is_known_again() {
     fleet.leader_is_known().await;
     links.iter().for_each(|link| link.cut(2 * LEASE));
     let nobody_leads = || {
-        let followers = fleet.running().filter(|node| !node.leads());
+        let mut followers = fleet.running().filter(|node| !node.leads());
         let knows = |node: &TestNode| node.node.status().borrow().leader.is_some();
-        (!followers.map(knows).any(|knows| knows)).then_some(())
+        (!followers.any(knows)).then_some(())
     };
     wait_for(nobody_leads).await;
     fleet.leader_is_known().await;
