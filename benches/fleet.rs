@@ -1,7 +1,7 @@
 //! What does a fleet of three nodes over three NATS servers cost beside one broker alone, and what
-//! does JetStream do by itself? All run on this machine; NATS syncs before it acknowledges, where it
-//! can, and keeps three replicas. The real binary is measured: publishes at the node that leads and
-//! at one that forwards, how far a node is behind the leader, and how fast it serves readers.
+//! does JetStream do by itself? All run on this machine; NATS syncs before it acknowledges, where
+//! it can, and keeps three replicas. The real binary is measured: publishes at the node that leads
+//! and at one that forwards, how far a node is behind the leader, and how fast it serves readers.
 //! `cargo bench --bench fleet` measures, and `cargo test --benches` runs it tiny. The program is
 //! `nats-server` of the PATH, or `LEFTOFF_NATS_SERVER`; without one the bench says that it is
 //! skipped.

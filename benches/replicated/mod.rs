@@ -1,5 +1,5 @@
-//! The parts of the bench of a fleet: its nodes, the stream that JetStream is measured with, and how
-//! far one node is behind another.
+//! The parts of the bench of a fleet: its nodes, the stream that JetStream is measured with, and
+//! how far one node is behind another.
 
 pub(crate) mod jetstream;
 pub(crate) mod lag;

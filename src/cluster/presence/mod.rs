@@ -1,7 +1,7 @@
 //! Who is present at the other nodes of a fleet: each node tells the others which members it has.
 //!
 //! ```text
-//! members here ──▶ what changed, at once ──▶ ┐            ┌─▶ members elsewhere, as if they were here
+//! members here ──▶ what changed, at once ──▶ ┐            ┌─▶ members elsewhere, as if here
 //!             └──▶ all, again and again ───▶ ┴─ messages ─┘
 //! ```
 //!
