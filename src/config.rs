@@ -27,6 +27,8 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "fleet")]
+use tokio::sync::watch;
 use tracing::warn;
 
 use self::setting::Setting;
@@ -38,7 +40,7 @@ use crate::broker::{
     TopicDefaults,
 };
 #[cfg(feature = "fleet")]
-use crate::cluster::FleetConfig;
+use crate::cluster::{FleetConfig, FleetLeader, JoiningState};
 use crate::consumers::ConsumersConfig;
 use crate::edge::{FollowConfig, RatesConfig};
 use crate::error::{Error, Result};
@@ -53,6 +55,10 @@ const ENVIRONMENT_PREFIX: &str = "LEFTOFF_";
 
 /// Variables with the prefix that are no settings: the command line reads them.
 const OTHER_VARIABLES: [&str; 4] = ["server", "config", "log_filter", "token"];
+
+/// The longest stop of a server that says how far a node is, in milliseconds.
+#[cfg(feature = "fleet")]
+const JOINING_SHUTDOWN_MS: u64 = 500;
 
 /// The section whose names are topic patterns. They are not known in advance.
 const PATTERNS_SECTION: &str = "topics.";
@@ -211,6 +217,28 @@ impl Config {
         #[cfg(feature = "webhooks")]
         let builder = builder.webhooks(self.webhooks.clone());
         builder
+    }
+
+    /// Returns a server for the time in which the node is opened, at the addresses of the settings.
+    /// It says how the node is, by `/readyz`, `/v1/cluster` and `/metrics`, and refuses all else
+    /// for now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::in_memory`].
+    #[cfg(feature = "fleet")]
+    pub fn joining_server(&self, state: watch::Receiver<JoiningState>) -> Result<ServerBuilder> {
+        let broker = Broker::in_memory(&self.open_config())?;
+        let (node, address) = (self.fleet.node.clone(), self.fleet.advertise.clone());
+        let node = FleetLeader { node, incarnation: 0, address };
+        // The addresses are soon needed for the node itself.
+        let shutdown_ms = self.server.shutdown_ms.min(JOINING_SHUTDOWN_MS);
+        let server = self.server.clone().with(|server| server.shutdown_ms = shutdown_ms);
+        let builder = Server::builder(broker)
+            .config(server)
+            .access(self.access.clone())
+            .rates(self.rates.clone());
+        Ok(builder.joining(self.fleet.name.clone(), node, state))
     }
 
     /// Returns the settings with which a broker is opened.

@@ -384,7 +384,7 @@ async fn read_stored(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<
 
 /// Returns the blocks that hold some of `sequences`, in order, up to about `max_bytes`: at least
 /// one, if there is one.
-fn stored_blocks(
+pub(super) fn stored_blocks(
     log: &dyn Log,
     id: TopicId,
     sequences: Range<Sequence>,

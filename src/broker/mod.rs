@@ -30,6 +30,8 @@ mod closing;
 mod command;
 mod config;
 mod dedup;
+#[cfg(feature = "http")]
+mod digests;
 mod ending;
 mod ephemeral;
 mod failure;

@@ -1,12 +1,17 @@
-//! `leftoff check`: reads and verifies everything, and changes nothing.
+//! `leftoff check`: reads and verifies everything, and changes nothing; or compares two logs.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use leftoff::log::{Checking, check, repair};
+use leftoff::cursor::Position;
+use leftoff::log::{CheckReport, Checking, check, digest, repair};
+use tempfile::TempDir;
 
+use super::client::ServerArgs;
+use super::comparing::{ComparedLog, compare};
+use super::credential::CredentialArgs;
 use super::failure::{CliError, CliResult, ExitReason};
 use super::settings::load;
 
@@ -14,7 +19,7 @@ use super::settings::load;
 ///
 /// No broker may have the directory open. The check reads a copy, which takes as much space as the
 /// log and is removed afterwards. The exit code is 3 if anything is damaged and no `--repair` is
-/// given.
+/// given, or if `--against` finds a difference.
 #[derive(Debug, Args)]
 pub(super) struct CheckCommand {
     /// The data directory [default: the one in the settings, as for `serve`]
@@ -30,26 +35,79 @@ pub(super) struct CheckCommand {
     /// The directory for the copy [default: the system's directory for temporary files]
     #[arg(long, value_name = "DIR")]
     scratch_dir: Option<PathBuf>,
+    /// Compare the events and settings of each topic with those of a running broker, such as
+    /// another node of the fleet, up to the last position that both have. With several URLs these
+    /// brokers are compared with the first one, and no directory is read. Whoever asks must be
+    /// permitted to administer
+    #[arg(long, value_name = "URL", num_args = 1.., conflicts_with = "repair")]
+    against: Vec<String>,
+    /// A file with the certificates in PEM that https:// brokers are trusted by
+    #[arg(long, value_name = "FILE", requires = "against")]
+    ca: Option<PathBuf>,
+    #[command(flatten)]
+    credential: CredentialArgs,
 }
 
 impl CheckCommand {
-    pub(super) fn run(self) -> CliResult {
-        let data_dir = match self.data_dir {
-            Some(named) => named,
+    /// Whether brokers are asked.
+    pub(super) fn compares(&self) -> bool {
+        !self.against.is_empty()
+    }
+
+    /// Returns the data directory, and a new one for the copy.
+    fn directories(&self) -> CliResult<(PathBuf, TempDir)> {
+        let data_dir = match &self.data_dir {
+            Some(named) => named.clone(),
             None => load(self.config.as_deref(), &[])?.data_dir,
         };
-        let parent = self.scratch_dir.unwrap_or_else(std::env::temp_dir);
+        let parent = self.scratch_dir.clone().unwrap_or_else(std::env::temp_dir);
         let scratch = tempfile::Builder::new().prefix("leftoff-check-").tempdir_in(parent)?;
-        let bar = progress_bar();
-        let progress = |checking| {
-            let (message, done, total) = match checking {
-                Checking::Copied(done, total) => ("copying bytes", done, total),
-                Checking::Read(done, total) => ("reading bytes", done, total),
-            };
-            bar.set_message(message);
-            bar.set_length(total);
-            bar.set_position(done);
+        Ok((data_dir, scratch))
+    }
+
+    /// Compares with running brokers.
+    pub(super) async fn compare(self) -> CliResult {
+        let mut brokers = Vec::new();
+        for url in &self.against {
+            let server = ServerArgs::at(url.clone(), &self.credential).trusting(self.ca.clone());
+            let channel = server.channel().await?;
+            let last = ComparedLog::last_position(&channel).await?;
+            brokers.push((ComparedLog::Broker { url: url.clone(), channel }, last));
+        }
+        let all = brokers.iter().map(|(_, last)| *last).min().unwrap_or(0);
+        let (one, through) = match brokers.len() {
+            1 => {
+                let (directory, scratch) = self.directories()?;
+                let bar = progress_bar();
+                let shown = bar.clone();
+                let digested = tokio::task::spawn_blocking(move || {
+                    let through = Position::new(all);
+                    digest(&directory, scratch.path(), through, |it| show(&shown, it))
+                });
+                let (report, topics) = digested.await.map_err(std::io::Error::other)??;
+                bar.finish_and_clear();
+                refuse_damage(&report)?;
+                (ComparedLog::of_topics(topics), all.min(report.last_position))
+            }
+            _ => (brokers.remove(0).0, all),
         };
+        let mut differing = 0;
+        for (other, _) in &brokers {
+            let (text, count) = compare(&one, other, through).await?;
+            differing += count;
+            let lines = format!("up to position {through}, against {}:\n{text}", other.name());
+            std::io::stdout().write_all(lines.as_bytes())?;
+        }
+        match differing {
+            0 => Ok(()),
+            count => Err(CliError::new(ExitReason::Damage, format!("{count} topics differ"))),
+        }
+    }
+
+    pub(super) fn run(self) -> CliResult {
+        let (data_dir, scratch) = self.directories()?;
+        let bar = progress_bar();
+        let progress = |checking| show(&bar, checking);
         let report = match &self.repair {
             None => check(&data_dir, scratch.path(), progress)?,
             Some(repaired) => repair(&data_dir, scratch.path(), repaired, progress)?,
@@ -86,6 +144,23 @@ impl CheckCommand {
         let message = format!("{} damaged places", report.damage.len());
         Err(CliError::new(ExitReason::Damage, message))
     }
+}
+
+fn show(bar: &ProgressBar, checking: Checking) {
+    let (message, done, total) = match checking {
+        Checking::Copied(done, total) => ("copying bytes", done, total),
+        Checking::Read(done, total) => ("reading bytes", done, total),
+    };
+    bar.set_message(message);
+    bar.set_length(total);
+    bar.set_position(done);
+}
+
+/// Refuses to compare a log that is damaged.
+fn refuse_damage(report: &CheckReport) -> CliResult {
+    let Some(damage) = report.damage.first() else { return Ok(()) };
+    let message = format!("{} damaged places, the first one: {damage}", report.damage.len());
+    Err(CliError::new(ExitReason::Damage, message))
 }
 
 fn progress_bar() -> ProgressBar {

@@ -62,6 +62,11 @@ impl ServerArgs {
         Self { server: url, ca: None, credential: credential.clone(), retry_seconds: 0 }
     }
 
+    /// Returns the options with a file of certificates that an `https://` server is trusted by.
+    pub(super) fn trusting(self, ca: Option<PathBuf>) -> Self {
+        Self { ca, ..self }
+    }
+
     /// Returns a client of the server, which connects when it is used. Warns once if the credential
     /// goes to another machine without TLS.
     ///

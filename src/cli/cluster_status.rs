@@ -4,17 +4,11 @@ use std::fmt::Write as _;
 use std::io::Write;
 
 use clap::Args;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
-use tonic::body::Body;
-use tower::ServiceExt as _;
 
+use super::asking::get_json;
 use super::client::ServerArgs;
-use super::failure::{CliError, CliResult, ExitReason};
-
-/// The largest answer, in bytes.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+use super::failure::CliResult;
 
 /// Says how a node of a fleet is: what it does, who leads, and how far it is behind
 ///
@@ -30,43 +24,11 @@ pub(super) struct ClusterStatus {
 
 impl ClusterStatus {
     pub(super) async fn run(self) -> CliResult {
-        let told = self.ask().await?;
+        let told = get_json(&self.server.channel().await?, "/v1/cluster").await?;
         let text = if self.json { format!("{told}\n") } else { in_words(&told) };
         std::io::stdout().write_all(text.as_bytes())?;
         Ok(())
     }
-
-    async fn ask(&self) -> CliResult<Value> {
-        let channel = self.server.client().await?.channel().await;
-        let channel = channel.map_err(|error| self.server.in_words(error))?;
-        let request = Request::get("/v1/cluster").body(Body::empty());
-        let request = request.map_err(|error| failed(ExitReason::Other, &error.to_string()))?;
-        let answer = channel.oneshot(request).await;
-        let answer = answer.map_err(|error| failed(ExitReason::Unreachable, &error.to_string()))?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
-        let body = body.map_err(|error| failed(ExitReason::Unreachable, &error.to_string()))?;
-        let told: Option<Value> = serde_json::from_slice(&body.to_bytes()).ok();
-        match (status, told) {
-            (StatusCode::OK, Some(told)) if told["alone"].is_boolean() => Ok(told),
-            (status, told) => {
-                let detail = told.as_ref().and_then(|it| it["detail"].as_str());
-                let problem = format!(
-                    "the server answers {status} to GET /v1/cluster: {}",
-                    detail.unwrap_or("it may be no broker, or its address for gRPC")
-                );
-                let reason = match status.is_client_error() {
-                    true => ExitReason::Refused,
-                    false => ExitReason::Other,
-                };
-                Err(failed(reason, &problem))
-            }
-        }
-    }
-}
-
-fn failed(reason: ExitReason, problem: &str) -> CliError {
-    CliError::new(reason, problem)
 }
 
 /// Returns the answer of a node as lines for people.
@@ -96,11 +58,24 @@ fn in_words(told: &Value) -> String {
         ("behind", format!("{} records, {} ms", number("lag_records"), number("lag_ms"))),
         ("ready", told["not_ready"].as_str().map_or("yes".to_owned(), |why| format!("no: {why}"))),
     ];
-    let problems = [("problem", "problem"), ("engine", "engine_problem")]
+    let problems = [("problem", "problem"), ("engine", "engine_problem"), ("damage", "damage")]
         .map(|(name, field)| told[field].as_str().map(|problem| (name, problem.to_owned())));
     let mut text = String::new();
     for (name, value) in lines.into_iter().chain(problems.into_iter().flatten()) {
         let _infallible = writeln!(text, "{name:<9}{value}");
+    }
+    let repaired = &told["repaired"];
+    if repaired.is_object() {
+        let from = repaired["from"]
+            .as_str()
+            .map_or("the stream".to_owned(), |node| format!("a backup of {node}"));
+        let _infallible = writeln!(
+            text,
+            "repaired with {from}: {}; the damaged log, of {} bytes, is kept in {}",
+            word(&repaired["why"]),
+            repaired["kept_bytes"].as_u64().unwrap_or(0),
+            word(&repaired["kept_in"]),
+        );
     }
     for seen in told["nodes"].as_array().into_iter().flatten() {
         let _infallible = writeln!(text, "{}", seen_in_words(seen));
@@ -176,6 +151,18 @@ ready    yes
         (told["problem"], told["engine_problem"]) = (json!("a"), json!("b"));
         let said = in_words(&told);
         for line in ["leader   none", "ready    no: it is behind", "problem  a", "engine   b"] {
+            assert!(said.lines().any(|it| it == line), "{line}: {said}");
+        }
+        told["damage"] = json!("a page");
+        let kept = json!({ "at_ms": 5, "why": "its end", "from": "n1", "kept_bytes": 77,
+            "kept_in": "/data/damaged-5" });
+        told["repaired"] = kept;
+        let said = in_words(&told);
+        for line in [
+            "damage   a page",
+            "repaired with a backup of n1: its end; the damaged log, of 77 bytes, is kept in \
+             /data/damaged-5",
+        ] {
             assert!(said.lines().any(|it| it == line), "{line}: {said}");
         }
         let alone = in_words(&json!({ "alone": true, "version": "1.2.3" }));

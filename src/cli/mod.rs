@@ -3,6 +3,7 @@
 mod access;
 mod access_explain;
 mod access_revoke;
+mod asking;
 mod backup;
 mod bench;
 mod check;
@@ -11,6 +12,7 @@ mod cluster;
 mod cluster_check;
 mod cluster_status;
 mod compact;
+mod comparing;
 mod consumer;
 mod credential;
 mod diagnostics;
@@ -47,7 +49,7 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed
   2  wrong use of the command line
-  3  `check` found damage, `serve` refused a damaged log, or `cluster check` found what is unsafe
+  3  a check found damage, a difference or what is unsafe, or `serve` refused a damaged log
   4  the server cannot be reached
   5  the server, or a rule, refused the input
   130, 143  ended by SIGINT, by SIGTERM
@@ -117,7 +119,7 @@ pub(crate) fn main() -> ExitCode {
     let _first = leftoff::rustls::crypto::ring::default_provider().install_default();
     let outcome = match cli.command {
         // These commands block, and need no runtime.
-        CliCommand::Check(check) => check.run(),
+        CliCommand::Check(check) if !check.compares() => check.run(),
         CliCommand::Restore(restore) => restore.run(),
         CliCommand::Key(key) => key.run(),
         CliCommand::Token(token) => token.run(),
@@ -159,7 +161,7 @@ fn run_async(command: CliCommand) -> CliResult {
             CliCommand::Bench(bench) => bench.run().await,
             CliCommand::Backup(backup) => backup.run().await,
             CliCommand::Export(export) => export.run().await,
-            CliCommand::Check(check) => check.run(),
+            CliCommand::Check(check) => check.compare().await,
             CliCommand::Restore(restore) => restore.run(),
             CliCommand::Key(key) => key.run(),
             CliCommand::Token(token) => token.run(),

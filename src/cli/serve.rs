@@ -9,11 +9,10 @@ use std::path::PathBuf;
 use clap::Args;
 use leftoff::Broker;
 use leftoff::access::AccessMode;
-use leftoff::cluster::NodeStatus;
+use leftoff::cluster::FleetNode;
 use leftoff::config::Config;
 use leftoff::server::{CertificateReload, Protocols, Server, ServerBuilder, Shutdown};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::failure::{CliError, CliResult, ExitReason};
@@ -151,26 +150,45 @@ impl Serve {
             opened = open_node(&config) => opened?,
             () = shutdown.started() => return Ok(()), // It may wait for the engine for long.
         };
-        let watching = tokio::spawn(stop_if_behind(node.status(), shutdown.clone()));
-        let served = serve(config.server_of(broker).fleet(&node), &config, shutdown).await;
-        watching.abort();
-        let fell_behind = node.status().borrow().fell_behind;
+        let watching = tokio::spawn(stop_if_needed(&node, shutdown.clone()));
+        let server = config.server_of(broker).fleet(&node);
+        let served = serve(server, &config, shutdown.clone()).await;
+        shutdown.start(); // If it could not serve at all, nobody has said so.
+        let why = watching.await.ok().flatten();
         node.close().await;
         served?;
-        if fell_behind {
-            let problem = "this node was away for too long, and needs a backup of another node: \
-                start it again, and it loads one";
-            return Err(CliError::new(ExitReason::Other, problem.to_owned()));
+        match why {
+            Some(why) => {
+                let problem = format!(
+                    "this node {why}, and needs a backup of another node: start it again, and it \
+                     loads one"
+                );
+                Err(CliError::new(ExitReason::Other, problem))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
-/// Stops the server when the node cannot catch up with its fleet: the next start loads a backup of
-/// another node.
-async fn stop_if_behind(mut status: watch::Receiver<NodeStatus>, shutdown: Shutdown) {
-    if status.wait_for(|status| status.fell_behind).await.is_ok() {
+/// Stops the server when the node needs a backup of another node: it cannot catch up with its
+/// fleet, or is damaged and takes no part. The next start loads one. Returns which of these it is;
+/// `None` if the server is stopped for another reason.
+fn stop_if_needed(
+    node: &FleetNode,
+    shutdown: Shutdown,
+) -> impl Future<Output = Option<&'static str>> + Send + 'static {
+    let (mut status, repairable) = (node.status(), node.repairable());
+    async move {
+        let why = tokio::select! {
+            biased;
+            behind = status.wait_for(|status| status.fell_behind) => {
+                behind.ok().map(|_| "was away for too long")
+            }
+            () = repairable => Some("has a damaged log"),
+            () = shutdown.started() => None,
+        };
         shutdown.start();
+        why
     }
 }
 

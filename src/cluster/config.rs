@@ -19,6 +19,9 @@ const LEAST_SECRET_BYTES: usize = 16;
 /// The least bytes that a bounded stream keeps: some of the largest records.
 const LEAST_STREAM_BYTES: u64 = 64 << 20;
 
+/// The longest time for which records are kept: 30 days.
+const MAX_KEEP_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
 /// The largest file with a secret, in bytes.
 const MAX_SECRET_FILE_BYTES: u64 = 64 << 10;
 
@@ -41,6 +44,10 @@ pub struct FleetConfig {
     /// The silence of the leader, in milliseconds, after which another node leads. 100 to 60,000.
     /// Default: 3,000.
     pub lease_ms: u64,
+    /// The least time, in milliseconds, for which the stream keeps a record: a node that was away
+    /// for less catches up without a backup of another node. Up to 2,592,000,000, which is 30
+    /// days. Default: 3,600,000, an hour.
+    pub keep_ms: u64,
     /// The secret by which the nodes know each other, the same on all: 16 bytes or more. Required
     /// in a fleet with `access.mode = "required"`. Default: none.
     pub secret: Option<Secret>,
@@ -88,6 +95,7 @@ impl Default for FleetConfig {
             node: String::new(),
             advertise: String::new(),
             lease_ms: 3_000,
+            keep_ms: 60 * 60 * 1_000,
             secret: None,
             secret_file: None,
             nodes_ca: None,
@@ -126,6 +134,7 @@ impl FleetConfig {
     pub fn validate(&self) -> Result<()> {
         all_within(&[
             ("fleet.lease_ms", self.lease_ms, 100, 60_000),
+            ("fleet.keep_ms", self.keep_ms, 0, MAX_KEEP_MS),
             ("fleet.max_stream_bytes", self.max_stream_bytes, 0, 1 << 50),
             ("fleet.max_members_elsewhere", self.max_members_elsewhere, 0, 10_000_000),
         ])?;
@@ -227,6 +236,7 @@ impl FleetConfig {
             secret: self.node_secret()?,
             ca_pem: self.nodes_ca.as_deref().map(read_certificates).transpose()?,
             lease: Duration::from_millis(self.lease_ms),
+            keep: Duration::from_millis(self.keep_ms),
             max_members_elsewhere: self.max_members_elsewhere as usize,
             ..NodeConfig::new(self.node.clone())
         })
@@ -393,6 +403,9 @@ mod tests {
         refused(&["fleet.node", "0 bytes", "128"], |it| it.node.clear());
         refused(&["fleet.node", "129 bytes"], |it| it.node = "n".repeat(129));
         refused(&["fleet.lease_ms", "99", "100 and 60000"], |it| it.lease_ms = 99);
+        refused(&["fleet.keep_ms", "2592000001", "0 and 2592000000"], |it| {
+            it.keep_ms = 2_592_000_001;
+        });
         refused(&["fleet.replicas", "2 is not 1, 3 or 5"], |it| it.replicas = 2);
         refused(&["fleet.max_stream_bytes", "1 is below 67108864"], |it| it.max_stream_bytes = 1);
         for url in ["", "n1:4280", "ftp://n1", "http://", "https://n1:4280/x", "http://a@n1"] {
@@ -457,6 +470,8 @@ mod tests {
     #[test]
     fn the_settings_reach_the_node_and_nats() {
         let mut config = fleet();
+        config.keep_ms = 7_000;
+        assert_eq!(config.node_config().unwrap().keep, Duration::from_secs(7));
         config.nats_password = Some(Secret::from("p"));
         config.nats_user = "u".to_owned();
         (config.nats_cert, config.nats_key) = (Some("c".into()), Some("k".into()));

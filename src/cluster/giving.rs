@@ -46,6 +46,8 @@ struct Giving {
     backup: Backup,
     /// The bytes that were read and not sent yet.
     read: Bytes,
+    /// The bytes that were sent.
+    sent_bytes: u64,
     is_told: bool,
     _load: OwnedSemaphorePermit,
 }
@@ -95,7 +97,7 @@ impl Joining for JoiningService {
             return Err(Status::unavailable("this node has nothing of the fleet yet"));
         }
         let (log, read) = (self.log.clone(), Bytes::new());
-        let giving = Giving { log, backup, read, is_told: false, _load: load };
+        let giving = Giving { log, backup, read, sent_bytes: 0, is_told: false, _load: load };
         let responses = stream::try_unfold(giving, |mut giving| async {
             let response = giving.next().await?;
             Ok(response.map(|response| (response, giving)))
@@ -123,10 +125,15 @@ impl Giving {
             let reached = tokio::task::spawn_blocking(move || log.applied());
             let reached = reached.await.map_err(|_| Status::unavailable("stopping"))??;
             let reached = Some(reached.map_or(0, |reached| reached.stream));
-            let content = Bytes::new();
-            return Ok(Some(LoadBackupResponse { content, expected_bytes, applied, reached }));
+            let (content, offset_bytes) = (Bytes::new(), Some(self.sent_bytes));
+            let last =
+                LoadBackupResponse { content, expected_bytes, applied, reached, offset_bytes };
+            return Ok(Some(last));
         }
         let content = self.read.split_to(self.read.len().min(PIECE_BYTES));
-        Ok(Some(LoadBackupResponse { content, expected_bytes, applied, reached: None }))
+        let offset_bytes = Some(self.sent_bytes);
+        self.sent_bytes += content.len() as u64;
+        let reached = None;
+        Ok(Some(LoadBackupResponse { content, expected_bytes, applied, reached, offset_bytes }))
     }
 }

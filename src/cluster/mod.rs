@@ -82,6 +82,6 @@ pub use node::{FleetEngine, FleetNode, NodeConfig, NodeOpenError, open};
 pub use peers::{MAX_PEERS, PeerReport, PeerStatus, PeerWatch, SILENT_LEASES, SeenPeer};
 pub use record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 pub use replicated_log::ReplicatedLog;
-pub use status::{NodeRole, NodeStatus};
+pub use status::{NodeRole, NodeStatus, RepairedLog};
 pub use view::{FleetView, ForwardedCommands};
 pub use writer::{Leading, NotDecided, StreamWriter, WriterConfig};

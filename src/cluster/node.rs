@@ -38,12 +38,13 @@ use super::record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 use super::replicated_log::ReplicatedLog;
 use super::role::{LedBroker, RoleParts, RoleTask};
 use super::signed_messages::SignedMessages;
-use super::status::{NodeRole, NodeStatus};
+use super::status::{NodeRole, NodeStatus, RepairedLog};
 use super::stream::{Stream, StreamError, StreamFuture, StreamSequence};
 use super::upkeep::{NodeUpkeep, UpkeepParts};
 use super::view::FleetView;
 use super::writer::{StreamWriter, WriterConfig};
 use crate::broker::{Broker, FollowerConfig, ForwardQueue, Leadership, OpenConfig};
+use crate::cursor::Epoch;
 use crate::error::{Error, Result};
 use crate::log::{Group, Log};
 use crate::secret::Secret;
@@ -57,6 +58,9 @@ const MAX_LEASE: Duration = Duration::from_secs(60);
 
 /// The longest time for which records are kept.
 const MAX_KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The least time after which a node whose log is damaged looks for a backup once more.
+const REPAIR_AGAIN: Duration = Duration::from_secs(5 * 60);
 
 const FOREIGN_LOG: &str = "the log has events and no place in the stream of a fleet: it is of a \
     broker that was alone, or has lost data to damage; take an empty data directory";
@@ -149,6 +153,14 @@ pub enum NodeOpenError {
     /// No backup of another node could be loaded; why the last one could not.
     #[error("no backup of another node can be loaded: {0}")]
     NotLoaded(String),
+    /// The log is damaged so that it does not open.
+    #[error("{error}; no backup of another node could be loaded: {problem}")]
+    Damaged {
+        /// The damage.
+        error: Error,
+        /// Why no backup could be loaded.
+        problem: String,
+    },
     /// The node stopped before it had all that it needs to serve.
     #[error("this node takes no part in its fleet: {0}")]
     Stopped(String),
@@ -187,6 +199,8 @@ impl LedBroker for ForwardingBroker {
 /// if the process had ended; [`Self::close`] ends them in order.
 pub struct FleetNode {
     broker: Broker,
+    log: Arc<ReplicatedLog>,
+    status: Arc<watch::Sender<NodeStatus>>,
     writer: StreamWriter,
     view: FleetView,
     upkeep: NodeUpkeep,
@@ -352,11 +366,11 @@ async fn open_with(
                 broker: broker.clone(),
                 forwarding: forwarding.clone(),
             }),
-            log,
+            log: log.clone(),
             stream,
             clock,
             writer: writer.clone(),
-            status,
+            status: status.clone(),
             stopping: stopping.clone(),
             retiring: retiring.clone(),
             node,
@@ -370,6 +384,8 @@ async fn open_with(
     }
     let node = FleetNode {
         broker: broker.clone(),
+        log,
+        status,
         writer,
         view,
         upkeep,
@@ -387,6 +403,55 @@ impl FleetNode {
     /// Returns how the node is; changes are told.
     pub fn status(&self) -> watch::Receiver<NodeStatus> {
         self.view.status.clone()
+    }
+
+    /// Has the node tell that its log is damaged, and which log was replaced before because of
+    /// damage.
+    pub(super) fn show_damage(&self, damage: Option<&str>, repaired: Option<RepairedLog>) {
+        self.status.send_modify(|status| {
+            if let Some(damage) = damage {
+                status.damage = Some(damage.to_owned());
+            }
+            status.repaired = repaired;
+        });
+    }
+
+    /// Returns the epoch of the fleet; `None` if the log is of no fleet.
+    pub(super) fn fleet_epoch(&self) -> Option<Epoch> {
+        let takes_part = self.view.status.borrow().role != NodeRole::Stopped;
+        takes_part.then(|| self.log.epoch())
+    }
+
+    /// Returns the first damage of the log that a reader meets, once one has.
+    pub(super) fn found_damage(&self) -> watch::Receiver<Option<String>> {
+        self.log.damage()
+    }
+
+    /// Adds a task that ends with the node.
+    pub(super) fn add_task(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push(tokio::spawn(task));
+    }
+
+    /// Waits until the log of this node is so damaged that it takes no part in the fleet, and
+    /// another node can give a backup. Then the node is to be closed and opened again
+    /// ([`open_in`](super::open_in)).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: nothing is changed.
+    pub fn repairable(&self) -> impl Future<Output = ()> + Send + 'static {
+        let view = self.view();
+        async move {
+            loop {
+                // A node that was just opened has looked for a backup.
+                tokio::time::sleep(REPAIR_AGAIN.max(view.lease * 20)).await;
+                let status = view.status();
+                let is_out = status.role == NodeRole::Stopped && status.damage.is_some();
+                if is_out && view.has_helper() {
+                    return;
+                }
+            }
+        }
     }
 
     /// Returns the node as it is shown, for a server.

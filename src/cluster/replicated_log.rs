@@ -24,6 +24,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::chain::StreamPlace;
 use super::clock::SteadyClock;
 use super::group_form;
@@ -45,6 +47,8 @@ pub struct ReplicatedLog {
     writer: StreamWriter,
     clock: Arc<dyn SteadyClock>,
     kept: Mutex<LocalPlace>,
+    /// The first damage that a reader has met.
+    damage: watch::Sender<Option<String>>,
 }
 
 /// How far the local log is.
@@ -80,7 +84,27 @@ impl ReplicatedLog {
             }
         };
         let kept = LocalPlace { applied, synced, synced_at: clock.now() };
-        Ok(Self { local, epoch, writer, clock, kept: Mutex::new(kept) })
+        let (damage, _) = watch::channel(None);
+        Ok(Self { local, epoch, writer, clock, kept: Mutex::new(kept), damage })
+    }
+
+    /// Returns the first damage of the local log that a reader meets, once one has.
+    pub(super) fn damage(&self) -> watch::Receiver<Option<String>> {
+        self.damage.subscribe()
+    }
+
+    /// Returns what a reader gets, and keeps in mind that the local log is damaged, if it is.
+    pub(super) fn noted<T>(&self, read: Result<T>) -> Result<T> {
+        if let Err(error @ (Error::Damaged { .. } | Error::DamagedLog { .. })) = &read {
+            self.damage.send_if_modified(|damage| {
+                let is_new = damage.is_none();
+                if is_new {
+                    *damage = Some(error.to_string());
+                }
+                is_new
+            });
+        }
+        read
     }
 
     /// Returns the place up to which the local log has applied the stream, and would still have
@@ -188,7 +212,7 @@ impl Log for ReplicatedLog {
     }
 
     fn check_writable(&self, group: &Group) -> Result<()> {
-        self.local.check_writable(group)
+        self.noted(self.local.check_writable(group))
     }
 
     fn make_durable(&self) -> Result<()> {
@@ -196,7 +220,7 @@ impl Log for ReplicatedLog {
     }
 
     fn check_appendable(&self, topic: &StoredTopic) -> Result<()> {
-        self.local.check_appendable(topic)
+        self.noted(self.local.check_appendable(topic))
     }
 
     /// Writes `group`, as the contract says. A group without a place is appended to the stream
@@ -227,7 +251,7 @@ impl Log for ReplicatedLog {
         below: Sequence,
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
-        self.local.read(topic, from, below, max_bytes)
+        self.noted(self.local.read(topic, from, below, max_bytes))
     }
 
     fn read_ahead(
@@ -238,7 +262,7 @@ impl Log for ReplicatedLog {
         max_bytes: usize,
         more_bytes: usize,
     ) -> Result<ReadAhead> {
-        self.local.read_ahead(topic, sequences, before, max_bytes, more_bytes)
+        self.noted(self.local.read_ahead(topic, sequences, before, max_bytes, more_bytes))
     }
 
     fn stored_blocks(
@@ -247,11 +271,11 @@ impl Log for ReplicatedLog {
         sequences: Range<Sequence>,
         max_parts: usize,
     ) -> Result<Vec<StoredBlock>> {
-        self.local.stored_blocks(topic, sequences, max_parts)
+        self.noted(self.local.stored_blocks(topic, sequences, max_parts))
     }
 
     fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
-        self.local.last_below(topic, sequence)
+        self.noted(self.local.last_below(topic, sequence))
     }
 
     fn seek(
@@ -261,10 +285,10 @@ impl Log for ReplicatedLog {
         earliest: Sequence,
         tail: Sequence,
     ) -> Result<Sequence> {
-        self.local.seek(topic, seek, earliest, tail)
+        self.noted(self.local.seek(topic, seek, earliest, tail))
     }
 
     fn is_whole(&self, topic: TopicId, extent: &Extent) -> Result<bool> {
-        self.local.is_whole(topic, extent)
+        self.noted(self.local.is_whole(topic, extent))
     }
 }

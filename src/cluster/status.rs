@@ -1,5 +1,6 @@
 //! How a node of a fleet is, as plain data.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -7,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::lag::FleetLag;
 use super::record::FleetLeader;
 use super::stream::StreamSequence;
+use crate::log::{AsideLog, AsideNote};
 
-/// What a node does at the moment. In JSON: `following`, `leading`, `joining`, `stopped`.
+/// What a node does at the moment. In JSON: `following`, `leading`, `joining`, `stopped`,
+/// `unknown`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeRole {
@@ -22,6 +25,31 @@ pub enum NodeRole {
     /// It takes no part in the fleet any more, until it is opened again. It still serves readers
     /// what it has. [`NodeStatus::problem`] says why; there is none if the node was closed.
     Stopped,
+    /// It does what this version does not know: the node is of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A damaged log that was replaced by a backup of another node, and is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepairedLog {
+    /// The time of that, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What was damaged.
+    pub why: String,
+    /// The node whose backup was loaded; `None` if the log was made anew from the stream.
+    pub from: Option<String>,
+    /// The directory in which the damaged log is kept. It may be removed.
+    pub kept_in: PathBuf,
+    /// The size of its files, in bytes.
+    pub kept_bytes: u64,
+}
+
+impl From<AsideLog> for RepairedLog {
+    fn from(aside: AsideLog) -> Self {
+        let AsideLog { note: AsideNote { at_ms, why, peer }, directory, size_bytes } = aside;
+        Self { at_ms, why, from: peer, kept_in: directory, kept_bytes: size_bytes }
+    }
 }
 
 /// How a node is.
@@ -60,6 +88,11 @@ pub struct NodeStatus {
     /// What is wrong with the nodes as this one hears them: two processes with one name, messages
     /// that do not pass.
     pub peers_problem: Option<String>,
+    /// How the log of the node is damaged; `None` if no damage was found. Opened again with
+    /// [`open_in`](super::open_in), the node loads a backup of another one.
+    pub damage: Option<String>,
+    /// The damaged log that was replaced last, as long as it is kept.
+    pub repaired: Option<RepairedLog>,
     /// For how long the node is behind.
     pub(super) lag: FleetLag,
 }
@@ -111,7 +144,7 @@ impl NodeStatus {
                 self.lag.still(now).as_millis()
             )),
             NodeRole::Joining => Err("this node loads a backup of another one".to_owned()),
-            NodeRole::Leading | NodeRole::Following => Ok(()),
+            NodeRole::Leading | NodeRole::Following | NodeRole::Unknown => Ok(()),
         }
     }
 

@@ -51,6 +51,7 @@ impl NodeUpkeep {
     ) -> (Self, impl Future<Output = Infallible> + Send + 'static) {
         let UpkeepParts { node, broker, log, stream, messages, clock, status, .. } = parts;
         let UpkeepParts { lease, keep, max_members, .. } = parts;
+        let damaged = tell_damage(status.clone(), log.damage());
         let peers = PeerWatch::new(own_status(&node, &status, log), lease, clock.clone());
         let relay = FleetRelay::new(messages.clone(), node.incarnation);
         broker.relay_ephemeral(Box::new(relay.clone()));
@@ -77,7 +78,8 @@ impl NodeUpkeep {
         let relaying = relay.clone().run(broker, lease);
         let task = async {
             let (told, trimmed) = (telling.run(), trimmer.run());
-            let (never, ..) = tokio::join!(told, trimmed, relaying, members.run(), learning);
+            let (never, ..) =
+                tokio::join!(told, trimmed, relaying, members.run(), learning, damaged);
             match never {}
         };
         (Self { peers, relay, presence }, task)
@@ -95,6 +97,23 @@ fn own_status(
         let synced = log.synced().map_or(0, |synced| synced.stream);
         program.clone().with(&status.borrow(), synced)
     })
+}
+
+/// Writes the first damage that a reader meets into a node's status.
+async fn tell_damage(
+    status: Arc<watch::Sender<NodeStatus>>,
+    mut found: watch::Receiver<Option<String>>,
+) {
+    let Ok(damage) = found.wait_for(Option::is_some).await.map(|damage| damage.clone()) else {
+        return;
+    };
+    tracing::error!(
+        damage,
+        "this node's log is damaged: start the node again, and it loads a backup of another one"
+    );
+    status.send_modify(|status| {
+        status.damage.get_or_insert(damage.unwrap_or_default());
+    });
 }
 
 /// Writes into a node's status who leads, for a node that was opened in the middle of a term: it

@@ -13,7 +13,7 @@ use super::clock::SteadyClock;
 use super::ephemeral::{FleetRelay, RelayCounts};
 use super::forwarding::{ForwardCounts, ask_node};
 use super::links::LinkConfig;
-use super::peers::{PeerReport, PeerWatch};
+use super::peers::{PeerReport, PeerStatus, PeerWatch};
 use super::presence::PresenceCounts;
 use super::record::FleetLeader;
 use super::signed_messages::SignedMessages;
@@ -141,18 +141,40 @@ impl FleetView {
     /// Checks that the node is ready for clients: it has caught up with the stream once, and has
     /// applied all that is there, or goes on applying.
     ///
-    /// A node that has caught up stays ready while the engine is away: it serves its readers.
+    /// A node that has caught up stays ready while the engine is away: it serves its readers. One
+    /// whose log is damaged is not ready as long as a node takes part in the fleet whose log is not.
     ///
     /// # Errors
     ///
     /// Why it is not ready, for people.
     pub fn check_ready(&self) -> Result<(), String> {
         let patience = LEAST_PATIENCE.max(self.lease * 3);
-        self.status.borrow().check_ready(self.clock.now(), patience)?;
+        let damage = {
+            let status = self.status.borrow();
+            status.check_ready(self.clock.now(), patience)?;
+            status.damage.clone()
+        };
+        // The last node that serves is better than none.
+        if let Some(damage) = damage.filter(|_| self.has_helper()) {
+            return Err(format!(
+                "this node's log is damaged: {damage}; start it again, and it loads a backup of \
+                 another node"
+            ));
+        }
         match self.retiring.is_cancelled() {
             true => Err("this node is leaving its fleet: it is being stopped".to_owned()),
             false => Ok(()),
         }
+    }
+
+    /// Whether another node takes part in the fleet whose log is not damaged: it can give a backup.
+    pub(super) fn has_helper(&self) -> bool {
+        let takes_part = |peer: &PeerStatus| {
+            matches!(peer.role, NodeRole::Leading | NodeRole::Following)
+                && !peer.address.is_empty()
+                && !peer.damaged
+        };
+        self.peers.live_others().iter().any(takes_part)
     }
 
     /// Lets the node lead no longer, and not again. A leader decides what was handed in so far, and

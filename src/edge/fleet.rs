@@ -57,11 +57,13 @@ pub(crate) enum ShownRole {
     Following,
     Joining,
     Stopped,
+    /// What a later version does, and this one does not know.
+    Unknown,
 }
 
 impl ShownRole {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Leading, Self::Following, Self::Joining, Self::Stopped];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Leading, Self::Following, Self::Joining, Self::Stopped, Self::Unknown];
 
     /// Returns the stable word for it.
     pub(crate) fn name(self) -> &'static str {
@@ -70,6 +72,7 @@ impl ShownRole {
             Self::Following => "following",
             Self::Joining => "joining",
             Self::Stopped => "stopped",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -125,6 +128,17 @@ pub(crate) struct ShownPeer {
     pub(crate) problem: Option<String>,
 }
 
+/// A damaged log that was replaced by a backup of another node, and is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownRepair {
+    pub(crate) at_ms: u64,
+    pub(crate) why: String,
+    /// Null if the log was made anew from the stream.
+    pub(crate) from: Option<String>,
+    pub(crate) kept_in: String,
+    pub(crate) kept_bytes: u64,
+}
+
 /// How a node of a fleet is. Written as the answer of `/v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct FleetState {
@@ -165,6 +179,15 @@ pub(crate) struct FleetState {
     /// Why the engine does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) engine_problem: Option<String>,
+    /// How the node's log is damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) damage: Option<String>,
+    /// The damaged log that was replaced last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repaired: Option<ShownRepair>,
+    /// What the node does before it serves: `step`, and how far it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) joining: Option<Value>,
 }
 
 /// Returns the answer of `/v1/cluster`, for a broker that is alone, or a node of a fleet.
@@ -236,6 +259,19 @@ pub(super) fn metrics(fleet: &dyn NodeOfFleet) -> String {
     metric("leftoff_fleet_members_cut_total", help, &plain(state.members_cut));
     let away = state.engine_problem.is_some();
     metric("leftoff_fleet_engine_away", "1 if the engine does not answer.", &plain(away.into()));
+    let damaged = state.damage.is_some();
+    metric("leftoff_fleet_damaged", "1 if the node's log is damaged.", &plain(damaged.into()));
+    let joining = state.joining.unwrap_or_default();
+    let done_bytes = joining["done_bytes"].as_u64().unwrap_or(0);
+    let help = "Bytes of a backup that a node has loaded, or reads again, before it serves.";
+    metric("leftoff_fleet_joining_bytes", help, &plain(done_bytes));
+    let all_bytes = joining["expected_bytes"].as_u64().or(joining["total_bytes"].as_u64());
+    let help = "About how many bytes that will be.";
+    metric("leftoff_fleet_joining_expected_bytes", help, &plain(all_bytes.unwrap_or(0)));
+    let help =
+        "The size of the damaged log that was replaced and is kept, in bytes; 0 without one.";
+    let kept_bytes = state.repaired.map_or(0, |repaired| repaired.kept_bytes);
+    metric("leftoff_fleet_repaired_kept_bytes", help, &plain(kept_bytes));
     text
 }
 
@@ -284,6 +320,15 @@ mod tests {
                 members_cut: 7,
                 problem: None,
                 engine_problem: Some("no answer".to_owned()),
+                damage: Some("a page".to_owned()),
+                repaired: Some(ShownRepair {
+                    at_ms: 1_000,
+                    why: "its end".to_owned(),
+                    from: Some("n1".to_owned()),
+                    kept_in: "/data/damaged-1000".to_owned(),
+                    kept_bytes: 77,
+                }),
+                joining: Some(json!({ "step": "loading", "done_bytes": 4, "expected_bytes": 9 })),
             }
         }
 
@@ -346,6 +391,15 @@ mod tests {
             "members_elsewhere": 3,
             "members_cut": 7,
             "engine_problem": "no answer",
+            "damage": "a page",
+            "repaired": {
+                "at_ms": 1_000,
+                "why": "its end",
+                "from": "n1",
+                "kept_in": "/data/damaged-1000",
+                "kept_bytes": 77,
+            },
+            "joining": { "step": "loading", "done_bytes": 4, "expected_bytes": 9 },
         });
         assert_eq!(told(Some(&Behind)), expected);
     }
@@ -372,6 +426,10 @@ mod tests {
             "leftoff_fleet_members_elsewhere 3",
             "leftoff_fleet_members_cut_total 7",
             "leftoff_fleet_engine_away 1",
+            "leftoff_fleet_damaged 1",
+            "leftoff_fleet_joining_bytes 4",
+            "leftoff_fleet_joining_expected_bytes 9",
+            "leftoff_fleet_repaired_kept_bytes 77",
             "# TYPE leftoff_fleet_terms_total counter",
             "# TYPE leftoff_fleet_lag_ms gauge",
         ] {

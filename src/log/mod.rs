@@ -49,6 +49,8 @@ mod block;
 mod block_builder;
 mod block_header;
 pub mod contract;
+#[cfg(feature = "http")]
+mod digest;
 mod extent;
 mod failed;
 #[cfg(any(test, feature = "testing"))]
@@ -94,6 +96,10 @@ pub use applied::Applied;
 pub use backup::{BackupHeader, BackupReader, Frame};
 pub use backup_file::{BackupFile, backup_header, sync_and_verify};
 pub use contract::Log;
+#[cfg(feature = "http")]
+pub(crate) use digest::TopicDigester;
+#[cfg(feature = "http")]
+pub use digest::{DIGEST_EVENTS, EventsDigest, digest_start};
 pub use extent::Extent;
 pub use log_space::LogSpace;
 pub use memory_log::MemoryLog;
@@ -101,10 +107,16 @@ pub use record::{EventRef, Headers};
 pub use sled_log::SledLog;
 pub use sled_log::check::{CheckReport, Checking, check, repair};
 pub use sled_log::config::{LEAST_FREE_BYTES, LogConfig};
+#[cfg(feature = "http")]
+pub use sled_log::digesting::{DigestedTopic, digest};
 #[cfg(feature = "fleet")]
 pub(crate) use sled_log::replacing::{
-    Replacement, finish_replacing, forget_joined_number, joined_number,
+    Replacement, finish_replacing, forget_joined_number, joined_number, note_fleet, noted_fleet,
 };
 #[cfg(any(test, feature = "fleet"))]
 pub(crate) use sled_log::restore::load_peer;
 pub use sled_log::restore::{RestoreReport, Restoring, restore};
+#[cfg(feature = "fleet")]
+pub(crate) use sled_log::setting_aside::{
+    AsideLog, AsideNote, note_damage, noted_damage, set_aside,
+};

@@ -166,6 +166,12 @@ impl<'a> EventRef<'a> {
         texts.iter().map(|text| text.len()).sum::<usize>() + headers + self.payload.len()
     }
 
+    /// Returns the part of the record that does not depend on the event's place.
+    #[cfg(feature = "http")]
+    pub(super) fn placeless(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Returns the event with `clock` as the reading of the system clock.
     pub(super) fn with_clock(self, clock: Timestamp) -> Self {
         Self { clock, ..self }

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::response::IntoResponse;
+#[cfg(feature = "fleet")]
+use tokio::sync::watch;
 use tonic::body::Body as GrpcBody;
 use tonic::server::NamedService;
 use tonic::service::Routes;
@@ -24,13 +26,15 @@ use super::certificates::Certificates;
 use super::checks::{RouteLayer, checks};
 use super::config::ServerConfig;
 use super::connection::Door;
+#[cfg(feature = "fleet")]
+use super::joining::{JoiningNode, only_how_it_is};
 use super::listener::{Listener, Protocols};
 use super::running::Server;
 use super::services::{self, routes_of};
 use crate::access::{AccessConfig, AccessControl, AccessMode, GrpcAccess};
 use crate::broker::Broker;
 #[cfg(feature = "fleet")]
-use crate::cluster::FleetNode;
+use crate::cluster::{FleetLeader, FleetNode, JoiningState};
 use crate::consumers::{Consumers, ConsumersConfig};
 use crate::edge::hooks::Hooks;
 use crate::edge::rates::Rates;
@@ -68,6 +72,9 @@ pub struct ServerBuilder {
     /// The webhooks, once the server is bound.
     #[cfg(feature = "webhooks")]
     hooks: Option<Webhooks>,
+    /// How far the node is, if that is all that is served.
+    #[cfg(feature = "fleet")]
+    joining: Option<watch::Receiver<JoiningState>>,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -129,6 +136,8 @@ impl ServerBuilder {
             control: None,
             #[cfg(feature = "webhooks")]
             hooks: None,
+            #[cfg(feature = "fleet")]
+            joining: None,
         }
     }
 
@@ -190,6 +199,20 @@ impl ServerBuilder {
     pub fn fleet(mut self, node: &FleetNode) -> Self {
         self.edge = self.edge.with_fleet(node.view());
         self.service(node.service().served()).service(node.joining_service().served())
+    }
+
+    /// Serves nothing but how far the node is that is being opened, with this name and address in
+    /// its fleet. All other requests are refused for now.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn joining(
+        mut self,
+        fleet: String,
+        node: FleetLeader,
+        state: watch::Receiver<JoiningState>,
+    ) -> Self {
+        self.joining = Some(state.clone());
+        self.edge = self.edge.with_fleet(JoiningNode { fleet, node, state });
+        self
     }
 
     /// Sets the hooks, which say who may do what, and see each event. They are asked on every
@@ -384,6 +407,11 @@ impl ServerBuilder {
         };
         for layer in &self.layers {
             routes = layer(routes);
+        }
+        #[cfg(feature = "fleet")]
+        if let Some(state) = self.joining.clone() {
+            let only = move |request, next| only_how_it_is(state.clone(), request, next);
+            routes = routes.layer(axum::middleware::from_fn(only));
         }
         Ok(routes.layer(checks(&self.access, listener.is_local(), is_rated)?))
     }

@@ -4,9 +4,12 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
-use crate::cluster::{FleetLeader, FleetView, ForwardedCommands, NodeRole, RelayCounts, SeenPeer};
+use crate::cluster::{
+    FleetLeader, FleetView, ForwardedCommands, NodeRole, RelayCounts, RepairedLog, SeenPeer,
+};
 use crate::edge::fleet::{
-    FleetState, NodeOfFleet, ShownForwards, ShownNode, ShownPeer, ShownRelays, ShownRole,
+    FleetState, NodeOfFleet, ShownForwards, ShownNode, ShownPeer, ShownRelays, ShownRepair,
+    ShownRole,
 };
 
 impl NodeOfFleet for FleetView {
@@ -38,6 +41,9 @@ impl NodeOfFleet for FleetView {
             members_cut,
             problem: status.problem.or(status.peers_problem),
             engine_problem: status.engine_problem,
+            damage: status.damage,
+            repaired: status.repaired.map(repair),
+            joining: None,
         }
     }
 
@@ -63,12 +69,18 @@ impl NodeOfFleet for FleetView {
     }
 }
 
+fn repair(repaired: RepairedLog) -> ShownRepair {
+    let RepairedLog { at_ms, why, from, kept_in, kept_bytes } = repaired;
+    ShownRepair { at_ms, why, from, kept_in: kept_in.display().to_string(), kept_bytes }
+}
+
 fn role(role: NodeRole) -> ShownRole {
     match role {
         NodeRole::Leading => ShownRole::Leading,
         NodeRole::Following => ShownRole::Following,
         NodeRole::Joining => ShownRole::Joining,
         NodeRole::Stopped => ShownRole::Stopped,
+        NodeRole::Unknown => ShownRole::Unknown,
     }
 }
 

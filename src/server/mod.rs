@@ -20,6 +20,8 @@ mod fleet;
 mod guarded;
 mod half_closed;
 mod heads;
+#[cfg(feature = "fleet")]
+mod joining;
 mod listener;
 mod refusing;
 mod requests;

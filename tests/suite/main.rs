@@ -21,6 +21,7 @@ mod cloudevents;
 mod coding;
 mod common;
 mod compaction;
+mod comparing;
 mod conditions;
 mod console;
 mod consumer_failures;

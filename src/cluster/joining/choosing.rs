@@ -12,7 +12,7 @@ pub(super) type Failures = BTreeMap<u64, u32>;
 /// Returns the peer to ask; `None` if none can help. One that has failed less often comes first,
 /// then the one that has applied most.
 ///
-/// A peer can help if it takes part in the fleet, can be reached, writes nothing that this version
+/// A peer can help if it takes part in the fleet, can be reached, is not damaged, writes nothing that this version
 /// (`own`) cannot read, and has applied the stream as far as it is trimmed, or further.
 pub(super) fn choose<'a>(
     live: &'a [PeerStatus],
@@ -23,6 +23,7 @@ pub(super) fn choose<'a>(
     let can_help = |peer: &&PeerStatus| {
         matches!(peer.role, NodeRole::Following | NodeRole::Leading)
             && !peer.address.is_empty()
+            && !peer.damaged
             && peer.record_form <= own.record_form
             && peer.group_form <= own.group_form
             && peer.applied.saturating_add(1) >= first.get()
@@ -68,6 +69,7 @@ mod tests {
             PeerStatus { record_form: newer(own.record_form), ..good.clone() },
             PeerStatus { group_form: newer(own.group_form), ..good.clone() },
             PeerStatus { applied: 3, ..good.clone() },
+            PeerStatus { damaged: true, ..good.clone() },
         ];
         let (failures, first) = (Failures::new(), StreamSequence::new(5));
         assert_eq!(choose(&cases, &own, &failures, first), None);

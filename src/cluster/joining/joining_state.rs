@@ -1,5 +1,7 @@
 //! How far a node is that is being opened, as plain data.
 
+use std::fmt;
+
 use serde::Serialize;
 
 /// What a node does before it serves anybody.
@@ -49,4 +51,42 @@ pub struct JoiningState {
     pub failures: u32,
     /// Why the last one could not be loaded.
     pub problem: Option<String>,
+}
+
+impl fmt::Display for JoiningStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Opening => {
+                f.write_str("this node opens its log, or waits for the stream of its fleet")
+            }
+            Self::Choosing => {
+                f.write_str("this node waits for another one that it can load a backup from")
+            }
+            Self::Loading { peer, done_bytes, expected_bytes } => write!(
+                f,
+                "this node loads a backup of {peer}: {done_bytes} of about {expected_bytes} bytes"
+            ),
+            Self::Making { done_bytes, total_bytes } => write!(
+                f,
+                "this node makes a log of a backup: {done_bytes} of {total_bytes} bytes are read"
+            ),
+            Self::CatchingUp { applied, until } => {
+                write!(f, "this node catches up: it has applied record {applied} of {until}")
+            }
+            Self::Open => f.write_str("this node begins to serve"),
+        }
+    }
+}
+
+impl fmt::Display for JoiningState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, failures, problem } = self;
+        write!(f, "{step}")?;
+        match problem {
+            Some(problem) => {
+                write!(f, "; {failures} attempts have failed, the last one: {problem}")
+            }
+            None => Ok(()),
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 
@@ -55,7 +56,13 @@ pub(super) async fn load_backup(
         let Some(response) = next.await.map_err(silent)?.map_err(told)? else {
             return Err(format!("{address} ended before the backup did"));
         };
-        let LoadBackupResponse { content, expected_bytes, applied, reached } = response;
+        let LoadBackupResponse { content, expected_bytes, applied, reached, offset_bytes } =
+            response;
+        let content = match offset_bytes {
+            Some(offset_bytes) => new_bytes(content, offset_bytes, done_bytes)
+                .map_err(|problem| format!("{address}: {problem}"))?,
+            None => content,
+        };
         output.write_all(&content).await.map_err(disk)?;
         if let Some(reached) = reached {
             output.flush().await.map_err(disk)?;
@@ -63,5 +70,35 @@ pub(super) async fn load_backup(
         }
         done_bytes += content.len() as u64;
         progress(LoadedBytes { done_bytes, expected_bytes, applied });
+    }
+}
+
+/// Returns what of `content`, which begins at an offset, comes after the bytes that are there.
+///
+/// # Errors
+///
+/// Bytes are missing before it.
+fn new_bytes(mut content: Bytes, offset_bytes: u64, done_bytes: u64) -> Result<Bytes, String> {
+    let Some(known) = done_bytes.checked_sub(offset_bytes) else {
+        return Err(format!("bytes {done_bytes} to {offset_bytes} of the backup are missing"));
+    };
+    let known = usize::try_from(known).unwrap_or(usize::MAX).min(content.len());
+    Ok(content.split_off(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_come_twice_are_taken_once_and_a_hole_is_refused() {
+        let taken = |offset_bytes, done_bytes| {
+            new_bytes(Bytes::from_static(b"abcd"), offset_bytes, done_bytes)
+        };
+        assert_eq!(taken(8, 8).unwrap(), "abcd");
+        assert_eq!(taken(6, 8).unwrap(), "cd");
+        assert_eq!(taken(4, 8).unwrap(), "");
+        assert_eq!(taken(0, 8).unwrap(), "");
+        assert_eq!(taken(9, 8).unwrap_err(), "bytes 8 to 9 of the backup are missing");
     }
 }

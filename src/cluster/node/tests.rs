@@ -8,7 +8,9 @@ mod joining;
 mod over_nats;
 mod peers;
 mod presence;
+mod repairing;
 mod showing;
+mod versions;
 
 use std::pin::Pin;
 use std::sync::{Mutex, RwLock};

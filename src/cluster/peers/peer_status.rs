@@ -47,6 +47,8 @@ pub struct PeerStatus {
     pub lag: u64,
     /// What is wrong, if anything is.
     pub problem: Option<String>,
+    /// Whether damage of the node's log was found.
+    pub damaged: bool,
 }
 
 impl PeerStatus {
@@ -69,6 +71,7 @@ impl PeerStatus {
         let NodeStatus { role, term, read, applied, tail, problem, .. } = status;
         let is_stopped = *role == NodeRole::Stopped;
         let problem = problem.as_deref().or(status.peers_problem.as_deref());
+        let problem = problem.or(status.damage.as_deref());
         Self {
             role: *role,
             term: *term,
@@ -81,6 +84,7 @@ impl PeerStatus {
                 _ => tail.get().saturating_sub(read.get()),
             },
             problem: problem.map(|problem| cut(problem).to_owned()),
+            damaged: status.damage.is_some(),
             ..self
         }
     }

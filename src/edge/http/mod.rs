@@ -6,6 +6,7 @@ mod coding;
 pub(crate) mod connections;
 mod consumers;
 pub(in crate::edge) mod counts;
+mod digests;
 mod events;
 mod fan_out;
 mod follow;
@@ -72,7 +73,7 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
         routes = routes.merge(consumers::routes()).merge(counts::routes()).merge(work::routes());
     }
     if parts.has(Parts::ADMINISTRATION) {
-        routes = routes.merge(topics::administration());
+        routes = routes.merge(topics::administration()).merge(digests::routes());
     }
     if parts.has(Parts::OPERATIONS) {
         routes = routes

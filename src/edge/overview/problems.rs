@@ -164,6 +164,13 @@ fn of_fleet(fleet: &dyn NodeOfFleet) -> Option<(&'static str, Severity, String)>
         let text = format!("{reason}. It serves readers what it has: mend it, and start it again.");
         return Some(("fleet_stopped", Severity::Error, text));
     }
+    if let Some(damage) = state.damage {
+        let text = format!(
+            "The log of this node is damaged: {damage}. Start the node again: it loads a backup of \
+             another node."
+        );
+        return Some(("fleet_damaged", Severity::Error, text));
+    }
     if let Some(problem) = state.engine_problem {
         let text = format!(
             "{problem}. Publishing is refused until the engine answers; reading goes on: look at \

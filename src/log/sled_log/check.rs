@@ -72,7 +72,23 @@ pub fn check(
     scratch: &Path,
     progress: impl FnMut(Checking),
 ) -> Result<CheckReport> {
-    Checker::new(None, progress).run(directory, scratch)
+    Checker::new(None, progress, &mut |_, _| {}).run(directory, scratch)
+}
+
+/// Checks as [`check`] does, and calls `look` with each topic, first without a block and then with
+/// each of its blocks, in order.
+///
+/// # Errors
+///
+/// Those of [`check`].
+#[cfg(feature = "http")]
+pub(super) fn check_each(
+    directory: &Path,
+    scratch: &Path,
+    progress: impl FnMut(Checking),
+    look: &mut dyn FnMut(&StoredTopic, Option<&Block>),
+) -> Result<CheckReport> {
+    Checker::new(None, progress, look).run(directory, scratch)
 }
 
 /// Checks as [`check`] does, and writes all that could be verified into a new log in `repaired`, a
@@ -89,10 +105,10 @@ pub fn repair(
     progress: impl FnMut(Checking),
 ) -> Result<CheckReport> {
     let repaired = Some(NewLog::create(repaired)?);
-    Checker::new(repaired, progress).run(directory, scratch)
+    Checker::new(repaired, progress, &mut |_, _| {}).run(directory, scratch)
 }
 
-struct Checker<P> {
+struct Checker<'a, P> {
     report: CheckReport,
     /// The size of the log's files, and the size of the blocks that were read so far, in bytes.
     copied_bytes: u64,
@@ -101,12 +117,18 @@ struct Checker<P> {
     topics: Vec<StoredTopic>,
     repaired: Option<NewLog>,
     progress: P,
+    /// Called with each topic, and with each of its blocks.
+    look: &'a mut dyn FnMut(&StoredTopic, Option<&Block>),
 }
 
-impl<P: FnMut(Checking)> Checker<P> {
-    fn new(repaired: Option<NewLog>, progress: P) -> Self {
+impl<'a, P: FnMut(Checking)> Checker<'a, P> {
+    fn new(
+        repaired: Option<NewLog>,
+        progress: P,
+        look: &'a mut dyn FnMut(&StoredTopic, Option<&Block>),
+    ) -> Self {
         let (report, topics) = (CheckReport::default(), Vec::new());
-        Self { report, copied_bytes: 0, read_bytes: 0, topics, repaired, progress }
+        Self { report, copied_bytes: 0, read_bytes: 0, topics, repaired, progress, look }
     }
 
     fn run(mut self, directory: &Path, scratch: &Path) -> Result<CheckReport> {
@@ -271,6 +293,7 @@ impl<P: FnMut(Checking)> Checker<P> {
         if let Some(target) = &mut self.repaired {
             target.begin_topic(topic);
         }
+        (self.look)(&told, None);
         let (mut is_first, mut reaches_end) = (true, false);
         let mut extent = extent;
         for block in TreeBlocks::new(tree, id, name.clone(), Sequence::FIRST..END) {
@@ -293,6 +316,7 @@ impl<P: FnMut(Checking)> Checker<P> {
             match block {
                 Ok(block) => {
                     extent = extent.with(&block);
+                    (self.look)(&told, Some(&block));
                     self.take(id, block)?;
                 }
                 Err(error) => {

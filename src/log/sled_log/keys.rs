@@ -10,6 +10,7 @@
 //! | 0: 4 | 'I' | topic_id: 4 | first_sequence: 8 | ids of events that are gone: a block of them
 //! | 0: 4 | 'L' |                                  the log itself: its format and epoch
 //! | 0: 4 | 'T' | topic_id: 4 |                    a topic: its name, and what was trimmed from it
+//! | 0: 4 | 'a' |                                  the place in the stream before damage was found
 //! ```
 //!
 //! # Why
@@ -32,6 +33,9 @@ pub(super) const LOG: [u8; 5] = [0, 0, 0, 0, b'L'];
 
 /// The key of the place in the fleet's stream up to which the log has applied it.
 pub(super) const APPLIED: [u8; 5] = [0, 0, 0, 0, b'A'];
+
+/// The key of the place that the log had until damage was found: not all up to there is in the log.
+pub(super) const LOST_PLACE: [u8; 5] = [0, 0, 0, 0, b'a'];
 
 /// The key of one part of a block.
 pub(super) type BlockKey = [u8; 4 + 8 + 2];

@@ -30,6 +30,8 @@ mod blocks;
 pub(super) mod check;
 mod cleaner;
 pub(super) mod config;
+#[cfg(feature = "http")]
+pub(super) mod digesting;
 mod directory;
 mod engine;
 mod keys;
@@ -41,6 +43,8 @@ pub(super) mod replacing;
 pub(super) mod restore;
 mod salvage;
 mod segment;
+#[cfg(feature = "fleet")]
+pub(super) mod setting_aside;
 mod sled_files;
 mod snapshot;
 mod space;
@@ -219,7 +223,7 @@ impl SledLog {
         let fill = |batch: &mut sled::Batch| {
             batch.insert(&keys::LOG, meta::encode_log(&record));
             if is_lossy {
-                batch.remove(&keys::APPLIED); // Not all records up to that place are applied.
+                self.lose_place(batch);
             }
         };
         self.write(fill)
@@ -306,7 +310,7 @@ impl SledLog {
                 chunk.iter().for_each(|t| batch.insert(&keys::topic(t.id), meta::encode_topic(t)));
                 if number == last {
                     batch.insert(&keys::LOG, meta::encode_log(record));
-                    batch.remove(&keys::APPLIED); // Some applied events are missing.
+                    self.lose_place(batch);
                 }
             });
             written.map_err(|error| Error::DamagedLog {
@@ -314,6 +318,26 @@ impl SledLog {
             })?;
         }
         Ok(())
+    }
+
+    /// Has the log have no place in the fleet's stream any more, because not all up to there is in
+    /// it. The place is kept under another key.
+    fn lose_place(&self, batch: &mut sled::Batch) {
+        if let Ok(Some(place)) = self.tree.get(keys::APPLIED) {
+            batch.insert(&keys::LOST_PLACE, place);
+        }
+        batch.remove(&keys::APPLIED);
+    }
+
+    /// Returns the place in the fleet's stream that the log had until it lost events to damage;
+    /// `None` if it has lost none, or had no place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::applied`].
+    #[cfg(feature = "fleet")]
+    pub(crate) fn lost_place(&self) -> Result<Option<Applied>> {
+        records::read_lost_place(&self.tree)
     }
 
     /// Writes the batch that `fill` makes, and makes it durable. Returns the place in sled's log up

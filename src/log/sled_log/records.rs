@@ -31,8 +31,22 @@ pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
 ///
 /// [`Error::DamagedLog`], [`Error::ReadFailed`].
 pub(super) fn read_applied(tree: &sled::Tree) -> Result<Option<Applied>> {
+    read_place(tree, keys::APPLIED)
+}
+
+/// Reads the place that the log had until damage was found; `None` if none was, or if it had none.
+///
+/// # Errors
+///
+/// As [`read_applied`].
+#[cfg(feature = "fleet")]
+pub(super) fn read_lost_place(tree: &sled::Tree) -> Result<Option<Applied>> {
+    read_place(tree, keys::LOST_PLACE)
+}
+
+fn read_place(tree: &sled::Tree, key: [u8; 5]) -> Result<Option<Applied>> {
     const PLACE: &str = "the fleet's";
-    let value = tree.get(keys::APPLIED).map_err(|error| unreadable_record(PLACE, error))?;
+    let value = tree.get(key).map_err(|error| unreadable_record(PLACE, error))?;
     let Some(value) = value else { return Ok(None) };
     let applied = meta::decode_applied(&value).map_err(|problem| Error::DamagedLog {
         problem: format!("{PLACE} record: {problem}; {WAY_OUT}"),

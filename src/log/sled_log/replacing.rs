@@ -3,9 +3,11 @@
 //! ```text
 //! DIR/joining/backup   the peer's backup, as it comes
 //! DIR/joining/log/     the log that is made from it
-//! DIR/joining/whole    once both are complete: a number of the caller's
+//! DIR/joining/aside    where the old log goes, if it is kept (setting_aside.rs)
+//! DIR/joining/whole    once all of this is complete: a number of the caller's
 //! DIR/restoring        while the files of the one log take the place of the other's
 //! DIR/joined           afterwards: the same number, until the caller forgets it
+//! DIR/fleet            the epoch of the fleet that the log is of
 //! ```
 //!
 //! All is within the data directory, which may be a mount point: that cannot be renamed itself, and
@@ -14,15 +16,19 @@
 //! earlier one began, before the log is opened. Each step may be done twice.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directory::{self, UNFINISHED, lock};
+use super::setting_aside::{self, AsideNote, read_text, remove, sync, take_away, take_note_away};
+use crate::cursor::Epoch;
 use crate::error::{Error, Result};
 
 const JOINING: &str = "joining";
 const WHOLE: &str = "whole";
 const JOINED: &str = "joined";
+const ASIDE: &str = "aside";
+const FLEET: &str = "fleet";
 
 /// The files and directories of a log that are replaced.
 const REPLACED: [&str; 2] = ["sled", "mark"];
@@ -60,14 +66,20 @@ impl Replacement {
         self.part("log")
     }
 
-    /// Replaces the log in the directory by the one that was made. `number` is kept beside it.
+    /// Replaces the log in the directory by the one that was made. `number` is kept beside it. The
+    /// old log is removed, or kept with `note` ([`set_aside`](setting_aside::set_aside)).
     ///
     /// # Errors
     ///
     /// [`Error::Open`]: writing failed. If the log counts as complete already, the next start goes
     /// on; else the directory is as it was.
-    pub(crate) fn complete(self, number: u64) -> Result<()> {
+    pub(crate) fn complete(self, number: u64, note: Option<&AsideNote>) -> Result<()> {
         let io = |error: io::Error| Error::open(&self.directory, error);
+        let prepare = |note| {
+            let name = setting_aside::prepare(&self.directory, note)?;
+            setting_aside::write_synced(&self.part(ASIDE), &name)
+        };
+        note.map_or(Ok(()), prepare).map_err(io)?;
         write_synced(&self.part(WHOLE), number).map_err(io)?;
         self.complete_or_remove()
     }
@@ -84,6 +96,7 @@ impl Replacement {
                 self.put_in_place(number)?;
             }
             remove(&self.part(""))?;
+            setting_aside::remove_empty(&self.directory)?;
             sync(&self.directory)
         };
         work().map_err(io)
@@ -93,16 +106,22 @@ impl Replacement {
         let unfinished = self.directory.join(UNFINISHED);
         File::create(&unfinished)?.sync_all()?;
         write_synced(&self.directory.join(JOINED), number)?;
+        let aside = read_text(&self.part(ASIDE))?.map(|name| self.directory.join(name));
         for name in REPLACED {
-            let (new, old) = (self.log().join(name), self.directory.join(name));
+            let new = self.log().join(name);
+            // What is in its place is the old one: the new one is moved once.
             if new.exists() {
-                remove(&old)?;
-                fs::rename(new, old)?;
+                take_away(&self.directory, name, aside.as_deref())?;
+                fs::rename(new, self.directory.join(name))?;
             }
         }
+        take_note_away(&self.directory, aside.as_deref())?;
         sync(&self.directory)?;
         fs::remove_file(unfinished)?;
         sync(&self.directory)?;
+        if let Some(aside) = &aside {
+            setting_aside::remove_older(&self.directory, aside)?;
+        }
         // From here on there is nothing to be done again.
         fs::remove_file(self.part(WHOLE))?;
         sync(&self.part(""))
@@ -142,39 +161,33 @@ pub(crate) fn forget_joined_number(directory: &Path) -> Result<()> {
     remove(&directory.join(JOINED)).map_err(|error| Error::open(directory, error))
 }
 
+/// Notes the epoch of the fleet that the log in `directory` is of, if that is not noted yet. It can
+/// be read also if the log does not open any more.
+///
+/// # Errors
+///
+/// [`Error::Open`].
+pub(crate) fn note_fleet(directory: &Path, epoch: Epoch) -> Result<()> {
+    if noted_fleet(directory) == Some(epoch) {
+        return Ok(());
+    }
+    let written = write_synced(&directory.join(FLEET), epoch.get().into());
+    written.map_err(|error| Error::open(directory, error))
+}
+
+/// Returns the epoch of the fleet that the log in `directory` is of; `None` if that is not known.
+pub(crate) fn noted_fleet(directory: &Path) -> Option<Epoch> {
+    let number = read_number(&directory.join(FLEET)).ok().flatten()?;
+    number.try_into().ok().map(Epoch::new)
+}
+
 fn write_synced(path: &Path, number: u64) -> io::Result<()> {
-    // Renamed once it is written: a file that is there is complete.
-    let part = path.with_extension("part");
-    let mut file = File::create(&part)?;
-    write!(file, "{number}")?;
-    file.sync_all()?;
-    fs::rename(&part, path)?;
-    path.parent().map_or(Ok(()), sync)
+    setting_aside::write_synced(path, &number.to_string())
 }
 
 fn read_number(path: &Path) -> io::Result<Option<u64>> {
-    match fs::read_to_string(path) {
-        Ok(text) => text.parse().map(Some).map_err(io::Error::other),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn sync(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
-}
-
-/// Removes a file, or a directory with all that is in it. Does nothing if there is none.
-fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
+    let text = read_text(path)?;
+    text.map(|text| text.parse().map_err(io::Error::other)).transpose()
 }
 
 #[cfg(test)]
@@ -231,13 +244,85 @@ mod tests {
         let replacement = begun(path);
         let held = Replacement::begin(path).unwrap_err();
         assert!(is_open(&held, |reason| matches!(reason, OpenReason::Locked)), "{held}");
-        replacement.complete(42).unwrap();
+        replacement.complete(42, None).unwrap();
         assert_eq!(log_of(path), ["new", "new"]);
         assert_eq!(names(path), ["joined", "lock", "mark", "of somebody", "sled"]);
         assert_eq!(joined_number(path).unwrap(), Some(42));
         forget_joined_number(path).unwrap();
         forget_joined_number(path).unwrap();
         assert_eq!(joined_number(path).unwrap(), None);
+        assert_eq!(noted_fleet(path), None);
+        for epoch in [7, 7, u32::MAX] {
+            note_fleet(path, Epoch::new(epoch)).unwrap();
+            assert_eq!(noted_fleet(path), Some(Epoch::new(epoch)));
+        }
+    }
+
+    fn note(at_ms: u64) -> AsideNote {
+        AsideNote { at_ms, why: "a page".to_owned(), peer: Some("n1".to_owned()) }
+    }
+
+    /// Goal: a damaged log is kept when another one replaces it, whole and with the reason; one
+    /// that was kept before goes only once the new log is in place.
+    #[test]
+    fn a_damaged_log_is_kept_until_the_next_one_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        for at_ms in [7, 12] {
+            let replacement = begun(path);
+            write_log(path, &format!("damaged at {at_ms}"));
+            setting_aside::note_damage(path, "found while reading").unwrap();
+            if at_ms == 12 {
+                // An attempt that fails before it is whole keeps all that there is.
+                setting_aside::prepare(path, &note(11)).unwrap();
+                drop(replacement);
+                finish_replacing(path).unwrap();
+                assert_eq!(names(path)[..2], ["damage", "damaged-7"]);
+                assert_eq!(log_of(path), ["damaged at 12", "damaged at 12"]);
+                let replacement = begun(path);
+                write_log(path, "damaged at 12");
+                replacement.complete(42, Some(&note(at_ms))).unwrap();
+            } else {
+                replacement.complete(42, Some(&note(at_ms))).unwrap();
+            }
+            assert_eq!(log_of(path), ["new", "new"]);
+            let aside = format!("damaged-{at_ms}");
+            assert_eq!(names(path), [&aside, "joined", "lock", "mark", "of somebody", "sled"]);
+            let kept = setting_aside::set_aside(path).unwrap().unwrap();
+            assert_eq!((kept.note, kept.directory), (note(at_ms), path.join(aside)));
+            let text = format!("damaged at {at_ms}");
+            assert_eq!(log_of(&path.join(format!("damaged-{at_ms}"))), [&*text, &text]);
+            assert!((50..300).contains(&kept.size_bytes), "{}", kept.size_bytes);
+            assert_eq!(setting_aside::noted_damage(path).unwrap(), None);
+        }
+        fs::remove_dir_all(path.join("damaged-12")).unwrap();
+        assert_eq!(setting_aside::set_aside(path).unwrap(), None);
+    }
+
+    /// Goal: wherever a replacement is interrupted that keeps the old log, the next start completes
+    /// it, and the old log is whole.
+    #[test]
+    fn an_interrupted_replacement_keeps_the_damaged_log() {
+        let steps: [fn(&Path); 5] = [
+            |_| {},
+            |path| fs::rename(path.join("sled"), path.join("damaged-9/sled")).unwrap(),
+            |path| fs::rename(path.join("joining/log/sled"), path.join("sled")).unwrap(),
+            |path| fs::rename(path.join("mark"), path.join("damaged-9/mark")).unwrap(),
+            |path| fs::rename(path.join("joining/log/mark"), path.join("mark")).unwrap(),
+        ];
+        for count in 1..=steps.len() {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path();
+            let replacement = begun(path);
+            let name = setting_aside::prepare(path, &note(9)).unwrap();
+            setting_aside::write_synced(&replacement.part(ASIDE), &name).unwrap();
+            write_synced(&replacement.part(WHOLE), 42).unwrap();
+            drop(replacement);
+            steps[..count].iter().for_each(|step| step(path));
+            finish_replacing(path).unwrap();
+            assert_eq!(log_of(path), ["new", "new"], "after {count} steps");
+            assert_eq!(log_of(&path.join("damaged-9")), ["old", "old"], "after {count} steps");
+        }
     }
 
     /// Goal: wherever a replacement is interrupted, the next start completes it, and no log is

@@ -106,7 +106,7 @@ pub fn restore(
 }
 
 /// Makes the log of a node that joins a fleet, in `directory`, from the backup of a peer. The log
-/// goes on from the backup's place in the fleet's stream.
+/// goes on from the backup's place in the fleet's stream, which is returned.
 ///
 /// # Errors
 ///
@@ -116,7 +116,7 @@ pub(crate) fn load_peer(
     directory: &Path,
     backup: &Path,
     mut progress: impl FnMut(Restoring),
-) -> Result<RestoreReport> {
+) -> Result<Applied> {
     let bad = |problem: &str| Error::open(backup, OpenReason::BadBackup(problem.to_owned()));
     let total = backup.metadata().map_or(0, |metadata| metadata.len());
     let mut done_bytes = 0;
@@ -139,7 +139,8 @@ pub(crate) fn load_peer(
     let mut target = NewLog::create(directory)?;
     target.peer = Some((header.epoch, applied));
     read(backup, |frame| target.take(frame), &mut report)?;
-    target.finish()
+    target.finish()?;
+    Ok(applied)
 }
 
 /// Reads a whole backup, and hands its frames to `take`.

@@ -104,6 +104,7 @@ fn http_rule(method: &str, path: &str) -> (Rule, &'static str, Value) {
         ("delete", "/v1/connections/{connection}") => (Administers, "", Value::Null),
         ("get", "/v1/cluster" | "/v1/connections" | "/metrics") => (Administers, "", Value::Null),
         ("get", "/v1/overview" | "/v1/overview/topics") => (Administers, "", Value::Null),
+        ("get", "/v1/digests") => (Administers, "?topic=secret.one", Value::Null),
         ("get", "/v1/overview/consumers") => (Administers, "?topic=secret.one", Value::Null),
         ("get", "/v1/webhooks" | "/v1/webhooks/{webhook}") => (Administers, "", Value::Null),
         ("put", "/v1/webhooks/{webhook}") => {

@@ -82,7 +82,8 @@ async fn a_ticket_is_known_on_every_route_and_repeated_nowhere() {
                 continue; // There is none here.
             }
             let of_consumer = path.contains("{consumer}");
-            let of_topic = ["/v1/events", "/v1/overview/consumers"].contains(&&**path);
+            let of_topic =
+                ["/v1/events", "/v1/overview/consumers", "/v1/digests"].contains(&&**path);
             let needs_topic = of_consumer || (method == "get" && of_topic);
             let topic = if needs_topic { "&topic=t" } else { "" };
             let plain = path.replace("{topic}", "t").replace("{consumer}", "c");

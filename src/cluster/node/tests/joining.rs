@@ -15,17 +15,17 @@ use crate::cluster::proto::{LoadBackupRequest, LoadBackupResponse};
 use crate::cluster::signed_messages::SignedMessages;
 use crate::cluster::{JoiningService, JoiningState, JoiningStep, open_in};
 
-const SECRET: &str = "of the fleet";
-const SHORT: Duration = Duration::from_millis(100);
+pub(super) const SECRET: &str = "of the fleet";
+pub(super) const SHORT: Duration = Duration::from_millis(100);
 
 /// A node that other nodes can load a backup from.
-struct Giver {
-    node: TestNode,
+pub(super) struct Giver {
+    pub(super) node: TestNode,
     server: JoinHandle<()>,
 }
 
 impl Giver {
-    async fn close(self) {
+    pub(super) async fn close(self) {
         self.server.abort();
         drop(self.server.await);
         self.node.close().await;
@@ -40,7 +40,7 @@ fn link_config(secret: &str) -> LinkConfig {
     LinkConfig::new(Some(secret.into()), None, "")
 }
 
-async fn giver(number: usize, stream: &SimulatedStream, disk: &TestDisk) -> Giver {
+pub(super) async fn giver(number: usize, stream: &SimulatedStream, disk: &TestDisk) -> Giver {
     let (socket, advertise) = socket().await;
     let config = NodeConfig { advertise, ..config(number, SECRET) };
     let node = open_as(disk.open(), Arc::new(stream.another_link()), config).await.unwrap();
@@ -50,7 +50,7 @@ async fn giver(number: usize, stream: &SimulatedStream, disk: &TestDisk) -> Give
 }
 
 /// Opens a node in a directory, with a backup if it needs one.
-async fn join(
+pub(super) async fn join(
     directory: &Path,
     stream: &SimulatedStream,
     secret: &str,
@@ -61,30 +61,30 @@ async fn join(
     open_in(directory, engine, config(7, secret), &open, state).await
 }
 
-fn begun_stream() -> SimulatedStream {
+pub(super) fn begun_stream() -> SimulatedStream {
     SimulatedStream::new(1, faultless(), Arc::new(RuntimeClock::default()))
 }
 
-async fn publish_all(broker: &Broker, ids: std::ops::Range<u32>) {
+pub(super) async fn publish_all(broker: &Broker, ids: std::ops::Range<u32>) {
     for id in ids {
         publish(broker, "a", &id.to_string()).await.unwrap();
     }
 }
 
-fn numbers(ids: std::ops::Range<u32>) -> Vec<String> {
+pub(super) fn numbers(ids: std::ops::Range<u32>) -> Vec<String> {
     ids.map(|id| id.to_string()).collect()
 }
 
-async fn trim_all(stream: &SimulatedStream) {
+pub(super) async fn trim_all(stream: &SimulatedStream) {
     let tail = stream.tail().await.unwrap();
     stream.trim(tail).await.unwrap();
 }
 
-fn sled_disk() -> TestDisk {
+pub(super) fn sled_disk() -> TestDisk {
     TestDisk::Sled(tempfile::tempdir().unwrap())
 }
 
-fn content_in(directory: &Path) -> String {
+pub(super) fn content_in(directory: &Path) -> String {
     let config = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
     content(&SledLog::open(directory, &config).unwrap())
 }

@@ -63,6 +63,7 @@ pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
         ("/v1/topics/{topic}/state", vec![(Get, read_state(limits))]),
         ("/v1/topics/{topic}/presence", vec![(Get, list_members())]),
         ("/v1/maintenance", vec![(Post, maintain())]),
+        ("/v1/digests", vec![(Get, digests())]),
         ("/v1/connections", vec![(Get, list_connections())]),
         ("/v1/connections/{connection}", vec![(Delete, end_connection())]),
         ("/metrics", vec![(Get, plain("metrics", "Returns metrics in Prometheus' text format."))]),
@@ -435,6 +436,18 @@ fn maintain() -> OperationBuilder {
     let operation = operation("maintain", "topics", summary, all)
         .response("200", json("The work that was done.", "Maintained"));
     refusals(operation, &[&WRITES])
+}
+
+fn digests() -> OperationBuilder {
+    let all = vec![
+        query("topic", text_up_to(255), "The name of one topic."),
+        query("from", number(1), "The first sequence; 1 without it."),
+        query("through", number(0), "The last position; without it, all events count."),
+    ];
+    let summary = "Returns hashes of a topic's events, to compare two brokers without the events";
+    let operation = operation("digests", "look", summary, all)
+        .response("200", json("Hashes of 256 sequences each: a part of them.", "Digests"));
+    refusals(operation, &[])
 }
 
 fn list_connections() -> OperationBuilder {

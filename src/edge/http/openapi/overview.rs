@@ -31,6 +31,9 @@ pub(super) fn shapes() -> Vec<(&'static str, Object)> {
         ("Cluster", cluster_shape()),
         ("ClusterNode", cluster_node()),
         ("SeenNode", seen_node()),
+        ("RepairedLog", repaired_log()),
+        ("Digests", digests()),
+        ("EventsDigest", events_digest()),
         ("Overview", overview_shape()),
         ("LogState", log_state()),
         ("History", history()),
@@ -94,7 +97,7 @@ fn readers() -> OperationBuilder {
     refusals(operation, &[])
 }
 
-fn number_or_null(kind: Type) -> ObjectBuilder {
+fn or_null(kind: Type) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]))
 }
 
@@ -176,6 +179,8 @@ fn cluster_shape() -> Object {
             optional(field("has_more_nodes", boolean(), "Whether there are more than are listed.")),
             said("problem", "What went wrong last, until it is over."),
             said("engine_problem", "Why the engine does not answer; absent if it does."),
+            said("damage", "How the log of the node is damaged; absent if no damage was found."),
+            optional(of_shape("repaired", "RepairedLog")),
         ],
     )
 }
@@ -217,14 +222,60 @@ fn seen_node() -> Object {
     )
 }
 
+fn repaired_log() -> Object {
+    object(
+        "The damaged log that was replaced last, as long as it is kept.",
+        [
+            field("at_ms", number(0), "The time of that, in milliseconds since 1970."),
+            field("why", text(), "What was damaged."),
+            field(
+                "from",
+                or_null(Type::String),
+                "The node whose backup was loaded; null if the stream had all.",
+            ),
+            field("kept_in", text(), "The directory in which the damaged log is kept."),
+            field("kept_bytes", number(0), "The size of its files."),
+        ],
+    )
+}
+
+fn digests() -> Object {
+    object(
+        "Hashes of a topic's events.",
+        [
+            field("topic", text(), "The name of the topic."),
+            field("earliest", number(0), "The first sequence that can be read."),
+            field("tail", number(0), "The next sequence to be assigned."),
+            list("digests", "EventsDigest"),
+            field("next", or_null(Type::Integer), "Where the next part begins; null at the end."),
+        ],
+    )
+}
+
+fn events_digest() -> Object {
+    object(
+        "The hash of the events with 256 neighbouring sequences.",
+        [
+            field("first", number(1), "The first of these sequences."),
+            field("events", number(1), "The number of events: 256, if none is missing."),
+            field(
+                "sha256",
+                text(),
+                "The SHA-256 of all that is stored of them, with their sequences, positions and \
+                 times, as 64 hexadecimal digits.",
+            ),
+        ],
+    )
+}
+
 fn log_state() -> Object {
     object(
         "The log on its disk.",
         [
-            field("size_bytes", number_or_null(Type::Integer), "Its files; null without a disk."),
+            field("size_bytes", or_null(Type::Integer), "Its files; null without a disk."),
             field(
                 "free_bytes",
-                number_or_null(Type::Integer),
+                or_null(Type::Integer),
                 "The space that is left; null if the file system does not say.",
             ),
             field("writes", one_of(&["accepted", "refused"]), "Whether events are stored."),
@@ -272,13 +323,13 @@ fn topic_row() -> Object {
             time("last_time", "The time at which its newest event was appended"),
             field(
                 "rate",
-                number_or_null(Type::Number),
+                or_null(Type::Number),
                 "Events a second over 5 to 15 seconds; null until a table before is 5 s old.",
             ),
             field("followers", number(0), "The subscriptions that it has."),
             field(
                 "lag",
-                number_or_null(Type::Integer),
+                or_null(Type::Integer),
                 "The events that the slowest reader of this one topic is behind: of the \
                  connections that follow it, and of the consumers with a checkpoint. Null without \
                  one.",
