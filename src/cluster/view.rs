@@ -142,7 +142,8 @@ impl FleetView {
     /// applied all that is there, or goes on applying.
     ///
     /// A node that has caught up stays ready while the engine is away: it serves its readers. One
-    /// whose log is damaged is not ready as long as a node takes part in the fleet whose log is not.
+    /// whose log is damaged is not ready as long as a node takes part in the fleet whose log is
+    /// not.
     ///
     /// # Errors
     ///

@@ -12,8 +12,9 @@ pub(super) type Failures = BTreeMap<u64, u32>;
 /// Returns the peer to ask; `None` if none can help. One that has failed less often comes first,
 /// then the one that has applied most.
 ///
-/// A peer can help if it takes part in the fleet, can be reached, is not damaged, writes nothing that this version
-/// (`own`) cannot read, and has applied the stream as far as it is trimmed, or further.
+/// A peer can help if it takes part in the fleet, can be reached, is not damaged, writes nothing
+/// that this version (`own`) cannot read, and has applied the stream as far as it is trimmed, or
+/// further.
 pub(super) fn choose<'a>(
     live: &'a [PeerStatus],
     own: &PeerStatus,
