@@ -17,6 +17,7 @@ use crate::edge::fleet::{
     FleetState, NodeOfFleet, ShownForwards, ShownNode, ShownRelays, ShownRole,
 };
 use crate::edge::refused::RefusalForm;
+use crate::error::Error;
 
 /// The time after which a refused client may ask again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
@@ -99,5 +100,8 @@ pub(super) async fn only_how_it_is(
     }
     let detail = format!("{}: ask again, or ask another node", *state.borrow());
     let form = RefusalForm::of(&request);
+    if form == RefusalForm::Grpc {
+        return form.answer(Error::NotLeading); // Such a client reads no other form.
+    }
     form.answer_for(ASK_AGAIN, StatusCode::SERVICE_UNAVAILABLE, &detail)
 }
