@@ -37,7 +37,7 @@ pub(super) struct Opening<'a> {
 /// What has become of opening a log.
 enum OpenedLog {
     /// A node, which serves.
-    Node(Broker, FleetNode),
+    Node(Broker, Box<FleetNode>),
     /// The stream does not have the records any more that the log needs next.
     Behind(Option<Applied>),
     /// The log is damaged, or does not fit the stream.
@@ -86,7 +86,7 @@ pub async fn open_in(
         match opening.open(given_up.as_ref()).await? {
             OpenedLog::Node(broker, node) => {
                 opening.show(JoiningStep::Open);
-                return Ok((broker, node));
+                return Ok((broker, *node));
             }
             OpenedLog::Behind(applied) => {
                 tracing::warn!("the stream has not all that this node needs: it needs a backup");
@@ -183,7 +183,7 @@ impl Opening<'_> {
         let damage =
             given_up.map(|(why, problem)| format!("{why}; it could not be repaired: {problem}"));
         self.tell_damage(&mut node, damage.as_deref()).await?;
-        Ok(OpenedLog::Node(broker, node))
+        Ok(OpenedLog::Node(broker, Box::new(node)))
     }
 
     /// Opens the log. Returns the record from which on it serves, if that is not applied yet.
