@@ -42,14 +42,19 @@ impl Nodes {
 }
 
 fn start(directory: &Path, nats: &[String], number: usize) -> Served {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let address = port.expect("a free port").to_string();
+    let address = free_address().to_string();
     let name = format!("n{number}");
     let mut program = Command::new(env!("CARGO_BIN_EXE_leftoff"));
     program.args(["serve", "--listen", &address, "--fleet-name", "bench", "--node", &name]);
     program.args(["--fleet", &nats.join(","), "--advertise", &format!("http://{address}")]);
     program.arg("--data-dir").arg(directory.join(name)).env("LEFTOFF_LOG_FILTER", "error");
     Served::run(program)
+}
+
+/// Returns a free address. Its port is outside of those that systems give to clients.
+fn free_address() -> SocketAddr {
+    let mut addresses = (21_000..30_000).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    addresses.find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
 }
 
 fn leads(node: &Served) -> bool {

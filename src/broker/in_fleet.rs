@@ -39,7 +39,7 @@ use crate::topic::TopicName;
 /// The kinds of questions that each broker answers as the leader of a fleet: run maintenance; tell
 /// the last sequence of a topic.
 const MAINTAIN: &str = "maintain";
-#[cfg(any(feature = "webhooks", feature = "fleet"))]
+#[cfg(feature = "server")]
 const STORED_THROUGH: &str = "stored_through";
 
 impl Broker {

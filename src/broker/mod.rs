@@ -91,7 +91,9 @@ pub use filter::Filter;
 pub(crate) use forward_queue::ForwardQueue;
 #[cfg(feature = "fleet")]
 pub(crate) use forward_queue::{Forwarded, ForwardedAppend};
-pub(crate) use leadership::{LeadTerm, Leadership, LeadershipWatch};
+#[cfg(any(test, feature = "fleet"))]
+pub(crate) use leadership::Leadership;
+pub(crate) use leadership::{LeadTerm, LeadershipWatch};
 pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
 #[cfg(feature = "fleet")]

@@ -145,7 +145,7 @@ pub(super) fn open(
         now: now.clone(),
         stopping: stopping.clone(),
         horizons: horizons.clone(),
-        dedup_age_ms: dedup.max_age_ms,
+        dedup_age_ms: dedup.max_age_ms.saturating_add(clocks_ms),
         key_hasher: RandomState::new(),
         failure: failure.clone(),
     };

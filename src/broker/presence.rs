@@ -189,7 +189,7 @@ impl MemberElsewhere {
     pub(super) fn join(shared: Arc<Shared>, topic: &TopicName, told: Present) -> Result<Self> {
         told.member.validate()?;
         let topic = shared.topics.follow(topic)?;
-        put_elsewhere(&shared, &topic, &told, 0)?;
+        put_elsewhere(&shared, &topic, &told, None)?;
         Ok(Self { shared, topic, told })
     }
 
@@ -200,14 +200,19 @@ impl MemberElsewhere {
     /// As for [`Broker::member_elsewhere`](crate::Broker): nothing is changed.
     pub(crate) fn change(&mut self, told: Present) -> Result<()> {
         told.member.validate()?;
-        put_elsewhere(&self.shared, &self.topic, &told, self.told.subscriptions)?;
+        put_elsewhere(&self.shared, &self.topic, &told, Some(&self.told))?;
         self.told = told;
         Ok(())
     }
 }
 
 #[cfg(feature = "fleet")]
-fn put_elsewhere(shared: &Shared, topic: &TopicRef, told: &Present, was: u32) -> Result<()> {
+fn put_elsewhere(
+    shared: &Shared,
+    topic: &TopicRef,
+    told: &Present,
+    was: Option<&Present>,
+) -> Result<()> {
     topic.members.join_elsewhere(told, was, shared.max_members, || {
         shared.deliver_ephemeral(topic, self::told(JOINED, &told.member));
     })

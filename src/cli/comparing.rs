@@ -69,7 +69,7 @@ impl ComparedLog {
             Self::Broker { channel, .. } => channel,
             Self::Directory(topics) => {
                 let compared = topics.iter().map(|(name, topic)| {
-                    let settings = serde_json::to_value(&topic.config)?;
+                    let settings = serde_json::to_value(topic.config)?;
                     let earliest = topic.earliest.get();
                     Ok((name.clone(), ComparedTopic { earliest, settings }))
                 });

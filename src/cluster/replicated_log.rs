@@ -124,7 +124,7 @@ impl ReplicatedLog {
 
     /// Returns `group` in the form in which the stream takes it.
     pub(super) fn to_decide(&self, group: &Group) -> Result<GroupToDecide> {
-        self.local.check_writable(group)?;
+        self.noted(self.local.check_writable(group))?;
         let bytes = group_form::encode(group)?;
         Ok(GroupToDecide { bytes, base: self.place().stream })
     }
@@ -164,7 +164,8 @@ impl ReplicatedLog {
         }
         let is_synced = self.clock.now() >= synced_at + SYNC_EVERY;
         let durability = if is_synced { Durability::Fsync } else { Durability::Process };
-        self.local.commit(&Group { durability, applied: Some(applied), ..group.clone() })?;
+        let placed = Group { durability, applied: Some(applied), ..group.clone() };
+        self.noted(self.local.commit(&placed))?;
         let mut kept = self.kept();
         kept.applied = Some(applied);
         if is_synced {

@@ -266,7 +266,7 @@ impl RoleTask {
             }
             TakenRecord::Resigned => {
                 self.announced = None;
-                self.show(|status| status.leader = None);
+                self.show(|status| (status.leader, status.resigned) = (None, status.term));
                 patience = self.part_of_lease(6);
             }
             TakenRecord::Founded(_)
@@ -277,7 +277,8 @@ impl RoleTask {
         if self.parts.status.borrow().leader.is_none()
             && let Some(leader) = self.announced.clone()
         {
-            // It was silent for longer than its lease, and is back before anybody took over.
+            // The leader was silent for longer than its lease, and is back before another node
+            // took over.
             self.show(|status| status.leader = Some(leader));
         }
         if assembler.is_between_groups() {
@@ -295,7 +296,8 @@ impl RoleTask {
     async fn apply(&mut self, group: Group, place: StreamPlace) -> Result<(), RoleEnd> {
         let group = Group { applied: place.applied(), ..group };
         loop {
-            match self.parts.broker.apply(group.clone()).await {
+            let applied = self.parts.broker.apply(group.clone()).await;
+            match self.parts.log.noted(applied) {
                 Ok(()) => break,
                 Err(error @ (Error::DiskFull { .. } | Error::NotWritten(_))) => {
                     self.note(with_causes(&error));

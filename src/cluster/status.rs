@@ -61,6 +61,8 @@ pub struct NodeStatus {
     pub term: u64,
     /// The node that leads, as far as this one knows; `None` if nobody seems to.
     pub leader: Option<FleetLeader>,
+    /// The last term whose leader has resigned, as the node has read; 0 before the first one.
+    pub resigned: u64,
     /// The last record that the node has read.
     pub read: StreamSequence,
     /// The record up to which the node's log has applied the stream. Records that change no log may

@@ -126,8 +126,10 @@ async fn learn_leader(
 ) -> Infallible {
     loop {
         clock.sleep_until(clock.now() + every).await;
-        let misses =
-            |status: &NodeStatus| status.role == NodeRole::Following && status.leader.is_none();
+        let misses = |status: &NodeStatus| {
+            let is_led = status.leader.is_some() || status.resigned == status.term;
+            status.role == NodeRole::Following && !is_led
+        };
         let missing = Some(status.borrow()).filter(|status| misses(status)).map(|it| it.term);
         let Some(term) = missing else { continue };
         let Some(leader) = peers.leader_in(term) else { continue };

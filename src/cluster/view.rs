@@ -70,6 +70,11 @@ impl FleetView {
         &self.node
     }
 
+    /// Whether the nodes of the fleet know each other by a secret.
+    pub fn has_secret(&self) -> bool {
+        self.links.secret.is_some()
+    }
+
     /// Returns what the node knows of all nodes of its fleet, itself included.
     pub fn peers(&self) -> PeerReport {
         self.peers.report()

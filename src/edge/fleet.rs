@@ -26,6 +26,10 @@ pub(crate) trait NodeOfFleet: Send + Sync {
     /// Returns the node's name.
     fn name(&self) -> &str;
 
+    /// Whether the nodes know each other by a secret.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "there are no nodes"))]
+    fn has_secret(&self) -> bool;
+
     /// Asks another node, by its name, a question about itself.
     ///
     /// # Errors
@@ -338,6 +342,10 @@ mod tests {
 
         fn name(&self) -> &str {
             "n2"
+        }
+
+        fn has_secret(&self) -> bool {
+            false
         }
 
         fn ask<'a>(

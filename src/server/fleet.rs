@@ -55,6 +55,10 @@ impl NodeOfFleet for FleetView {
         &self.node().node
     }
 
+    fn has_secret(&self) -> bool {
+        FleetView::has_secret(self)
+    }
+
     fn ask<'a>(
         &'a self,
         node: &'a str,

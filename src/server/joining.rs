@@ -66,6 +66,10 @@ impl NodeOfFleet for JoiningNode {
         }
     }
 
+    fn has_secret(&self) -> bool {
+        false
+    }
+
     fn check_ready(&self) -> Result<(), String> {
         Err(self.state.borrow().to_string())
     }

@@ -103,7 +103,7 @@ impl Server {
         let mut was_ready = true;
         let mut connections = Connections::new(&config, edge.counters().clone());
         #[cfg(feature = "fleet")]
-        tell_other_nodes(&edge, connections.clients().clone());
+        let _told = tell_other_nodes(&edge, connections.clients().clone());
         // Ends with this future, too.
         let watching = overview::watch(edge, connections.clients().clone());
         let watching = AbortOnDropHandle::new(tokio::spawn(watching));

@@ -16,6 +16,8 @@ use crate::common::{Process, get, leftoff, post, run, seed, send, text, to, try_
 
 const KILLS: usize = 20;
 const KEYS: u64 = 7;
+/// The time that answers of a process that was killed may still take.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
 const MAX_EVENTS: u64 = 40;
 
 /// Settings that keep maintenance busy: no pause between two runs, and many small blocks.
@@ -197,8 +199,12 @@ async fn killed_in_the_middle_of_maintenance_it_keeps_what_is_kept_and_drops_wha
         let alive = Duration::from_millis(random.random_range(30..250));
         tokio::time::sleep(alive).await; // The kill falls anywhere in the work.
         process.kill();
-        for task in tasks {
-            task.await.unwrap();
+        for mut task in tasks {
+            // An answer of a process that is gone and has not come by then never comes.
+            match tokio::time::timeout(LAST_ANSWERS, &mut task).await {
+                Ok(ended) => ended.unwrap(),
+                Err(_) => task.abort(),
+            }
         }
         // Maintenance does not run now, so a reader sees the log as the crash left it.
         let rest = ["--set", "maintenance.interval_ms=3600000"];

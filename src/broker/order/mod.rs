@@ -107,7 +107,8 @@ impl Committer {
             draft.place(self, request, now);
         }
         if draft.is_empty() {
-            // Nothing is new, so nothing is synced.
+            // Nothing is new, so nothing is synced, and nobody waits for it.
+            self.siblings = Siblings::default();
             self.failure.count_refused(draft.answer(Ok(()), None, now, None));
             return 0;
         }

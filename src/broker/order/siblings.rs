@@ -11,9 +11,10 @@
 //! A group of a fleet takes some milliseconds, whether it has one event or a hundred. Publishers
 //! that wait for each acknowledgement publish again at once when they are answered; if the next
 //! group has begun by then, they wait for two groups. So the leader waits until as many commands
-//! are there as were answered with the last group and came during it, but never longer than a part
-//! of what that group took. Who publishes alone, and who comes at any time, is not waited for: a
-//! group of one expects one.
+//! are there as were answered with the last group and came during it, but never longer than a
+//! quarter of that group's time, and never longer than 2 ms. A publisher that is alone is not
+//! waited for. Publishers that do not wait for acknowledgements are waited for, too, which costs
+//! them up to a quarter of a group's time.
 
 use std::time::{Duration, Instant};
 

@@ -16,7 +16,7 @@ use crate::broker::topic::state::TopicState;
 use crate::cursor::Epoch;
 use crate::event::Event;
 use crate::log::contract::Log;
-use crate::log::{Applied, Block, MemoryLog, SledLog, StoredBlock, StoredTopic, load_peer};
+use crate::log::{Applied, Block, Group, MemoryLog, SledLog, StoredBlock, StoredTopic, load_peer};
 
 /// The clock of the brokers in these tests, in milliseconds.
 static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);

@@ -159,7 +159,7 @@ struct MemberEntry {
     here: u32,
 }
 
-/// What a subscription that begins or ends has changed.
+/// The effect of a subscription that begins or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MemberChange {
     /// Whether the member has come or gone: it has had no subscription before, or has none now.
@@ -212,6 +212,7 @@ impl TopicMembers {
     ) -> Result<()> {
         let mut members = self.lock();
         let (entry, is_told) = entry(&mut members, member, now.as_ms(), max_members)?;
+        entry.present.member.info.clone_from(&member.info);
         entry.present.subscriptions += 1;
         entry.here += 1;
         changed(MemberChange { is_told, here: entry.here });
@@ -232,22 +233,26 @@ impl TopicMembers {
         changed(change);
     }
 
-    /// Adds or changes what a member has at another node: `subscriptions` instead of `was`. It is
-    /// present there since `since_ms`. If nobody had it yet, `tell` is called before anybody else
-    /// can join or leave.
+    /// Adds what a member has at another node, or changes it from `was`. If nobody had the member
+    /// yet, `tell` is called before anybody else can join or leave.
     #[cfg(feature = "fleet")]
     pub(crate) fn join_elsewhere(
         &self,
         told: &Present,
-        was: u32,
+        was: Option<&Present>,
         max_members: usize,
         tell: impl FnOnce(),
     ) -> Result<()> {
         let mut members = self.lock();
         let (entry, is_told) = entry(&mut members, &told.member, told.since_ms, max_members)?;
         let present = &mut entry.present;
+        // What a node only repeats is no news beside what another one has told since.
+        if was.is_none_or(|was| was.member != told.member) {
+            present.member.info.clone_from(&told.member.info);
+        }
         present.since_ms = present.since_ms.min(told.since_ms);
-        present.subscriptions = (present.subscriptions - was).saturating_add(told.subscriptions);
+        let was = was.map_or(0, |was| was.subscriptions);
+        present.subscriptions = present.subscriptions - was + told.subscriptions;
         if is_told {
             tell();
         }
@@ -277,8 +282,7 @@ impl TopicMembers {
     }
 }
 
-/// Returns the entry of a member, with what is told of it now, and whether it is new: without
-/// subscriptions.
+/// Returns the entry of a member, and whether it is new: without subscriptions.
 fn entry<'a>(
     members: &'a mut MembersById,
     member: &Member,
@@ -294,6 +298,5 @@ fn entry<'a>(
         MemberEntry { present, here: 0 }
     };
     let entry = members.entry(member.id.clone()).or_insert_with(new);
-    entry.present.member.info.clone_from(&member.info);
     Ok((entry, is_new))
 }

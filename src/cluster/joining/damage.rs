@@ -68,10 +68,9 @@ pub(super) fn damage_of(error: &Error, directory: &Path) -> Option<LogDamage> {
         },
         _ => false,
     };
-    is_damage.then(|| {
-        let epoch = noted_fleet(directory);
-        LogDamage { why: with_causes(error), place: None, epoch }
-    })
+    // The log of a broker that was alone is of no fleet: no backup may take its place.
+    let epoch = Some(noted_fleet(directory).filter(|_| is_damage)?);
+    Some(LogDamage { why: with_causes(error), place: None, epoch })
 }
 
 /// Returns why a log with this place does not fit the stream; `None` if it fits, or if the engine

@@ -90,16 +90,22 @@ pub async fn open_in(
             }
             OpenedLog::Behind(applied) => {
                 tracing::warn!("the stream has not all that this node needs: it needs a backup");
-                let wanted = WantedBackup { damage: None, applied };
+                // A damaged log is kept, also if it was taken as it is.
+                let damage = given_up.take().map(|(why, _)| LogDamage {
+                    why,
+                    place: applied,
+                    epoch: applied.map(|applied| applied.epoch),
+                });
+                let wanted = WantedBackup { damage, applied };
                 opening.load(&wanted).await.map_err(NodeOpenError::NotLoaded)?;
             }
             OpenedLog::Damaged(damage) => {
                 let why = damage.why.clone();
                 tracing::warn!(why, "this node's log is damaged: it looks for a backup of a peer");
-                if let Err(problem) = opening.repair(damage).await {
+                given_up = opening.repair(damage).await.err().map(|problem| {
                     tracing::error!(why, problem, "this node's log stays damaged");
-                    given_up = Some((why, problem));
-                }
+                    (why, problem)
+                });
             }
         }
         loads += 1;
@@ -153,14 +159,15 @@ impl Opening<'_> {
         let (LookedLog { log, applied, damage }, until) = looked;
         let mut damage = damage.filter(|_| given_up.is_none());
         // If the engine is away, the node notices later.
-        if let Some(place) = applied
+        if damage.is_none()
+            && let Some(place) = applied
             && let Ok(first) = self.engine.first().await
         {
             if first > StreamSequence::new(place.stream).next() {
                 blocking(move || drop(log)).await?;
                 return Ok(OpenedLog::Behind(applied));
             }
-            if damage.is_none() && given_up.is_none() {
+            if given_up.is_none() {
                 damage = misfit(&*self.engine, place, self.config.lease).await;
             }
         }
@@ -233,6 +240,14 @@ impl Opening<'_> {
         Ok(())
     }
 
+    /// Notes the damage that has stopped a node, if it is that, so that the next start repairs it.
+    async fn note_found(&self, node: &FleetNode) -> Result<(), NodeOpenError> {
+        let found = node.found_damage().borrow().clone();
+        let Some(why) = found else { return Ok(()) };
+        let directory = self.directory.clone();
+        Ok(blocking(move || note_damage(&directory, &why)).await??)
+    }
+
     /// Waits until the node has applied the stream up to `until`. Returns `false` if it needs a
     /// backup once more.
     async fn catch_up(&self, node: &FleetNode, until: u64) -> Result<bool, NodeOpenError> {
@@ -244,6 +259,7 @@ impl Opening<'_> {
                 return Ok(!now.fell_behind);
             }
             if now.role == NodeRole::Stopped {
+                self.note_found(node).await?;
                 return Err(NodeOpenError::Stopped(now.problem.unwrap_or_default()));
             }
             self.show(JoiningStep::CatchingUp { applied, until });

@@ -50,7 +50,9 @@ pub(super) async fn find_or_create(
         let created: Result<StreamInfo, _> =
             api::call(connection, format!("STREAM.CREATE.{stream}"), &settings, wait).await;
         return match created {
-            Ok(info) => Ok(info),
+            // Nodes that create it at once are each told a time of their own (2.9.10): which one
+            // holds is asked afterwards.
+            Ok(_) => find().await.map_err(|error| NatsOpenError::Away(error.into_text())),
             Err(error) if error.is(NOT_IN_A_CLUSTER) && replicas > 1 => {
                 replicas = 1;
                 continue;

@@ -12,6 +12,9 @@ use crate::topic::TopicName;
 /// The most members that are taken out before others have their turn.
 pub(super) const MEMBERS_PER_STEP: usize = 64;
 
+/// The most subscriptions of a member at one node: those of all nodes together can be counted.
+const MAX_SUBSCRIPTIONS: u32 = 1 << 24;
+
 /// The members at all other nodes.
 #[derive(Debug)]
 pub(super) struct OtherMembers {
@@ -68,7 +71,7 @@ impl OtherMembers {
         let node = self.nodes.entry(incarnation).or_insert_with(NodeMembers::unheard);
         node.heard = now;
         node.is_whole = begins || (node.is_whole && number == node.next && pass == node.pass);
-        (node.next, node.pass) = (number + 1, pass);
+        (node.next, node.pass) = (number.wrapping_add(1), pass);
         for member in members {
             self.put(incarnation, pass, member);
         }
@@ -88,6 +91,10 @@ impl OtherMembers {
             node.members.remove(&key);
             return;
         }
+        if told.subscriptions > MAX_SUBSCRIPTIONS {
+            self.cut += 1;
+            return;
+        }
         if let Some(heard) = node.members.get_mut(&key) {
             heard.pass = pass;
             if heard.presence.change(told.into_present()).is_err() {
@@ -95,12 +102,15 @@ impl OtherMembers {
             }
             return;
         }
-        let presence = self.broker.member_elsewhere(&key.0, told.into_present());
-        match presence {
-            Ok(presence) if count < self.max_members => {
+        if count >= self.max_members {
+            self.cut += 1;
+            return;
+        }
+        match self.broker.member_elsewhere(&key.0, told.into_present()) {
+            Ok(presence) => {
                 node.members.insert(key, HeardMember { pass, presence });
             }
-            _ => self.cut += 1,
+            Err(_) => self.cut += 1,
         }
     }
 

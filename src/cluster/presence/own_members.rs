@@ -13,7 +13,7 @@ use crate::topic::TopicName;
 /// The most changes, and the most members of a page, in one message, and the bytes from which on it
 /// takes no more of them: as JSON, both stay below the largest message, whatever their texts are.
 const MAX_MESSAGE_MEMBERS: usize = 256;
-const FULL_MESSAGE_BYTES: usize = 16 << 10;
+const FULL_MESSAGE_BYTES: usize = 8 << 10;
 
 /// The most changes that wait to be told. Beyond it, others hear of them by the next pass.
 const MAX_CHANGES: usize = 16_384;

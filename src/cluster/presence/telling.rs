@@ -21,7 +21,7 @@ const PASS_EVERY: Duration = Duration::from_secs(1);
 /// A node that has said nothing for the time of this many passes has no members any more.
 const SILENT_PASSES: u32 = 3;
 
-/// What a node knows of the members at others.
+/// The counts of members at other nodes.
 #[derive(Debug, Clone, Default)]
 pub(in crate::cluster) struct PresenceCounts(Arc<PresenceCounters>);
 
@@ -43,7 +43,7 @@ impl PresenceCounts {
     }
 }
 
-/// What tells and hears of members.
+/// The task that tells and hears of members.
 pub(in crate::cluster) struct MembersTask {
     pub(in crate::cluster) incarnation: u64,
     pub(in crate::cluster) broker: Broker,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::members_message::{MembersMessage, ToldMember};
 use super::other_members::{MEMBERS_PER_STEP, OtherMembers};
 use crate::broker::{Broker, Member, OpenConfig, Present};
+use crate::{Delivery, NewEvent, OnGap, StartPoint};
 
 const ROOM: &str = "rooms.7";
 
@@ -89,6 +90,27 @@ async fn a_member_at_several_nodes_is_one_with_all_its_subscriptions() {
     assert_eq!(heard.shown(), []);
 }
 
+/// Goal: what a member tells of itself last is shown, also while another node repeats what it told
+/// before.
+#[tokio::test]
+async fn what_a_node_repeats_hides_nothing_newer() {
+    let mut heard = Heard::new(100);
+    let mut teller = Teller::new(1);
+    let mut tells = |text: &str| {
+        let mut message = teller.tells(&[("ann", 1)]);
+        message.members[0].member = Member::new("ann").with("is", text);
+        message
+    };
+    let room = [ROOM.parse().unwrap()];
+    let shown = |heard: &Heard| heard.broker.presence(&room[0], "", 9)[0].member.clone();
+    heard.hear([tells("old")], 1).await;
+    let _here = heard.broker.join(&room, Member::new("ann").with("is", "new")).await.unwrap();
+    heard.hear([tells("old")], 1).await;
+    assert_eq!(shown(&heard), Member::new("ann").with("is", "new"));
+    heard.hear([tells("newest")], 1).await;
+    assert_eq!(shown(&heard), Member::new("ann").with("is", "newest"));
+}
+
 /// Goal: what a whole pass does not name is gone. A pass of which a message was lost, or that was
 /// heard from its middle on, takes nobody out.
 #[tokio::test]
@@ -135,11 +157,25 @@ async fn a_silent_node_has_no_members() {
 #[tokio::test]
 async fn members_beyond_the_bound_are_counted_and_not_shown() {
     let mut heard = Heard::new(2);
+    let (room, start) = (ROOM.parse().unwrap(), StartPoint::Latest);
+    let mut follower = heard.broker.subscribe(&room, start, OnGap::Fail).await.unwrap();
     let mut teller = Teller::new(1);
     heard.hear(teller.pass(&[&[("a", 1), ("b", 1), ("c", 1)]]), 1).await;
     assert_eq!((heard.shown(), heard.others.cut()), (are(&[("a", 1), ("b", 1)]), 1));
     heard.hear([teller.tells(&[("a", 0), ("", 1), ("d", 1)])], 1).await;
     assert_eq!((heard.shown(), heard.others.cut()), (are(&[("b", 1), ("d", 1)]), 2));
+    heard.broker.publish_ephemeral(&room, vec![NewEvent::new("").with_key("end")]).unwrap();
+    let mut told = Vec::new();
+    while told.last().is_none_or(|last| last != "end") {
+        if let Delivery::Ephemeral(event) = follower.next().await.unwrap().unwrap() {
+            told.push(event.event.key.clone());
+        }
+    }
+    assert_eq!(told, ["a", "b", "a", "d", "end"], "of those that are shown, and of no other");
+    let mut far = teller.tells(&[("b", u32::MAX)]);
+    far.number = u64::MAX;
+    heard.hear([far], 1).await;
+    assert_eq!((heard.shown(), heard.others.cut()), (are(&[("b", 1), ("d", 1)]), 3));
     let mut bad = teller.tells(&[("b", 5)]);
     bad.members[0].topic = "no name".to_owned();
     heard.hear([bad], 1).await;

@@ -1,5 +1,6 @@
 //! The HTTP edge of connections: who is connected, at this node or at another one of its fleet.
 
+#[cfg(feature = "fleet")]
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
@@ -11,9 +12,12 @@ use bytes::Bytes;
 use http::{StatusCode, Uri, header};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "fleet")]
 use crate::broker::Broker;
 use crate::edge::Edge;
-use crate::edge::clients::{Clients, Peer, share};
+#[cfg(feature = "fleet")]
+use crate::edge::clients::Clients;
+use crate::edge::clients::{Peer, share};
 use crate::edge::http::listing;
 use crate::edge::http::page_body;
 use crate::edge::http::query::Query;
@@ -27,6 +31,7 @@ use crate::error::{Error, Result};
 const QUESTIONS: &str = "connections";
 
 /// The longest list that one node tells another.
+#[cfg(feature = "fleet")]
 const MAX_TOLD_BYTES: usize = 8 << 20;
 
 /// What a node asks another one. Written as JSON.
@@ -44,22 +49,40 @@ pub(in crate::edge) fn routes() -> Router<Edge> {
         .route("/v1/connections/{connection}", delete(end_connection))
 }
 
-/// Has other nodes of the fleet told of these connections, if callers of this one may be.
-pub(crate) fn tell_other_nodes(edge: &Edge, clients: Arc<Clients>) {
-    if edge.fleet().is_none() || !are_listed(edge) {
-        return;
+/// The connections that other nodes of the fleet are told of, for as long as this value lives.
+#[cfg(feature = "fleet")]
+pub(crate) struct ToldConnections {
+    clients: Arc<Clients>,
+    broker: Broker,
+}
+
+/// Has other nodes of the fleet told of these connections, if callers of this one may be, and nodes
+/// know each other: whoever is told may end them, too.
+#[cfg(feature = "fleet")]
+pub(crate) fn tell_other_nodes(edge: &Edge, clients: Arc<Clients>) -> Option<Arc<ToldConnections>> {
+    let is_open = edge.config.list_connections && !edge.has_hooks();
+    let may_tell = is_open || (are_listed(edge) && edge.fleet()?.has_secret());
+    if edge.fleet().is_none() || !may_tell {
+        return None;
     }
-    let broker = edge.broker.clone();
+    let told = Arc::new(ToldConnections { clients, broker: edge.broker.clone() });
+    // The broker keeps what answers, and must not keep itself alive.
+    let answering = Arc::downgrade(&told);
     edge.broker.answer_for_node(
         QUESTIONS,
         Arc::new(move |question| {
-            let (clients, broker) = (clients.clone(), broker.clone());
-            Box::pin(async move { answer(&clients, broker, &question).await })
+            let told = answering.upgrade();
+            Box::pin(async move {
+                let told = told.ok_or(Error::ShuttingDown)?;
+                answer(&told.clients, told.broker.clone(), &question).await
+            })
         }),
     );
+    Some(told)
 }
 
 /// Answers a question of another node.
+#[cfg(feature = "fleet")]
 async fn answer(clients: &Arc<Clients>, broker: Broker, question: &[u8]) -> Result<Bytes> {
     let question = serde_json::from_slice(question)
         .map_err(|error| Error::invalid("question", error.to_string()))?;

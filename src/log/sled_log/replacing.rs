@@ -266,21 +266,24 @@ mod tests {
     /// that was kept before goes only once the new log is in place.
     #[test]
     fn a_damaged_log_is_kept_until_the_next_one_is_replaced() {
+        /// More than a day after 7.
+        const LATER: u64 = 86_400_012;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        for at_ms in [7, 12] {
+        for at_ms in [7, LATER] {
             let replacement = begun(path);
             write_log(path, &format!("damaged at {at_ms}"));
             setting_aside::note_damage(path, "found while reading").unwrap();
-            if at_ms == 12 {
+            if at_ms == LATER {
                 // An attempt that fails before it is whole keeps all that there is.
                 setting_aside::prepare(path, &note(11)).unwrap();
                 drop(replacement);
                 finish_replacing(path).unwrap();
                 assert_eq!(names(path)[..2], ["damage", "damaged-7"]);
-                assert_eq!(log_of(path), ["damaged at 12", "damaged at 12"]);
+                let text = format!("damaged at {LATER}");
+                assert_eq!(log_of(path), [&*text, &text]);
                 let replacement = begun(path);
-                write_log(path, "damaged at 12");
+                write_log(path, &format!("damaged at {LATER}"));
                 replacement.complete(42, Some(&note(at_ms))).unwrap();
             } else {
                 replacement.complete(42, Some(&note(at_ms))).unwrap();
@@ -295,7 +298,15 @@ mod tests {
             assert!((50..300).contains(&kept.size_bytes), "{}", kept.size_bytes);
             assert_eq!(setting_aside::noted_damage(path).unwrap(), None);
         }
-        fs::remove_dir_all(path.join("damaged-12")).unwrap();
+        // Within a day, the first one stays, too.
+        for at_ms in [LATER + 1, LATER + 2] {
+            begun(path).complete(42, Some(&note(at_ms))).unwrap();
+            let kept = [format!("damaged-{LATER}"), format!("damaged-{at_ms}")];
+            assert_eq!(names(path)[..2], kept);
+        }
+        for at_ms in [LATER, LATER + 2] {
+            fs::remove_dir_all(path.join(format!("damaged-{at_ms}"))).unwrap();
+        }
         assert_eq!(setting_aside::set_aside(path).unwrap(), None);
     }
 

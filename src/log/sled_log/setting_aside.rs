@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `TIME` is in milliseconds since 1970. One such log is kept: when the next one is replaced, and
-//! the new log is in place, the older one goes. Whoever runs the broker may remove it at any time.
+//! the new log is in place, the older one goes, unless it is the first one of the last day. Whoever
+//! runs the broker may remove it at any time.
 //! It can be checked and repaired like any log (`leftoff check`).
 
 use std::fs::{self, File};
@@ -19,6 +20,9 @@ use crate::error::{Error, Result};
 const DAMAGE: &str = "damage";
 const PREFIX: &str = "damaged-";
 const ABOUT: &str = "about";
+
+/// A day, in milliseconds.
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// The most bytes of a reason that are kept.
 const MAX_REASON_BYTES: usize = 1 << 10;
@@ -119,10 +123,16 @@ pub(super) fn take_note_away(directory: &Path, aside: Option<&Path>) -> io::Resu
     take_away(directory, DAMAGE, aside)
 }
 
-/// Removes all logs that were replaced before the one in `aside`.
+/// Removes the logs that were replaced before the one in `aside`, but the first one of the last
+/// day: a log that replaced it may turn out to be damaged before anybody has looked.
 pub(super) fn remove_older(directory: &Path, aside: &Path) -> io::Result<()> {
-    let older = asides(directory)?.into_iter().filter(|(_, path)| path != aside);
-    older.map(|(_, path)| path).try_for_each(|path| remove(&path))
+    let mut all = asides(directory)?;
+    all.sort();
+    let newest_ms = all.iter().find(|(_, path)| path == aside).map_or(0, |(at_ms, _)| *at_ms);
+    let is_recent = |(at_ms, _): &&(u64, PathBuf)| at_ms.saturating_add(DAY_MS) > newest_ms;
+    let spared = all.iter().find(is_recent).map(|(_, path)| path.clone());
+    let older = all.into_iter().map(|(_, path)| path).filter(|path| path != aside);
+    older.filter(|path| Some(path) != spared.as_ref()).try_for_each(|path| remove(&path))
 }
 
 /// Removes the directories for logs that were not replaced after all.

@@ -74,7 +74,7 @@ impl Pair {
         let repaired = status.repaired.expect("the damaged log is kept");
         assert!(repaired.kept_in.join("sled/db").exists(), "{repaired:?}");
         assert!(repaired.kept_bytes > 50_000, "{repaired:?}");
-        assert_eq!(asides(&self.data), [repaired.kept_in.clone()]);
+        assert!(asides(&self.data).contains(&repaired.kept_in));
         repaired
     }
 
@@ -133,7 +133,7 @@ fn change_place(data: &Path, change: impl FnOnce(&mut Applied)) {
 }
 
 /// Goal: a node whose log has lost its end, or does not open, loads a backup of a peer at its next
-/// start, says so, and keeps the damaged log. One such log is kept.
+/// start, says so, and keeps the damaged log, also the first one of a day.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_a_damaged_log_loads_a_backup_and_keeps_the_damaged_one() {
     let pair = Pair::begun().await;
@@ -147,9 +147,9 @@ async fn a_node_with_a_damaged_log_loads_a_backup_and_keeps_the_damaged_one() {
         assert!(!repaired.why.is_empty());
         kept.push(repaired.kept_in);
     }
-    assert!(kept[0] != kept[1] && !kept[0].exists(), "{kept:?}");
-    // It is told as long as it is kept.
-    fs::remove_dir_all(&kept[1]).unwrap();
+    assert!(kept[0] != kept[1] && kept.iter().all(|kept| kept.exists()), "{kept:?}");
+    // They are told as long as they are kept.
+    kept.iter().for_each(|kept| fs::remove_dir_all(kept).unwrap());
     let (_, node) = pair.join().await;
     assert_eq!(node.status().borrow().repaired, None);
     node.close().await;

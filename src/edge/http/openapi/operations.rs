@@ -164,6 +164,7 @@ fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)
         429 => ("A rate was exceeded, or the broker is too busy. Nothing was written.", &RATE),
         431 => ("The head is too long: `server.max_head_bytes`.", &[]),
         500 => ("Storage failed; the detail says whether events may be stored.", &[]),
+        502 => ("The other node of the fleet does not answer.", &[]),
         503 => ("The broker is stopping, accepts no events, or has no room.", &[AFTER]),
         504 => ("The time limit of the request passed; events may be stored.", &[]),
         507 => ("The disk is full. Nothing was written.", &[AFTER]),
@@ -447,7 +448,7 @@ fn digests() -> OperationBuilder {
     let summary = "Returns hashes of a topic's events, to compare two brokers without the events";
     let operation = operation("digests", "look", summary, all)
         .response("200", json("Hashes of 256 sequences each: a part of them.", "Digests"));
-    refusals(operation, &[])
+    refusals(operation, &[&READS])
 }
 
 fn list_connections() -> OperationBuilder {
@@ -456,7 +457,7 @@ fn list_connections() -> OperationBuilder {
     parameters.push(parameters::node());
     let operation = operation("listConnections", "look", summary, parameters)
         .response("200", json("Connections in the order of their ids.", "Connections"));
-    refusals(operation, &[])
+    refusals(operation, &[&[502]])
 }
 
 fn end_connection() -> OperationBuilder {
@@ -468,7 +469,7 @@ fn end_connection() -> OperationBuilder {
         vec![parameters::connection(), parameters::node()],
     )
     .response("204", answer("The connection ends.").build());
-    refusals(operation, &[&[404]])
+    refusals(operation, &[&[404, 502]])
 }
 
 fn plain(id: &str, summary: &str) -> OperationBuilder {
