@@ -211,7 +211,7 @@ async fn compare_topic(
 ) -> CliResult<TopicVerdict> {
     let earliest = |topic: Option<&ComparedTopic>| topic.map_or(1, |topic| topic.earliest);
     let (ours, theirs) = (earliest(topics.0), earliest(topics.1));
-    // What is trimmed in one of them alone is left out, with the rest of its part.
+    // Events that one of the two has trimmed are left out, with the rest of their part.
     let from = match (topics, ours.max(theirs)) {
         ((Some(_), Some(_)), latest) if ours != theirs && !begins_part(latest) => {
             digest_start(Sequence::new(latest)).get() + DIGEST_EVENTS

@@ -38,7 +38,7 @@ const SIZE_STEP_BYTES: usize = 4 << 10;
 #[derive(Debug)]
 pub(crate) struct DedupWindow {
     config: DedupConfig,
-    /// How much the times in the log may be off, in milliseconds.
+    /// The most milliseconds by which times in the log may be off.
     clocks_ms: u64,
     topics: HashMap<TopicId, TopicIds>,
     /// Each topic, with the time at which its oldest id was stored, or an earlier time.

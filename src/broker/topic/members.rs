@@ -246,7 +246,7 @@ impl TopicMembers {
         let mut members = self.lock();
         let (entry, is_told) = entry(&mut members, &told.member, told.since_ms, max_members)?;
         let present = &mut entry.present;
-        // What a node only repeats is no news beside what another one has told since.
+        // A node that repeats itself hides nothing that another one has told since.
         if was.is_none_or(|was| was.member != told.member) {
             present.member.info.clone_from(&told.member.info);
         }

@@ -153,7 +153,7 @@ impl ForwardingService {
                 Some(())
             }
             Ok(other) => {
-                // It may rest on the publishes before it, and those after it on it.
+                // A change may rest on the publishes before it, and those after it on the change.
                 self.hand_in_all(reading, decide).await?;
                 decide.send(self.other(number, other).await).await.ok()
             }
@@ -260,7 +260,7 @@ struct HandedPublish {
 /// A publish that is handed in, whose outcome is waited for.
 struct HandedIn(Deciding);
 
-/// What is known of a node's commands while they are read.
+/// The commands of one node, while they are read.
 struct CommandsOfNode {
     publishers: Publishers,
     waiting: WaitingPublishes<HandedPublish, HandedIn>,

@@ -14,7 +14,7 @@ use crate::log::{Applied, Log as _, LogConfig, SledLog, noted_damage, noted_flee
 /// Damage of a log, which a backup of a peer can repair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LogDamage {
-    /// What is damaged, for people.
+    /// The damage, in words for people.
     pub(super) why: String,
     /// The place in the stream that the log has, or had before it was damaged; `None` if that
     /// cannot be read any more.

@@ -34,7 +34,7 @@ pub(super) struct Opening<'a> {
     pub(super) state: &'a watch::Sender<JoiningState>,
 }
 
-/// What has become of opening a log.
+/// The outcome of opening a log.
 enum OpenedLog {
     /// A node, which serves.
     Node(Broker, Box<FleetNode>),
