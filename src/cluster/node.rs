@@ -24,7 +24,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::{RuntimeClock, SteadyClock};
-use super::ephemeral::RelayCounts;
 use super::forwarding::{
     Forwarder, ForwarderHandle, ForwarderParts, ForwardingService, leader_asker,
 };
@@ -467,11 +466,6 @@ impl FleetNode {
     /// Returns what this node knows of the other ones.
     pub fn peers(&self) -> PeerWatch {
         self.upkeep.peers.clone()
-    }
-
-    /// Returns how many ephemeral events went to other nodes, came from them, and were lost.
-    pub fn relayed(&self) -> RelayCounts {
-        self.upkeep.relay.counts()
     }
 
     /// Returns what the node serves for the others of its fleet.

@@ -181,6 +181,9 @@ impl Browser {
     }
 }
 
+/// How often a driver is started, until one finds a free port.
+const START_ATTEMPTS: usize = 10;
+
 /// The program that controls a browser, which is its child.
 struct Driver {
     child: Child,
@@ -192,7 +195,17 @@ struct Driver {
 }
 
 impl Driver {
+    /// Starts a driver. It takes a free port of IPv6, and then needs the port of IPv4 with the same
+    /// number: it ends if another program has that one, and another number is tried.
     fn start(chromedriver: &Path) -> Self {
+        let mut said = String::new();
+        (0..START_ATTEMPTS)
+            .find_map(|_| Self::try_start(chromedriver, &mut said))
+            .unwrap_or_else(|| panic!("chromedriver does not say where it listens: {said}"))
+    }
+
+    /// Starts a driver; `None` if it ends before it listens. What it prints is added to `said`.
+    fn try_start(chromedriver: &Path, said: &mut String) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mut child = Command::new(chromedriver)
             .arg("--port=0")
@@ -204,11 +217,18 @@ impl Driver {
             .unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let port = output.by_ref().lines().map_while(Result::ok).find_map(|line| {
+            said.push_str(&line);
+            said.push('\n');
             let (_, port) = line.split_once("started successfully on port ")?;
             port.trim_end_matches('.').parse::<u16>().ok()
         });
-        let address = ([127, 0, 0, 1], port.expect("chromedriver said where it listens")).into();
-        Self { child, address, _output: output, directory }
+        let Some(port) = port else {
+            let _it_may_have_ended = child.kill();
+            let _it_may_have_ended = child.wait();
+            return None;
+        };
+        let address = ([127, 0, 0, 1], port).into();
+        Some(Self { child, address, _output: output, directory })
     }
 
     async fn command(&self, method: &str, path: &str, body: Value) -> Value {

@@ -274,20 +274,32 @@ impl Forwarder {
     /// Looks at who leads, and at what this node has applied: answers callers, and connects.
     fn look(&mut self) {
         self.answer_done(false);
+        self.look_who_leads();
+        self.end_old_link();
+        self.connect();
+    }
+
+    /// Notes a new leader: the link to the former one ends.
+    fn look_who_leads(&mut self) {
         let leader = {
             let status = self.parts.status.borrow_and_update();
             let is_other = |leader: &&FleetLeader| leader.incarnation != self.parts.incarnation;
             status.leader.as_ref().filter(is_other).cloned()
         };
-        if self.leader != leader {
-            self.leader.clone_from(&leader);
-            (self.next_try, self.pause) = (Instant::now(), FIRST_PAUSE);
-            // What the former leader still has to say is waited for, for a while.
-            if let Some(link) = &mut self.link {
-                link.is_ending = true;
-                self.gives_up_link = Some(Instant::now() + self.parts.lease / 6);
-            }
+        if self.leader == leader {
+            return;
         }
+        self.leader = leader;
+        (self.next_try, self.pause) = (Instant::now(), FIRST_PAUSE);
+        // What the former leader still has to say is waited for, for a while.
+        if let Some(link) = &mut self.link {
+            link.is_ending = true;
+            self.gives_up_link = Some(Instant::now() + self.parts.lease / 6);
+        }
+    }
+
+    /// Ends a link to a former leader once it has answered everything, or its time is over.
+    fn end_old_link(&mut self) {
         if self.gives_up_link.is_some_and(|time| time <= Instant::now()) {
             self.lose_link();
         }
@@ -296,12 +308,17 @@ impl Forwarder {
             (self.link, self.gives_up_link) = (None, None);
             self.try_later();
         }
-        if self.connecting.as_ref().is_some_and(|(to, _)| Some(to) != leader.as_ref()) {
+    }
+
+    /// Connects to the leader, if there is something to send and an attempt is due.
+    fn connect(&mut self) {
+        if self.connecting.as_ref().is_some_and(|(to, _)| Some(to) != self.leader.as_ref()) {
             self.connecting = None;
         }
         self.waits_until = self.gives_up_link;
         let wants_link = self.link.is_none() && self.connecting.is_none();
-        let Some(leader) = leader.filter(|_| wants_link && !self.pending.is_empty()) else {
+        let Some(leader) = self.leader.clone().filter(|_| wants_link && !self.pending.is_empty())
+        else {
             return;
         };
         if leader.address.is_empty() {

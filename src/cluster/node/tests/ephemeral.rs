@@ -33,7 +33,7 @@ async fn ephemeral_events_reach_the_followers_at_all_nodes_once() {
     // Until all listen.
     wait_for(|| {
         send(0, "begin".to_owned()).unwrap();
-        let heard = |number: usize| fleet.node(number).node.relayed().heard > 0;
+        let heard = |number: usize| fleet.node(number).node.view().relayed().heard > 0;
         (heard(1) && heard(2)).then_some(())
     })
     .await;
@@ -54,9 +54,9 @@ async fn ephemeral_events_reach_the_followers_at_all_nodes_once() {
     let large = send(0, "x".repeat(MAX_MESSAGE_BYTES)).unwrap_err();
     assert!(matches!(large, Error::OverLimit { .. }), "{large}");
     links[0].cut(PATIENCE);
-    let before = fleet.node(0).node.relayed();
+    let before = fleet.node(0).node.view().relayed();
     assert_eq!(send(0, "alone".to_owned()).unwrap(), 1);
-    let RelayCounts { told, not_told, .. } = fleet.node(0).node.relayed();
+    let RelayCounts { told, not_told, .. } = fleet.node(0).node.view().relayed();
     assert_eq!((told, not_told), (before.told, before.not_told + 1));
     assert_eq!(next_ephemeral(&mut readers[0]).await, b"alone");
     links[0].cut(Duration::ZERO);
