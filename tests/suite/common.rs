@@ -447,6 +447,11 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// Returns whether the process has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits until the process ends by itself, and returns its exit code.
     pub(crate) async fn exit_code(&mut self) -> Option<i32> {
         soon(async {

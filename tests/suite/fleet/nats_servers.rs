@@ -17,6 +17,9 @@ use serde_json::Value;
 /// How long servers may take until they are of use.
 const START_TIMEOUT: Duration = Duration::from_secs(40);
 
+/// How long a server may take to end in order.
+const END_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// A version of the NATS server.
 #[derive(Debug, Clone)]
 pub(crate) struct NatsProgram {
@@ -173,7 +176,7 @@ impl NatsServers {
         self.end(at, Signal::KILL);
     }
 
-    /// Ends a server in order (SIGTERM), and waits for its end.
+    /// Ends a server in order (SIGTERM), and waits for its end. One that does not is killed.
     pub(crate) fn terminate(&mut self, at: usize) {
         self.end(at, Signal::TERM);
     }
@@ -297,8 +300,13 @@ impl NatsServers {
 
     fn end(&mut self, at: usize, signal: Signal) {
         self.signal(at, signal);
-        if let Some(mut child) = self.nodes[at].child.take() {
-            child.wait().expect("the server ends");
+        let Some(mut child) = self.nodes[at].child.take() else { return };
+        let deadline = Instant::now() + END_TIMEOUT;
+        while child.try_wait().expect("its state").is_none() {
+            if Instant::now() > deadline {
+                child.kill().expect("it is killed");
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }

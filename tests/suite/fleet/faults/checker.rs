@@ -1,6 +1,7 @@
 //! What must be so after everything that happened to a fleet.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
@@ -9,6 +10,7 @@ use super::held::HeldEvents;
 use super::publishers::ToldPublisher;
 use super::readers::{Selection, ToldReader};
 use super::records::FleetRecords;
+use crate::common::{run, text};
 
 /// Checks what clients were told against what each node holds, and against the stream.
 ///
@@ -29,6 +31,25 @@ pub(super) fn check(told: &ToldClients, held: &[HeldEvents], records: &FleetReco
     let by_position = by_position(&held[0]);
     told.publishers.iter().for_each(|publisher| check_publisher(publisher, &held[0], records));
     told.readers.iter().for_each(|reader| check_reader(reader, &held[0], &by_position));
+}
+
+/// Checks that `leftoff check --against` finds all topics equal on all nodes, by their hashes.
+/// `comparing.rs` shows that it finds what differs.
+///
+/// # Panics
+///
+/// If it does not, or leaves an event out.
+pub(super) async fn check_hashes(nodes: &[SocketAddr], held: &HeldEvents) {
+    let urls: Vec<String> = nodes.iter().map(|node| format!("http://{node}")).collect();
+    let arguments = ["check", "--against"].into_iter().chain(urls.iter().map(String::as_str));
+    let compared = run(&arguments.collect::<Vec<_>>()).await;
+    assert_eq!(compared.status.code(), Some(0), "{compared:?}");
+    let said = text(&compared.stdout);
+    for (topic, events) in held.iter().filter(|(_, events)| !events.is_empty()) {
+        let line = format!("equal    {topic}: {} events", events.len());
+        let times = said.lines().filter(|it| *it == line).count();
+        assert_eq!(times, nodes.len() - 1, "{line}, with the first node: {said}");
+    }
 }
 
 fn payload(event: &Value) -> &str {

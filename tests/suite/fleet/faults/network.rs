@@ -30,14 +30,44 @@ pub(super) enum Member {
     Checker,
 }
 
-/// The link of two members.
+/// What a fault does to the link of two members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LinkState {
-    Open,
+pub(super) enum Obstacle {
     /// What is sent waits until the link is open again.
-    Stalled,
+    Stall,
     /// Connections are cut, and new ones are refused.
     Cut,
+}
+
+/// Some members that do not reach some others, until they are joined again.
+#[must_use]
+pub(super) struct Parting {
+    links: Vec<(Member, Member)>,
+    obstacle: Obstacle,
+}
+
+/// The obstacles of a link: each counts until its own parting ends.
+#[derive(Debug, Default, Clone, Copy)]
+struct LinkState {
+    stalls: usize,
+    cuts: usize,
+}
+
+impl LinkState {
+    fn count_mut(&mut self, obstacle: Obstacle) -> &mut usize {
+        match obstacle {
+            Obstacle::Stall => &mut self.stalls,
+            Obstacle::Cut => &mut self.cuts,
+        }
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.stalls > 0
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cuts > 0
+    }
 }
 
 /// The network of some members. Its proxies end with the runtime.
@@ -71,22 +101,26 @@ impl Network {
         reached.port()
     }
 
-    /// Changes the link of two members.
-    pub(super) fn set(&self, one: Member, other: Member, state: LinkState) {
-        self.link(one, other).send_replace(state);
+    /// Puts an obstacle between each of some members and each of others.
+    pub(super) fn part(&self, some: &[Member], others: &[Member], obstacle: Obstacle) -> Parting {
+        let pairs = some.iter().flat_map(|one| others.iter().map(|other| (*one, *other)));
+        let links: Vec<(Member, Member)> = pairs.collect();
+        for (one, other) in &links {
+            self.link(*one, *other).send_modify(|state| *state.count_mut(obstacle) += 1);
+        }
+        Parting { links, obstacle }
     }
 
-    /// Opens all links.
-    pub(super) fn open_all(&self) {
-        for link in self.0.links.lock().unwrap().values() {
-            link.send_replace(LinkState::Open);
+    /// Takes the obstacles of a parting away. Those of other partings stay.
+    pub(super) fn join_again(&self, parting: Parting) {
+        for (one, other) in parting.links {
+            self.link(one, other).send_modify(|state| *state.count_mut(parting.obstacle) -= 1);
         }
     }
 
     fn link(&self, one: Member, other: Member) -> watch::Sender<LinkState> {
         let mut links = self.0.links.lock().unwrap();
-        let link = links.entry((one.min(other), one.max(other)));
-        link.or_insert_with(|| watch::Sender::new(LinkState::Open)).clone()
+        links.entry((one.min(other), one.max(other))).or_default().clone()
     }
 
     async fn accept(self, listener: TcpListener, member: Member, port: u16) {
@@ -152,8 +186,8 @@ fn has_socket(process: u32, socket: &str) -> bool {
 
 /// Carries what both ends send until one of them ends, or the link is cut.
 async fn carry(client: TcpStream, port: u16, mut state: watch::Receiver<LinkState>) -> Result<()> {
-    let open = *state.wait_for(|state| *state != LinkState::Stalled).await.unwrap();
-    if open == LinkState::Cut {
+    let open = *state.wait_for(|state| state.is_cut() || !state.is_stalled()).await.unwrap();
+    if open.is_cut() {
         return Ok(());
     }
     let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
@@ -164,7 +198,7 @@ async fn carry(client: TcpStream, port: u16, mut state: watch::Receiver<LinkStat
     tokio::select! {
         ended = copy(from_client, to_server, state.clone()) => ended,
         ended = copy(from_server, to_client, state.clone()) => ended,
-        _ = state.wait_for(|state| *state == LinkState::Cut) => Ok(()),
+        _ = state.wait_for(LinkState::is_cut) => Ok(()),
     }
 }
 
@@ -176,7 +210,7 @@ async fn copy(
     let mut bytes = vec![0; 64 << 10];
     loop {
         let count = from.read(&mut bytes).await?;
-        state.wait_for(|state| *state != LinkState::Stalled).await.map(|_| ()).unwrap();
+        state.wait_for(|state| !state.is_stalled()).await.map(|_| ()).unwrap();
         if count == 0 {
             return Ok(());
         }
