@@ -11,7 +11,9 @@
 //!
 //! `LEFTOFF_FLEET_SEEDS` says how many seeds are run, 2 by default; `LEFTOFF_FLEET_SEED` says which
 //! one is the first, and the next ones follow it. Without it the first one is known to be clean,
-//! and the others are random. A seed decides what happens; the machine decides how it ends.
+//! the others are random, and the older one of two NATS servers gets a random seed as well. A seed
+//! decides what happens; the machine decides how it ends.
+//!
 //! NATS before 2.10 loses what it has acknowledged when its servers are killed; with such a one its
 //! servers are left alone.
 
@@ -55,13 +57,16 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-fn seeds() -> Vec<u64> {
+/// Returns the seeds, each with the server that it is run with.
+fn runs(programs: &[NatsProgram]) -> Vec<(&NatsProgram, u64)> {
+    let [older @ .., newest] = programs else { return Vec::new() };
     let count = number("LEFTOFF_FLEET_SEEDS").unwrap_or(2);
-    let Some(first) = number("LEFTOFF_FLEET_SEED") else {
-        let others = std::iter::repeat_with(rand::random);
-        return std::iter::once(KNOWN_SEED).chain(others).take(count as usize).collect();
-    };
-    (0..count).map(|at| first.wrapping_add(at)).collect()
+    if let Some(first) = number("LEFTOFF_FLEET_SEED") {
+        return (0..count).map(|at| (newest, first.wrapping_add(at))).collect();
+    }
+    let with_newest = (0..count).map(|at| if at == 0 { KNOWN_SEED } else { rand::random() });
+    let with_newest = with_newest.map(|seed| (newest, seed));
+    with_newest.chain(older.iter().map(|program| (program, rand::random()))).collect()
 }
 
 /// Goal: whatever of a fleet dies, stands still, is wiped, cut off, full or wrong about the time,
@@ -70,11 +75,10 @@ fn seeds() -> Vec<u64> {
 /// nodes hold the same; and one node has led in each term.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_that_is_broken_loses_nothing() {
-    let Some(program) = NatsProgram::all().pop() else { return };
-    for seed in seeds() {
+    for (program, seed) in runs(&NatsProgram::all()) {
         let began = Instant::now();
         eprintln!("-- LEFTOFF_FLEET_SEED={seed}, NATS {}", program.version);
-        broken(&program, seed).await;
+        broken(program, seed).await;
         eprintln!("   clean after {:.1?}", began.elapsed());
     }
 }
