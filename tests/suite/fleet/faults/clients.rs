@@ -16,6 +16,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::broken_fleet::HEAL_TIMEOUT;
 use super::publishers::{PUBLISHERS, Publisher, ToldPublisher};
 use super::readers::{Reader, Selection, ToldReader, Transport};
 
@@ -99,12 +100,13 @@ impl Clients {
     ///
     /// # Panics
     ///
-    /// If a reader does not get what was acknowledged.
+    /// If a publisher is not answered, or a reader does not get what was acknowledged.
     pub(super) async fn finish(self) -> ToldClients {
         self.stopping.store(true, Ordering::SeqCst);
         let mut told = ToldClients::default();
         for (publisher, end) in self.publishers.into_iter().zip(&self.topics_end) {
-            let publisher = publisher.await.unwrap();
+            let publisher = tokio::time::timeout(HEAL_TIMEOUT, publisher).await;
+            let publisher = publisher.expect("a fleet that is whole acknowledges").unwrap();
             let highest = publisher.acked.iter().map(|acked| acked.sequence).max();
             end.send_replace(Some(highest.unwrap_or(0)));
             told.publishers.push(publisher);
@@ -113,7 +115,7 @@ impl Clients {
         let highest = acked.map(|acked| acked.position).max();
         self.feeds_end.send_replace(Some(highest.unwrap_or(0)));
         for reader in self.readers {
-            let read = tokio::time::timeout(Duration::from_secs(60), reader).await;
+            let read = tokio::time::timeout(HEAL_TIMEOUT, reader).await;
             told.readers.push(read.expect("a reader gets what was acknowledged").unwrap());
         }
         told
