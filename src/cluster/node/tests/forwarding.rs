@@ -4,14 +4,14 @@ use super::*;
 use crate::broker::InOrder;
 
 /// A fleet whose nodes reach each other.
-async fn reachable(lease: Duration) -> (TestFleet, Vec<SimulatedStream>) {
+pub(super) async fn reachable(lease: Duration) -> (TestFleet, Vec<SimulatedStream>) {
     let stream = SimulatedStream::new(1, faultless(), Arc::new(RuntimeClock::default()));
     let links: Vec<_> = (0..3).map(|_| stream.another_link()).collect();
     let streams = links.iter().map(|link| Arc::new(link.clone()) as Arc<dyn FleetEngine>).collect();
     (TestFleet::connected(streams, lease, HOUR, true).await, links)
 }
 
-fn event(id: &str) -> NewEvent {
+pub(super) fn event(id: &str) -> NewEvent {
     NewEvent::new(format!("event {id}")).with_id(id)
 }
 

@@ -1,7 +1,13 @@
 //! A node as it is shown to others: whether it is ready, how far it is behind, and how it hands
 //! over the lead.
 
+use super::joining::begun_stream;
+use super::versions::last_place;
 use super::*;
+use crate::cluster::chain::StreamPlace;
+use crate::cluster::record::RecordBody;
+use crate::cluster::simulated::SimulatedStream;
+use crate::cluster::stream::Stream as _;
 use crate::error::OpenReason;
 
 /// Goal: a node is ready once it has caught up, stays so while the engine is away, and says why it
@@ -98,4 +104,42 @@ async fn a_leader_that_hands_over_follows_the_next_one_and_leads_no_more() {
     let third = fleet.leader_but(Some(leader)).await;
     assert!(third != leader && third != next);
     fleet.close().await;
+}
+
+/// Appends a record to a stream, as another node does.
+async fn append(stream: &SimulatedStream, body: RecordBody) -> StreamPlace {
+    let place = last_place(stream).await;
+    let (record, next) = place.following(&body);
+    stream.append(place.stream, record).await.unwrap();
+    next
+}
+
+/// Goal: a leader that has resigned is not shown as the leader, whatever record comes after; one
+/// that has not is shown to a node that comes in the middle of its term.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_has_resigned_is_not_shown_again() {
+    for resigns in [true, false] {
+        let stream = begun_stream();
+        let founded = append(&stream, RecordBody::Found(crate::Epoch::new(7))).await;
+        let (node, address) = ("n9".to_owned(), String::new());
+        let leader = FleetLeader { node, incarnation: 9, address };
+        let epoch = founded.epoch.unwrap();
+        let announced = RecordBody::Announce { leader: leader.clone(), epoch };
+        append(&stream, announced).await;
+        if resigns {
+            append(&stream, RecordBody::Resigned).await;
+        }
+        let last = append(&stream, RecordBody::Skipped).await;
+        // The lease is long: nobody else leads in the meantime.
+        let link = Arc::new(stream.another_link());
+        let node = open_node(Arc::<MemoryLog>::default(), link, 1, PATIENCE).await.unwrap();
+        let read = wait_for(|| {
+            let status = node.node.status().borrow().clone();
+            (status.read == last.stream).then_some(status)
+        })
+        .await;
+        assert_eq!(read.leader, Some(leader).filter(|_| !resigns));
+        assert_eq!(read.resigned, if resigns { last.term } else { 0 });
+        node.close().await;
+    }
 }
