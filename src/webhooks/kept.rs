@@ -45,7 +45,7 @@ pub(super) struct WebhooksParts {
     pub(super) config: WebhooksConfig,
     pub(super) client: WebhookClient,
     pub(super) hosts: HostLimits,
-    consumers: Consumers,
+    pub(super) consumers: Consumers,
     pub(super) topic: TopicName,
     status_topic: TopicName,
     /// The last record on which the present change is decided.
@@ -310,7 +310,7 @@ impl WebhooksParts {
         let is_of_fleet = record.queue.is_some();
         if let Err(error) = self.write(name, Some(record), Happening::Created).await {
             if is_of_fleet && !error.outcome_unknown() {
-                // No record names it. If that fails, it is left, and nobody reads with it.
+                // No record names it. If that fails, it is left until a node begins to lead.
                 let _left = self.delete_consumer(&id).await;
             }
             return Err(error);
@@ -382,7 +382,11 @@ impl WebhooksParts {
     }
 
     /// Deletes a consumer, if there is one.
-    async fn delete_consumer(&self, id: &ConsumerId) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// As [`Consumers::delete`].
+    pub(super) async fn delete_consumer(&self, id: &ConsumerId) -> Result<()> {
         match self.consumers.delete(id).await {
             Err(Error::UnknownConsumer(_)) => Ok(()),
             outcome => outcome,
@@ -485,7 +489,7 @@ impl WebhooksParts {
 
     /// Returns the right to change webhooks. What is known by then is what a change is decided on:
     /// it is not stored if others have changed a webhook since.
-    async fn alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(super) async fn alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
         let alone = self.writing.lock().await;
         self.decided_on.store(*self.reached.borrow(), Ordering::SeqCst);
         alone
@@ -520,6 +524,29 @@ impl WebhooksParts {
         self.read_to(stored).await
     }
 
+    /// Stores a webhook as it is once more, or that there is none of this name: what another node
+    /// of the fleet has decided before that is not stored any more. The caller holds the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnexpectedSequence`]: another node was faster. As [`Broker::publish`].
+    pub(super) async fn store_again(&self, name: &WebhookName) -> Result<()> {
+        if self.broker.is_alone() {
+            return Ok(());
+        }
+        let event = match self.hook(name) {
+            Ok((record, _)) => {
+                NewEvent::json(&*record)?.with_key(name.as_str()).with_type(EVENT_TYPE)
+            }
+            Err(_) => NewEvent::tombstone(name.as_str()),
+        };
+        own_topics::open(&self.broker, TOPIC, own_topics::keyed()).await?;
+        let stored = Publish::one(self.topic.clone(), event);
+        let stored = stored.expecting(self.decided_on.load(Ordering::SeqCst));
+        let acks = self.broker.publish_own(vec![stored]).await?;
+        self.read_to(acks.first().map_or(0, |ack| ack.last().sequence.get())).await
+    }
+
     /// Makes a webhook what is stored of it.
     pub(super) fn apply(&self, name: &WebhookName, record: Option<Arc<WebhookRecord>>) {
         let mut hooks = self.hooks.write().unwrap_or_else(PoisonError::into_inner);
@@ -541,7 +568,7 @@ impl WebhooksParts {
 }
 
 /// Returns the consumer of a webhook.
-fn consumer_of(name: &WebhookName, record: &WebhookRecord) -> Result<ConsumerId> {
+pub(super) fn consumer_of(name: &WebhookName, record: &WebhookRecord) -> Result<ConsumerId> {
     let name = match &record.queue {
         Some(queue) => format!("{OF_WEBHOOKS}{name}:{queue}"),
         None => format!("{OF_WEBHOOKS}{name}"),

@@ -9,7 +9,7 @@
 //! `registry.rs` is what a host has of them, `kept.rs` what is stored of them in the topic
 //! `$webhooks`, in the form of `stored.rs`. `runner.rs` is the task of one, `sending.rs` one
 //! request. `client.rs` sends it, through `connector.rs`, which asks `resolver.rs` for addresses,
-//! and `guard.rs` about each of them.
+//! and `guard.rs` about each of them. `cleaning.rs` deletes what a killed node has left.
 //! `routes.rs` and `service.rs` have what administrators may do over HTTP and gRPC.
 //!
 //! # Why
@@ -18,6 +18,7 @@
 //! often an event was tried, and which events are dead is stored as for every other worker, and
 //! survives a kill. The broker below knows nothing of webhooks.
 
+mod cleaning;
 mod client;
 mod config;
 mod connector;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::cleaning::clean_while_leading;
 use super::config::WebhooksConfig;
 use super::info::{MadeWebhook, WebhookInfo};
 use super::kept::{Hook, HookParts, StartTask, WebhooksParts};
@@ -32,6 +33,8 @@ struct LiveWebhooks {
     parts: Arc<WebhooksParts>,
     /// The task that reads what other nodes of a fleet change; `None` for a broker alone.
     _follower: Option<AbortOnDropHandle<()>>,
+    /// The task that deletes what killed nodes have left.
+    _cleaner: AbortOnDropHandle<()>,
 }
 
 impl Drop for LiveWebhooks {
@@ -82,7 +85,9 @@ impl Webhooks {
         let follow = || nodes::follow(Arc::downgrade(&parts), loaded.reader, leadership);
         let follow = (!broker.is_alone()).then(follow);
         let _follower = follow.map(|follow| AbortOnDropHandle::new(tokio::spawn(follow)));
-        Ok(Self(Arc::new(LiveWebhooks { parts, _follower })))
+        let cleaning = clean_while_leading(Arc::downgrade(&parts), broker.leadership());
+        let _cleaner = AbortOnDropHandle::new(tokio::spawn(cleaning));
+        Ok(Self(Arc::new(LiveWebhooks { parts, _follower, _cleaner })))
     }
 
     pub(super) fn parts(&self) -> &Arc<WebhooksParts> {
