@@ -44,6 +44,7 @@ mod rights;
 mod roles;
 mod routes;
 mod service;
+mod shared_runs;
 mod stored_ticket;
 mod ticket_table;
 mod tickets;

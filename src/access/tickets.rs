@@ -23,6 +23,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -41,6 +42,7 @@ use super::keys::{CredentialHash, hash_of};
 use super::once_tickets::{OnceForm, TicketQuestion, from_bytes, to_bytes};
 use super::revocations::Revocations;
 use super::rights::MAX_PATTERNS;
+use super::shared_runs::SharedRuns;
 use super::stored_ticket::{StoredTicket, hash_in, key_of};
 use super::ticket_table::{Ticket, TicketBounds, TicketKind, TicketTable};
 use crate::broker::{Answerer, Broker, EventRef, Publish};
@@ -62,8 +64,9 @@ const QUESTIONS: &str = "tickets";
 /// The type of its events.
 const EVENT_TYPE: &str = "access.ticket";
 
-/// The most questions of this node that wait for the leader's answer, and the longest wait for one:
-/// whoever brings tickets that nobody has made must not keep the leader from its work.
+/// The most questions of a kind that the leader answers this node at once, and the longest wait for
+/// one, with that for its turn: whoever brings tickets that nobody has made must not keep the
+/// leader from its work.
 const MAX_QUESTIONS: usize = 64;
 const MAX_ANSWER: Duration = Duration::from_secs(5);
 
@@ -167,8 +170,13 @@ struct TicketParts {
     table: Mutex<TicketTable>,
     /// The task that applies what comes to the topic.
     follower: OnceLock<FollowedTopic>,
-    /// The questions that may be asked of the leader at once.
-    questions: Semaphore,
+    /// The questions that may be asked of the leader at once: to keep a ticket, and to take one,
+    /// which anybody can have asked.
+    keeping: Semaphore,
+    taking: Semaphore,
+    /// The waits for what the fleet has stored. One is for all who wait, whatever tickets they
+    /// bring.
+    catching_up: SharedRuns,
 }
 
 impl Tickets {
@@ -199,7 +207,9 @@ impl Tickets {
             revocations: revocations.clone(),
             table: Mutex::new(TicketTable::new(bounds)),
             follower: OnceLock::new(),
-            questions: Semaphore::new(MAX_QUESTIONS),
+            keeping: Semaphore::new(MAX_QUESTIONS),
+            taking: Semaphore::new(MAX_QUESTIONS),
+            catching_up: SharedRuns::default(),
         });
         let weak = Arc::downgrade(&parts);
         let apply = move |event: &EventRef<'_>| {
@@ -392,32 +402,42 @@ impl TicketParts {
         Ok(caller.expires.map_or(end, |credential| credential.min(end)))
     }
 
+    /// Asks the leader, when it is the turn of the question.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Crowded`]: its turn has not come in time, and nothing was asked.
+    /// [`Error::DeadlineExceeded`]. As [`Broker::ask_leader`].
     async fn ask_leader(&self, question: &TicketQuestion) -> Result<Bytes> {
+        let turns = match question {
+            TicketQuestion::Keep { .. } => &self.keeping,
+            TicketQuestion::Take { .. } => &self.taking,
+        };
         let question = to_bytes(question)?;
-        self.in_turn(self.broker.ask_leader(QUESTIONS, question)).await
+        let is_asked = AtomicBool::new(false);
+        let asking = async {
+            let _turn = turns.acquire().await.map_err(|_closed| Error::ShuttingDown)?;
+            is_asked.store(true, Ordering::Relaxed);
+            self.broker.ask_leader(QUESTIONS, question).await
+        };
+        match in_time(asking).await {
+            Err(Error::DeadlineExceeded { .. }) if !is_asked.load(Ordering::Relaxed) => {
+                Err(Error::crowded("answers about tickets", MAX_QUESTIONS as u64))
+            }
+            answered => answered,
+        }
     }
 
     /// Waits until all tickets are applied that the fleet has stored by now.
     async fn catch_up(&self) -> Result<()> {
         match self.follower.get() {
             Some(follower) => {
-                self.in_turn(follower.catch_up(&self.broker, MAX_BEHIND)).await.map(drop)
+                let catching_up =
+                    async { follower.catch_up(&self.broker, MAX_BEHIND).await.map(drop) };
+                in_time(self.catching_up.run(catching_up)).await
             }
             None => Ok(()),
         }
-    }
-
-    /// Asks one of a bounded number of questions, for a bounded time.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Crowded`]: there are too many; nothing was asked. [`Error::DeadlineExceeded`]. As
-    /// `asking`.
-    async fn in_turn<T>(&self, asking: impl Future<Output = Result<T>>) -> Result<T> {
-        let crowded = |_| Error::crowded("answers about tickets", MAX_QUESTIONS as u64);
-        let _turn = self.questions.try_acquire().map_err(crowded)?;
-        let limit_ms = MAX_ANSWER.as_millis() as u64;
-        timeout(MAX_ANSWER, asking).await.unwrap_or(Err(Error::DeadlineExceeded { limit_ms }))
     }
 
     /// Answers another node of the fleet.
@@ -470,6 +490,16 @@ impl TicketParts {
             warn!(%error, "a stored ticket is not taken over");
         }
     }
+}
+
+/// Waits for an answer for a bounded time.
+///
+/// # Errors
+///
+/// [`Error::DeadlineExceeded`]. As `asking`.
+async fn in_time<T>(asking: impl Future<Output = Result<T>>) -> Result<T> {
+    let limit_ms = MAX_ANSWER.as_millis() as u64;
+    timeout(MAX_ANSWER, asking).await.unwrap_or(Err(Error::DeadlineExceeded { limit_ms }))
 }
 
 /// Returns the topics that a ticket is for, to subscribe and to publish: those of the request that

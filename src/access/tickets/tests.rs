@@ -2,6 +2,8 @@
 
 use std::sync::Barrier;
 
+use futures_util::future::join_all;
+
 use super::*;
 use crate::broker::OpenConfig;
 use crate::edge::hooks::Grant;
@@ -322,8 +324,9 @@ async fn a_ticket_for_one_use_lives_as_long_on_nodes_whose_clocks_are_an_hour_ap
     fleet.close().await;
 }
 
-/// Goal: a ticket for streams is good on a node that has not applied it yet; and whoever brings
-/// tickets that nobody has made is waited for by few.
+/// Goal: a ticket for streams is good on a node that has not applied it yet, however many bring
+/// tickets at the same time that nobody has made; and questions to the leader have their turns in
+/// order, for a bounded time.
 #[cfg(feature = "fleet")]
 #[tokio::test]
 async fn a_node_that_is_behind_waits_for_the_tickets_that_are_stored() {
@@ -344,12 +347,30 @@ async fn a_node_that_is_behind_waits_for_the_tickets_that_are_stored() {
         tokio::task::yield_now().await;
         fleet.hold(1, false);
     };
-    tokio::join!(tickets.fetch(&ticket, TicketUse::Read, now), going_on);
+    let unknown: Vec<String> = (0..4 * MAX_QUESTIONS).map(|it| format!("lot_{it}")).collect();
+    let all_unknown =
+        |purpose| join_all(unknown.iter().map(move |it| tickets.fetch(it, purpose, now)));
+    let known = tickets.fetch(&ticket, TicketUse::Read, now);
+    tokio::join!(all_unknown(TicketUse::Read), known, going_on);
     assert!(tickets.redeem(&ticket, TicketUse::Read, now).is_ok());
 
-    let _busy = tickets.0.questions.try_acquire_many(MAX_QUESTIONS as u32).unwrap();
-    let refused = tickets.0.ask_leader(&TicketQuestion::take(&hash_of("x"))).await.unwrap_err();
-    assert!(matches!(refused, Error::Crowded { limit: 64, .. }), "{refused}");
-    tickets.fetch("lot_unknown", TicketUse::Read, now).await; // It does not wait.
+    let once = request(TicketKind::Once, None);
+    let once = nodes[0].0.issue(&caller(now), &once, now).await.unwrap().ticket;
+    let known = tickets.fetch(&once, TicketUse::WebSocket, now);
+    tokio::join!(all_unknown(TicketUse::WebSocket), known);
+    assert!(tickets.redeem(&once, TicketUse::WebSocket, now).is_ok());
+
+    let busy = tickets.0.taking.try_acquire_many(MAX_QUESTIONS as u32).unwrap();
+    let kept = request(TicketKind::Once, None);
+    tickets.issue(&caller(now), &kept, now).await.expect("tickets are made all the same");
+    let question = TicketQuestion::take(&hash_of("x"));
+    let asking = async || tickets.0.ask_leader(&question).await;
+    timeout(Duration::from_millis(100), asking()).await.expect_err("it waits for its turn");
+    let release = async {
+        tokio::task::yield_now().await;
+        drop(busy);
+    };
+    let (answered, ()) = tokio::join!(asking(), release);
+    answered.unwrap();
     fleet.close().await;
 }
