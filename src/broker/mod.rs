@@ -53,6 +53,8 @@ mod publish;
 mod questions;
 mod queue;
 mod read;
+#[cfg(feature = "fleet")]
+mod reading_through;
 mod report;
 mod shared;
 mod tail;
@@ -120,6 +122,8 @@ pub(crate) use read::walk::merge::{WalkAnswer, WalkEnd, WalkVisitor, WalkedEvent
 pub(crate) use read::walk::newest::WalkRoom;
 pub use read::walk::newest::{NewestPage, NewestRequest, TopicEvent};
 pub(crate) use read::walk::selected::{Selected, SelectedTopic};
+#[cfg(feature = "fleet")]
+pub(crate) use reading_through::{ReadStep, ReadThrough};
 pub use report::{Ack, Dropped, Duplicate, MaintenanceReport, Receipt};
 pub(crate) use tail::form::WireForm;
 pub use tail::run::Run;

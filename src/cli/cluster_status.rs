@@ -77,6 +77,16 @@ fn in_words(told: &Value) -> String {
             word(&repaired["kept_in"]),
         );
     }
+    let searched = &told["searched"];
+    if searched.is_object() {
+        let number = |name: &str| searched[name].as_u64().unwrap_or(0);
+        let (bytes, passes) = (number("read_bytes"), number("passes"));
+        let times = if passes == 1 { "time" } else { "times" };
+        let _infallible = writeln!(
+            text,
+            "searched for damage: {bytes} bytes, the whole log {passes} {times}, since the start"
+        );
+    }
     for seen in told["nodes"].as_array().into_iter().flatten() {
         let _infallible = writeln!(text, "{}", seen_in_words(seen));
     }
@@ -157,11 +167,13 @@ ready    yes
         let kept = json!({ "at_ms": 5, "why": "its end", "from": "n1", "kept_bytes": 77,
             "kept_in": "/data/damaged-5" });
         told["repaired"] = kept;
+        told["searched"] = json!({ "passes": 2, "last_at_ms": 5, "read_bytes": 66 });
         let said = in_words(&told);
         for line in [
             "damage   a page",
             "repaired with a backup of n1: its end; the damaged log, of 77 bytes, is kept in \
              /data/damaged-5",
+            "searched for damage: 66 bytes, the whole log 2 times, since the start",
         ] {
             assert!(said.lines().any(|it| it == line), "{line}: {said}");
         }

@@ -47,7 +47,7 @@ use self::repeats::Repeats;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
-  1  failed
+  1  failed; or a node of a fleet ended `serve`, so that its next start repairs it
   2  wrong use of the command line
   3  a check found damage, a difference or what is unsafe, or `serve` refused a damaged log
   4  the server cannot be reached

@@ -157,36 +157,26 @@ impl Serve {
         let why = watching.await.ok().flatten();
         node.close().await;
         served?;
-        match why {
-            Some(why) => {
-                let problem = format!(
-                    "this node {why}, and needs a backup of another node: start it again, and it \
-                     loads one"
-                );
-                Err(CliError::new(ExitReason::Other, problem))
-            }
-            None => Ok(()),
-        }
+        why.map_or(Ok(()), |why| Err(CliError::new(ExitReason::Other, why)))
     }
 }
 
-/// Stops the server when the node needs a backup of another node: it cannot catch up with its
-/// fleet, or is damaged and takes no part. The next start loads one. Returns which of these it is;
-/// `None` if the server is stopped for another reason.
+/// Stops the server when the node cannot go on as it is, and another node can help it: the next
+/// start repairs it. Returns why; `None` if the server is stopped for another reason.
 fn stop_if_needed(
     node: &FleetNode,
     shutdown: Shutdown,
-) -> impl Future<Output = Option<&'static str>> + Send + 'static {
-    let (mut status, repairable) = (node.status(), node.repairable());
+) -> impl Future<Output = Option<String>> + Send + 'static {
+    let repairable = node.repairable();
     async move {
         let why = tokio::select! {
             biased;
-            behind = status.wait_for(|status| status.fell_behind) => {
-                behind.ok().map(|_| "was away for too long")
-            }
-            () = repairable => Some("has a damaged log"),
             () = shutdown.started() => None,
+            why = repairable => Some(why),
         };
+        if let Some(why) = &why {
+            tracing::error!(why, "this node stops, so that its next start repairs it");
+        }
         shutdown.start();
         why
     }

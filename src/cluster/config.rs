@@ -1,4 +1,5 @@
-//! The settings of a node of a fleet: the section `[fleet]`.
+//! The settings of a node of a fleet: the section `[fleet]`. The file is long, because each setting
+//! stands beside its check.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -85,6 +86,10 @@ pub struct FleetConfig {
     /// The most members of other nodes that this one shows among those who are present. 0 to
     /// 10,000,000; each takes up to 2 KiB. Default: 100,000.
     pub max_members_elsewhere: u64,
+    /// The bytes of its log that the node reads in a second to find damage before somebody needs
+    /// the events, up to 1 TiB; 0 for no search. The search begins anew a day after its end.
+    /// Default: 4,194,304, which is 4 MiB.
+    pub search_bytes_per_second: u64,
 }
 
 impl Default for FleetConfig {
@@ -111,6 +116,7 @@ impl Default for FleetConfig {
             replicas: 3,
             max_stream_bytes: 0,
             max_members_elsewhere: 100_000,
+            search_bytes_per_second: 4 << 20,
         }
     }
 }
@@ -137,6 +143,7 @@ impl FleetConfig {
             ("fleet.keep_ms", self.keep_ms, 0, MAX_KEEP_MS),
             ("fleet.max_stream_bytes", self.max_stream_bytes, 0, 1 << 50),
             ("fleet.max_members_elsewhere", self.max_members_elsewhere, 0, 10_000_000),
+            ("fleet.search_bytes_per_second", self.search_bytes_per_second, 0, 1 << 40),
         ])?;
         if !matches!(self.replicas, 1 | 3 | 5) {
             let problem = format!("{} is not 1, 3 or 5", self.replicas);
@@ -238,6 +245,7 @@ impl FleetConfig {
             lease: Duration::from_millis(self.lease_ms),
             keep: Duration::from_millis(self.keep_ms),
             max_members_elsewhere: self.max_members_elsewhere as usize,
+            search_bytes_per_second: self.search_bytes_per_second,
             ..NodeConfig::new(self.node.clone())
         })
     }
@@ -405,6 +413,9 @@ mod tests {
         refused(&["fleet.lease_ms", "99", "100 and 60000"], |it| it.lease_ms = 99);
         refused(&["fleet.keep_ms", "2592000001", "0 and 2592000000"], |it| {
             it.keep_ms = 2_592_000_001;
+        });
+        refused(&["fleet.search_bytes_per_second", "0 and 1099511627776"], |it| {
+            it.search_bytes_per_second = (1 << 40) + 1;
         });
         refused(&["fleet.replicas", "2 is not 1, 3 or 5"], |it| it.replicas = 2);
         refused(&["fleet.max_stream_bytes", "1 is below 67108864"], |it| it.max_stream_bytes = 1);

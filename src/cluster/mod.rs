@@ -21,10 +21,13 @@
 //! forwarding/             what callers ask of a node that does not lead
 //! node.rs  config.rs      a node: its broker and its tasks, and its settings
 //! upkeep.rs               what a node does besides its role
+//! searching.rs            a node searches its log for damage
 //! status.rs  lag.rs  view.rs   how a node is, how far it is behind, and how that is shown
 //! messages.rs  peers/     messages that need not be kept, and how the other nodes are
 //! signed_messages.rs  signature.rs   what proves that these come from a node of the fleet
 //! joining/  giving.rs     a node loads a backup of another one, which gives it
+//! choosing.rs             which one that is
+//! restarting.rs           a node that cannot go on ends, so that its next start repairs it
 //! links.rs                how nodes reach each other
 //! ephemeral.rs            ephemeral events reach the readers at all nodes
 //! trimming.rs             what no node needs any more goes from the stream
@@ -32,6 +35,7 @@
 
 mod awaited;
 mod chain;
+mod choosing;
 mod clock;
 mod config;
 mod ephemeral;
@@ -52,9 +56,11 @@ mod presence;
 mod proto;
 mod record;
 mod replicated_log;
+mod restarting;
 mod role;
 #[cfg(test)]
 mod samples;
+mod searching;
 mod seldom;
 mod sending;
 mod signature;
@@ -82,6 +88,7 @@ pub use node::{FleetEngine, FleetNode, NodeConfig, NodeOpenError, open};
 pub use peers::{MAX_PEERS, PeerReport, PeerStatus, PeerWatch, SILENT_LEASES, SeenPeer};
 pub use record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 pub use replicated_log::ReplicatedLog;
+pub use searching::SearchedLog;
 pub use status::{NodeRole, NodeStatus, RepairedLog};
 pub use view::{FleetView, ForwardedCommands};
 pub use writer::{Leading, NotDecided, StreamWriter, WriterConfig};

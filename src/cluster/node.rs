@@ -15,6 +15,7 @@
 mod tests;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,9 @@ use super::messages::FleetMessages;
 use super::peers::PeerWatch;
 use super::record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
 use super::replicated_log::ReplicatedLog;
+use super::restarting::RestartWatch;
 use super::role::{LedBroker, RoleParts, RoleTask};
+use super::searching::{DamageSearch, SearchCounts};
 use super::signed_messages::SignedMessages;
 use super::status::{NodeRole, NodeStatus, RepairedLog};
 use super::stream::{Stream, StreamError, StreamFuture, StreamSequence};
@@ -57,9 +60,6 @@ const MAX_LEASE: Duration = Duration::from_secs(60);
 
 /// The longest time for which records are kept.
 const MAX_KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-/// The least time after which a node whose log is damaged looks for a backup once more.
-const REPAIR_AGAIN: Duration = Duration::from_secs(5 * 60);
 
 const FOREIGN_LOG: &str = "the log has events and no place in the stream of a fleet: it is of a \
     broker that was alone, or has lost data to damage; take an empty data directory";
@@ -90,6 +90,9 @@ pub struct NodeConfig {
     /// The most members of other nodes that this one shows among those who are present; each takes
     /// up to 2 KiB. Default: 100,000.
     pub max_members_elsewhere: usize,
+    /// The bytes of its log that the node reads in a second to find damage; 0 for no search.
+    /// Default: 4 MiB.
+    pub search_bytes_per_second: u64,
 }
 
 impl NodeConfig {
@@ -105,6 +108,7 @@ impl NodeConfig {
             lease: Duration::from_secs(3),
             keep: Duration::from_secs(60 * 60),
             max_members_elsewhere: 100_000,
+            search_bytes_per_second: 4 << 20,
         }
     }
 
@@ -199,6 +203,9 @@ impl LedBroker for ForwardingBroker {
 pub struct FleetNode {
     broker: Broker,
     log: Arc<ReplicatedLog>,
+    stream: Arc<dyn Stream>,
+    /// The data directory, if the node was opened in one.
+    directory: Option<PathBuf>,
     status: Arc<watch::Sender<NodeStatus>>,
     writer: StreamWriter,
     view: FleetView,
@@ -275,6 +282,7 @@ async fn open_with(
     check_groups(open)?;
     let NodeConfig { fleet, name, advertise, secret, ca_pem, lease, .. } = config;
     let NodeConfig { keep, max_members_elsewhere: max_members, .. } = config;
+    let bytes_per_second = config.search_bytes_per_second;
     if secret.is_none() {
         tracing::warn!(
             "the fleet has no secret: whoever reaches its engine or its nodes may take part in it"
@@ -325,6 +333,16 @@ async fn open_with(
         max_members,
     });
     tasks.push(spawn(Box::pin(async { match keeping.await {} })));
+    let counts = SearchCounts::default();
+    let searched = (bytes_per_second > 0).then(|| counts.clone());
+    let search = DamageSearch {
+        broker: broker.clone(),
+        log: log.clone(),
+        clock: clock.clone(),
+        bytes_per_second,
+        counts,
+    };
+    tasks.push(spawn(Box::pin(async { match search.run().await {} })));
     let (forwarder, forwarding) = Forwarder::new(ForwarderParts {
         queue,
         status: watched.clone(),
@@ -352,6 +370,7 @@ async fn open_with(
         relay: upkeep.relay.clone(),
         presence: upkeep.presence.clone(),
         links: links.clone(),
+        searched,
     };
     let mut role_task = None;
     if is_foreign {
@@ -366,7 +385,7 @@ async fn open_with(
                 forwarding: forwarding.clone(),
             }),
             log: log.clone(),
-            stream,
+            stream: stream.clone(),
             clock,
             writer: writer.clone(),
             status: status.clone(),
@@ -384,6 +403,8 @@ async fn open_with(
     let node = FleetNode {
         broker: broker.clone(),
         log,
+        stream,
+        directory: None,
         status,
         writer,
         view,
@@ -421,7 +442,7 @@ impl FleetNode {
         takes_part.then(|| self.log.epoch())
     }
 
-    /// Returns the first damage of the log that a reader meets, once one has.
+    /// Returns the first damage of the log, once some is found.
     pub(super) fn found_damage(&self) -> watch::Receiver<Option<String>> {
         self.log.damage()
     }
@@ -431,24 +452,35 @@ impl FleetNode {
         self.tasks.push(tokio::spawn(task));
     }
 
-    /// Waits until the log of this node is so damaged that it takes no part in the fleet, and
-    /// another node can give a backup. Then the node is to be closed and opened again
-    /// ([`open_in`](super::open_in)).
+    /// Keeps in mind where the node can be opened again.
+    pub(super) fn keep_directory(&mut self, directory: &Path) {
+        self.directory = Some(directory.to_owned());
+    }
+
+    /// Waits until this node cannot go on as it is, and another node can help it: its log is
+    /// damaged or takes nothing more, it does not fit the stream, or is behind the stream's limits.
+    /// Then the node is to be closed and opened again ([`open_in`](super::open_in)), which repairs
+    /// it. Returns why, for people.
+    ///
+    /// That is noted in the data directory. If a repair does not help, this waits for six hours
+    /// until it returns again, also in the next process. For a node that was not opened with
+    /// [`open_in`](super::open_in) it waits for ever.
     ///
     /// # Cancel safety
     ///
-    /// Safe: nothing is changed.
-    pub fn repairable(&self) -> impl Future<Output = ()> + Send + 'static {
-        let view = self.view();
+    /// It may be noted already that the node is to be opened again.
+    pub fn repairable(&self) -> impl Future<Output = String> + Send + 'static {
+        let watch = self.directory.clone().map(|directory| RestartWatch {
+            view: self.view(),
+            stream: self.stream.clone(),
+            status: self.status.clone(),
+            found: self.log.damage(),
+            directory,
+        });
         async move {
-            loop {
-                // A node that was just opened has looked for a backup.
-                tokio::time::sleep(REPAIR_AGAIN.max(view.lease * 20)).await;
-                let status = view.status();
-                let is_out = status.role == NodeRole::Stopped && status.damage.is_some();
-                if is_out && view.has_helper() {
-                    return;
-                }
+            match watch {
+                Some(watch) => watch.run().await,
+                None => std::future::pending().await,
             }
         }
     }

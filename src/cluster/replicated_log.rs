@@ -35,7 +35,7 @@ use crate::error::{Cause, Error, Result};
 use crate::event::{Durability, Timestamp};
 use crate::log::contract::{ReadAhead, TellFailure};
 use crate::log::{Applied, Block, Extent, Group, Log, LogSpace, Seek, StoredBlock, StoredTopic};
-use crate::topic::TopicId;
+use crate::topic::{TopicId, TopicName};
 
 /// The time after which the local log is synced again, if something was written.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -47,8 +47,18 @@ pub struct ReplicatedLog {
     writer: StreamWriter,
     clock: Arc<dyn SteadyClock>,
     kept: Mutex<LocalPlace>,
-    /// The first damage that a reader has met.
+    /// The first damage that was found.
     damage: watch::Sender<Option<String>>,
+    /// What looked damaged to a reader, until that is looked at.
+    suspect: watch::Sender<Option<SuspectEvents>>,
+}
+
+/// Events that looked damaged to a reader. They may have been trimmed or rewritten meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SuspectEvents {
+    pub(super) topic: TopicName,
+    /// The first one.
+    pub(super) first: Sequence,
 }
 
 /// How far the local log is.
@@ -84,16 +94,41 @@ impl ReplicatedLog {
             }
         };
         let kept = LocalPlace { applied, synced, synced_at: clock.now() };
-        let (damage, _) = watch::channel(None);
-        Ok(Self { local, epoch, writer, clock, kept: Mutex::new(kept), damage })
+        let (damage, suspect) = (watch::Sender::new(None), watch::Sender::new(None));
+        Ok(Self { local, epoch, writer, clock, kept: Mutex::new(kept), damage, suspect })
     }
 
-    /// Returns the first damage of the local log that a reader meets, once one has.
+    /// Returns the first damage of the local log, once some is found.
     pub(super) fn damage(&self) -> watch::Receiver<Option<String>> {
         self.damage.subscribe()
     }
 
-    /// Returns what a reader gets, and keeps in mind that the local log is damaged, if it is.
+    /// Returns what looks damaged to readers. Only the first is told until it is forgotten.
+    pub(super) fn suspects(&self) -> watch::Receiver<Option<SuspectEvents>> {
+        self.suspect.subscribe()
+    }
+
+    /// Forgets what looked damaged to a reader.
+    pub(super) fn forget_suspect(&self) {
+        self.suspect.send_replace(None);
+    }
+
+    /// Returns what a reader gets, and tells what looks damaged.
+    fn seen<T>(&self, read: Result<T>) -> Result<T> {
+        let Err(Error::Damaged { topic, first, .. }) = &read else { return self.noted(read) };
+        if self.damage.borrow().is_none() {
+            self.suspect.send_if_modified(|suspect| {
+                let is_new = suspect.is_none();
+                if is_new {
+                    *suspect = Some(SuspectEvents { topic: topic.clone(), first: *first });
+                }
+                is_new
+            });
+        }
+        read
+    }
+
+    /// Returns the outcome of a call, and keeps in mind that the local log is damaged, if it is.
     pub(super) fn noted<T>(&self, read: Result<T>) -> Result<T> {
         if let Err(error @ (Error::Damaged { .. } | Error::DamagedLog { .. })) = &read {
             self.damage.send_if_modified(|damage| {
@@ -252,7 +287,7 @@ impl Log for ReplicatedLog {
         below: Sequence,
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
-        self.noted(self.local.read(topic, from, below, max_bytes))
+        self.seen(self.local.read(topic, from, below, max_bytes))
     }
 
     fn read_ahead(
@@ -263,7 +298,7 @@ impl Log for ReplicatedLog {
         max_bytes: usize,
         more_bytes: usize,
     ) -> Result<ReadAhead> {
-        self.noted(self.local.read_ahead(topic, sequences, before, max_bytes, more_bytes))
+        self.seen(self.local.read_ahead(topic, sequences, before, max_bytes, more_bytes))
     }
 
     fn stored_blocks(
@@ -272,11 +307,11 @@ impl Log for ReplicatedLog {
         sequences: Range<Sequence>,
         max_parts: usize,
     ) -> Result<Vec<StoredBlock>> {
-        self.noted(self.local.stored_blocks(topic, sequences, max_parts))
+        self.seen(self.local.stored_blocks(topic, sequences, max_parts))
     }
 
     fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
-        self.noted(self.local.last_below(topic, sequence))
+        self.seen(self.local.last_below(topic, sequence))
     }
 
     fn seek(
@@ -286,10 +321,10 @@ impl Log for ReplicatedLog {
         earliest: Sequence,
         tail: Sequence,
     ) -> Result<Sequence> {
-        self.noted(self.local.seek(topic, seek, earliest, tail))
+        self.seen(self.local.seek(topic, seek, earliest, tail))
     }
 
     fn is_whole(&self, topic: TopicId, extent: &Extent) -> Result<bool> {
-        self.noted(self.local.is_whole(topic, extent))
+        self.seen(self.local.is_whole(topic, extent))
     }
 }

@@ -40,7 +40,7 @@ use super::clock::{SteadyClock, until};
 use super::record::FleetLeader;
 use super::replicated_log::ReplicatedLog;
 use super::status::{NodeRole, NodeStatus};
-use super::stream::{Stream, StreamError, StreamFuture};
+use super::stream::{Stream, StreamError, StreamFuture, StreamSequence};
 use super::writer::StreamWriter;
 use crate::broker::Leadership;
 use crate::error::{Error, Result, with_causes};
@@ -75,6 +75,10 @@ pub(super) enum RoleEnd {
     Closed,
     /// It cannot go on, for this reason.
     Stopped(String),
+    /// It cannot go on until it is opened again, for this reason.
+    NeedsOpening(String),
+    /// What it has does not fit the stream from this record on, for this reason.
+    Breaks(StreamSequence, String),
     /// The stream does not have the records any more that it needs, for this reason.
     Behind(String),
 }
@@ -83,6 +87,10 @@ impl From<Error> for RoleEnd {
     fn from(error: Error) -> Self {
         match error {
             Error::ShuttingDown => Self::Closed,
+            // The log, or the storage below it, has failed for good.
+            Error::ReadOnly(_) | Error::OutcomeUnknown(_) => {
+                Self::NeedsOpening(with_causes(&error))
+            }
             error => Self::Stopped(with_causes(&error)),
         }
     }
@@ -172,15 +180,25 @@ impl RoleTask {
         }
         let problem = match &end {
             RoleEnd::Closed => None,
-            RoleEnd::Stopped(problem) | RoleEnd::Behind(problem) => {
+            RoleEnd::Stopped(problem)
+            | RoleEnd::NeedsOpening(problem)
+            | RoleEnd::Breaks(_, problem)
+            | RoleEnd::Behind(problem) => {
                 tracing::error!(problem, "this node takes no part in its fleet any more");
                 Some(problem.clone())
             }
         };
         self.show(|status| {
             let (role, leader) = (NodeRole::Stopped, None);
-            let fell_behind = matches!(end, RoleEnd::Behind(_));
-            *status = NodeStatus { role, leader, problem, fell_behind, ..status.clone() };
+            *status = NodeStatus {
+                role,
+                leader,
+                problem,
+                fell_behind: matches!(end, RoleEnd::Behind(_)),
+                needs_opening: matches!(end, RoleEnd::NeedsOpening(_)),
+                breaks_at: if let RoleEnd::Breaks(at, _) = &end { Some(*at) } else { None },
+                ..status.clone()
+            };
         });
         end
     }
@@ -221,7 +239,8 @@ impl RoleTask {
             match until(&*self.parts.clock, deadline, reader.next()).await {
                 Some(Ok((at, record))) => {
                     let taken = assembler.take(at, &record);
-                    let taken = taken.map_err(|broken| RoleEnd::Stopped(broken.to_string()))?;
+                    let taken =
+                        taken.map_err(|broken| RoleEnd::Breaks(broken.at, broken.to_string()))?;
                     if let Some(place) = self.take(taken, assembler).await? {
                         return Ok(Some(place));
                     }
@@ -410,7 +429,7 @@ impl RoleTask {
             StreamError::Trimmed { .. } => Err(RoleEnd::Behind(format!(
                 "{error}, and this node needs them: it was away for too long, and cannot catch up"
             ))),
-            StreamError::Broken(_) => Err(RoleEnd::Stopped(error.to_string())),
+            StreamError::Broken(_) => Err(RoleEnd::NeedsOpening(error.to_string())),
         }
     }
 

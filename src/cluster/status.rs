@@ -85,6 +85,16 @@ pub struct NodeStatus {
     /// Whether the node has stopped because the stream does not have the records any more that it
     /// needs. Opened again with [`open_in`](super::open_in), it loads a backup of another node.
     pub fell_behind: bool,
+    /// The record at which the node has stopped, because that does not follow what the node has.
+    /// If other nodes have gone on beyond it, the log of this one is wrong. Opened again with
+    /// [`open_in`](super::open_in) after that was noted ([`FleetNode::repairable`]), it loads a
+    /// backup of another node.
+    ///
+    /// [`FleetNode::repairable`]: super::FleetNode::repairable
+    pub breaks_at: Option<StreamSequence>,
+    /// Whether the node has stopped, and may go on once it is opened again: its log takes nothing
+    /// more until then, because writing has failed, or the engine gave it a stream that cannot be.
+    pub needs_opening: bool,
     /// Why the engine does not answer; `None` if it does.
     pub engine_problem: Option<String>,
     /// What is wrong with the nodes as this one hears them: two processes with one name, messages
@@ -93,6 +103,9 @@ pub struct NodeStatus {
     /// How the log of the node is damaged; `None` if no damage was found. Opened again with
     /// [`open_in`](super::open_in), the node loads a backup of another one.
     pub damage: Option<String>,
+    /// Why the process of the node goes on, though its next start could repair the node: it has
+    /// ended for that not long ago.
+    pub stays: Option<String>,
     /// The damaged log that was replaced last, as long as it is kept.
     pub repaired: Option<RepairedLog>,
     /// For how long the node is behind.
@@ -107,6 +120,16 @@ impl NodeStatus {
             NodeRole::Leading => 0,
             _ => self.tail.get().saturating_sub(self.reached.get()),
         }
+    }
+
+    /// Returns what is wrong with the node, which its next start may repair; `None` if nothing is.
+    pub(super) fn needs_start(&self) -> Option<String> {
+        let problem = self.problem.as_deref().unwrap_or("it has stopped");
+        if let Some(damage) = &self.damage {
+            return Some(format!("its log is damaged: {damage}"));
+        }
+        let is_stopped = self.fell_behind || self.breaks_at.is_some() || self.needs_opening;
+        is_stopped.then(|| problem.to_owned())
     }
 
     /// Says that the node has applied everything up to this record.
@@ -132,7 +155,9 @@ impl NodeStatus {
         match self.role {
             NodeRole::Stopped => {
                 let problem = self.problem.as_deref().unwrap_or("it is closed");
-                Err(format!("this node takes no part in its fleet: {problem}"))
+                let stays = self.stays.as_deref().map(|why| format!("; {why}"));
+                let stays = stays.unwrap_or_default();
+                Err(format!("this node takes no part in its fleet: {problem}{stays}"))
             }
             NodeRole::Following if !self.is_tail_told => {
                 let problem = self.engine_problem.as_deref().unwrap_or("it was just opened");

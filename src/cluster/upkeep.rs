@@ -99,7 +99,7 @@ fn own_status(
     })
 }
 
-/// Writes the first damage that a reader meets into a node's status.
+/// Writes the first damage that is found into a node's status.
 async fn tell_damage(
     status: Arc<watch::Sender<NodeStatus>>,
     mut found: watch::Receiver<Option<String>>,
@@ -109,7 +109,8 @@ async fn tell_damage(
     };
     tracing::error!(
         damage,
-        "this node's log is damaged: start the node again, and it loads a backup of another one"
+        "this node's log is damaged: it ends when another node can give a backup, and its next \
+         start loads one"
     );
     status.send_modify(|status| {
         status.damage.get_or_insert(damage.unwrap_or_default());

@@ -16,6 +16,7 @@ use super::links::LinkConfig;
 use super::peers::{PeerReport, PeerStatus, PeerWatch};
 use super::presence::PresenceCounts;
 use super::record::FleetLeader;
+use super::searching::{SearchCounts, SearchedLog};
 use super::signed_messages::SignedMessages;
 use super::status::{NodeRole, NodeStatus};
 
@@ -51,6 +52,8 @@ pub struct FleetView {
     pub(super) relay: FleetRelay,
     pub(super) presence: PresenceCounts,
     pub(super) links: LinkConfig,
+    /// `None` if the node does not search its log.
+    pub(super) searched: Option<SearchCounts>,
 }
 
 impl fmt::Debug for FleetView {
@@ -137,6 +140,11 @@ impl FleetView {
         (self.presence.elsewhere(), self.presence.cut())
     }
 
+    /// Returns how far the node has searched its log for damage; `None` if it does not.
+    pub fn searched(&self) -> Option<SearchedLog> {
+        self.searched.as_ref().map(SearchCounts::searched)
+    }
+
     /// Returns for how long the oldest record that the node has not applied has been in the stream,
     /// as far as the node knows: it asks the engine for the tail three times in a lease.
     pub fn lag(&self) -> Duration {
@@ -155,16 +163,17 @@ impl FleetView {
     /// Why it is not ready, for people.
     pub fn check_ready(&self) -> Result<(), String> {
         let patience = LEAST_PATIENCE.max(self.lease * 3);
-        let damage = {
+        let (damage, stays) = {
             let status = self.status.borrow();
             status.check_ready(self.clock.now(), patience)?;
-            status.damage.clone()
+            (status.damage.clone(), status.stays.clone())
         };
         // The last node that serves is better than none.
         if let Some(damage) = damage.filter(|_| self.has_helper()) {
+            let stays = stays.map(|why| format!("; {why}")).unwrap_or_default();
             return Err(format!(
                 "this node's log is damaged: {damage}; start it again, and it loads a backup of \
-                 another node"
+                 another node{stays}"
             ));
         }
         match self.retiring.is_cancelled() {
@@ -175,12 +184,7 @@ impl FleetView {
 
     /// Whether another node takes part in the fleet whose log is not damaged: it can give a backup.
     pub(super) fn has_helper(&self) -> bool {
-        let takes_part = |peer: &PeerStatus| {
-            matches!(peer.role, NodeRole::Leading | NodeRole::Following)
-                && !peer.address.is_empty()
-                && !peer.damaged
-        };
-        self.peers.live_others().iter().any(takes_part)
+        self.peers.live_others().iter().any(PeerStatus::can_give)
     }
 
     /// Lets the node lead no longer, and not again. A leader decides what was handed in so far, and

@@ -143,6 +143,15 @@ pub(crate) struct ShownRepair {
     pub(crate) kept_bytes: u64,
 }
 
+/// How far a node has searched its log for damage since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownSearch {
+    pub(crate) passes: u64,
+    /// Null before the log was read whole.
+    pub(crate) last_at_ms: Option<u64>,
+    pub(crate) read_bytes: u64,
+}
+
 /// How a node of a fleet is. Written as the answer of `/v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct FleetState {
@@ -189,6 +198,9 @@ pub(crate) struct FleetState {
     /// The damaged log that was replaced last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) repaired: Option<ShownRepair>,
+    /// How far the node has searched its log for damage; absent if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) searched: Option<ShownSearch>,
     /// What the node does before it serves: `step`, and how far it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) joining: Option<Value>,
@@ -265,6 +277,11 @@ pub(super) fn metrics(fleet: &dyn NodeOfFleet) -> String {
     metric("leftoff_fleet_engine_away", "1 if the engine does not answer.", &plain(away.into()));
     let damaged = state.damage.is_some();
     metric("leftoff_fleet_damaged", "1 if the node's log is damaged.", &plain(damaged.into()));
+    let searched = state.searched.map_or((0, 0), |it| (it.read_bytes, it.passes));
+    let help = "Bytes of its log that the node has read to find damage, since the start.";
+    metric("leftoff_fleet_searched_bytes_total", help, &plain(searched.0));
+    let help = "How often the node has read its whole log for that, since the start.";
+    metric("leftoff_fleet_searches_total", help, &plain(searched.1));
     let joining = state.joining.unwrap_or_default();
     let done_bytes = joining["done_bytes"].as_u64().unwrap_or(0);
     let help = "Bytes of a backup that a node has loaded, or reads again, before it serves.";
@@ -332,6 +349,7 @@ mod tests {
                     kept_in: "/data/damaged-1000".to_owned(),
                     kept_bytes: 77,
                 }),
+                searched: Some(ShownSearch { passes: 2, last_at_ms: Some(5), read_bytes: 66 }),
                 joining: Some(json!({ "step": "loading", "done_bytes": 4, "expected_bytes": 9 })),
             }
         }
@@ -407,6 +425,7 @@ mod tests {
                 "kept_in": "/data/damaged-1000",
                 "kept_bytes": 77,
             },
+            "searched": { "passes": 2, "last_at_ms": 5, "read_bytes": 66 },
             "joining": { "step": "loading", "done_bytes": 4, "expected_bytes": 9 },
         });
         assert_eq!(told(Some(&Behind)), expected);
@@ -435,6 +454,8 @@ mod tests {
             "leftoff_fleet_members_cut_total 7",
             "leftoff_fleet_engine_away 1",
             "leftoff_fleet_damaged 1",
+            "leftoff_fleet_searched_bytes_total 66",
+            "leftoff_fleet_searches_total 2",
             "leftoff_fleet_joining_bytes 4",
             "leftoff_fleet_joining_expected_bytes 9",
             "leftoff_fleet_repaired_kept_bytes 77",

@@ -118,5 +118,5 @@ pub(crate) use sled_log::restore::load_peer;
 pub use sled_log::restore::{RestoreReport, Restoring, restore};
 #[cfg(feature = "fleet")]
 pub(crate) use sled_log::setting_aside::{
-    AsideLog, AsideNote, note_damage, noted_damage, set_aside,
+    AsideLog, AsideNote, NotedEnd, note_damage, note_end, noted_damage, noted_end, set_aside,
 };

@@ -5,11 +5,12 @@ use std::pin::Pin;
 use bytes::Bytes;
 
 use crate::cluster::{
-    FleetLeader, FleetView, ForwardedCommands, NodeRole, RelayCounts, RepairedLog, SeenPeer,
+    FleetLeader, FleetView, ForwardedCommands, NodeRole, RelayCounts, RepairedLog, SearchedLog,
+    SeenPeer,
 };
 use crate::edge::fleet::{
     FleetState, NodeOfFleet, ShownForwards, ShownNode, ShownPeer, ShownRelays, ShownRepair,
-    ShownRole,
+    ShownRole, ShownSearch,
 };
 
 impl NodeOfFleet for FleetView {
@@ -43,6 +44,7 @@ impl NodeOfFleet for FleetView {
             engine_problem: status.engine_problem,
             damage: status.damage,
             repaired: status.repaired.map(repair),
+            searched: self.searched().map(search),
             joining: None,
         }
     }
@@ -76,6 +78,11 @@ impl NodeOfFleet for FleetView {
 fn repair(repaired: RepairedLog) -> ShownRepair {
     let RepairedLog { at_ms, why, from, kept_in, kept_bytes } = repaired;
     ShownRepair { at_ms, why, from, kept_in: kept_in.display().to_string(), kept_bytes }
+}
+
+fn search(searched: SearchedLog) -> ShownSearch {
+    let SearchedLog { passes, last_at_ms, read_bytes } = searched;
+    ShownSearch { passes, last_at_ms, read_bytes }
 }
 
 fn role(role: NodeRole) -> ShownRole {

@@ -62,6 +62,7 @@ impl NodeOfFleet for JoiningNode {
             engine_problem: None,
             damage: None,
             repaired: None,
+            searched: None,
             joining: Some(json!(state)),
         }
     }

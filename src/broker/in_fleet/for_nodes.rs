@@ -13,6 +13,7 @@ use crate::broker::presence::MemberElsewhere;
 use crate::broker::publish::{InOrder, PendingAll};
 use crate::broker::questions::{AnsweredBy, Answerer, LeaderAsker};
 use crate::broker::queue::{AskedBy, Queued, QueuedChange};
+use crate::broker::reading_through::{ReadStep, ReadThrough, damage_at};
 use crate::broker::topic::members::{MemberRelay, Present};
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
@@ -183,6 +184,42 @@ impl Broker {
         let report = self.maintain(topic.as_ref()).await?;
         let answer = serde_json::to_vec(&report.to_numbers());
         answer.map(Bytes::from).map_err(|error| unreadable(&error))
+    }
+
+    /// Reads the next blocks of all, to find those that are damaged: at least one, then as many as
+    /// fit `max_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadFailed`], [`Error::DamagedLog`], [`Error::ShuttingDown`]. The next step reads
+    /// the same again.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the next step reads the same again.
+    pub(crate) async fn read_step(
+        &self,
+        through: &mut ReadThrough,
+        max_bytes: usize,
+    ) -> Result<ReadStep> {
+        through.step(&self.0, max_bytes).await
+    }
+
+    /// Returns the damage at a place where a reader has met some, if it is really there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read_step`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
+    pub(crate) async fn damage_at(
+        &self,
+        topic: &TopicName,
+        first: Sequence,
+    ) -> Result<Option<Error>> {
+        damage_at(&self.0, topic, first).await
     }
 
     /// Begins a backup of everything for another node of the fleet. It has the place in the stream

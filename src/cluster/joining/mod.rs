@@ -13,11 +13,11 @@
 //! | `replacing.rs` | the log is replaced by a peer's backup, tried with one peer after the other |
 //! | `damage.rs` | whether the log is damaged, or does not fit the stream |
 //! | `wanted.rs` | which backup may take the place of the log |
-//! | `choosing.rs` | which peer is asked |
 //! | `loading.rs` | the peer's backup comes into a file |
 //! | `joining_state.rs` | how far the node is, as plain data |
 //!
-//! The peer's end is `giving.rs`.
+//! Which peer is asked is in `choosing.rs`, the peer's end in `giving.rs`, and `restarting.rs` says
+//! when the process of a node ends, so that its next start repairs it.
 //!
 //! # Why
 //!
@@ -26,10 +26,9 @@
 //! made, so blocks may be as they are after later records. Until the node has applied these, which
 //! it is told by a number beside the log, nobody gets its broker, also after a restart.
 //!
-//! A node that falls behind while it runs stops following, and serves what it has
-//! ([`NodeStatus::fell_behind`](super::NodeStatus::fell_behind)). It loads a backup when its
-//! process is started again, because a log cannot be replaced under its readers: the process ends,
-//! and its supervisor starts it.
+//! A node that falls behind while it runs, or whose log turns out to be damaged, serves what it
+//! has. It loads a backup when its process is started again, because a log cannot be replaced under
+//! its readers: the process ends once another node can help, and its supervisor starts it.
 //!
 //! A damaged log may be the only one that has some events. So it is never removed for a backup: it
 //! is kept beside the new log (`log/sled_log/setting_aside.rs`), and a backup takes its place only
@@ -39,7 +38,6 @@
 //! Damage in the middle of a log is found when it is read: the node says so, and notes it, and the
 //! next start repairs it.
 
-mod choosing;
 mod damage;
 mod joining_state;
 mod loading;

@@ -226,6 +226,7 @@ impl Opening<'_> {
         });
         let aside = aside.await??;
         node.show_damage(damage, aside.map(Into::into));
+        node.keep_directory(&self.directory);
         let (directory, mut found) = (self.directory.clone(), node.found_damage());
         node.add_task(async move {
             let Ok(why) = found.wait_for(Option::is_some).await.map(|why| why.clone()) else {

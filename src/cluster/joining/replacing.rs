@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
+use super::super::choosing::{Failures, choose};
 use super::super::clock::{RuntimeClock, SteadyClock};
 use super::super::messages::FleetMessages;
 use super::super::node::NodeConfig;
@@ -12,7 +13,6 @@ use super::super::peers::{OwnStatus, PeerStatus, PeerWatch, PeersTask};
 use super::super::record::FleetLeader;
 use super::super::signed_messages::SignedMessages;
 use super::super::status::NodeRole;
-use super::choosing::{Failures, choose};
 use super::damage::{LogDamage, has_whole_stream};
 use super::joining_state::JoiningStep;
 use super::loading::{LoadedBytes, load_backup};

@@ -575,6 +575,8 @@ async fn a_node_that_does_not_belong_to_the_fleet_stops_and_serves_its_readers()
     fleet.publish_somewhere("a", "more").await;
     let problem = stopped(&other).await;
     assert!(problem.contains("does not follow the record before it"), "{problem}");
+    let status = other.node.status().borrow().clone();
+    assert!(status.breaks_at.is_some() && status.needs_start() == Some(problem), "{status:?}");
     assert_eq!(ids(&other.broker, "b").await, ["elsewhere"]);
     other.close().await;
     // A node that was away for too long, and one that comes too late.
@@ -587,6 +589,7 @@ async fn a_node_that_does_not_belong_to_the_fleet_stops_and_serves_its_readers()
     fleet.start(gone).await;
     let problem = stopped(fleet.node(gone)).await;
     assert!(problem.contains("were trimmed"), "{problem}");
+    assert!(fleet.node(gone).node.status().borrow().fell_behind);
     assert_eq!(ids(&fleet.node(gone).broker, "a").await, ["of the fleet", "more"]);
     let late = open_node(Arc::new(MemoryLog::default()), link(), 4, LEASE).await;
     assert!(matches!(late, Err(NodeOpenError::Trimmed(_))));

@@ -112,7 +112,10 @@ impl LivingNode {
         };
         let (end, ()) = tokio::join!(role, self.publish(&broker, &has_ended));
         match end {
-            RoleEnd::Stopped(problem) | RoleEnd::Behind(problem) => self.violation(&problem),
+            RoleEnd::Stopped(problem)
+            | RoleEnd::NeedsOpening(problem)
+            | RoleEnd::Breaks(_, problem)
+            | RoleEnd::Behind(problem) => self.violation(&problem),
             RoleEnd::Closed => self.writer.resign("it is closing".to_owned()).await,
         }
     }

@@ -166,8 +166,8 @@ fn of_fleet(fleet: &dyn NodeOfFleet) -> Option<(&'static str, Severity, String)>
     }
     if let Some(damage) = state.damage {
         let text = format!(
-            "The log of this node is damaged: {damage}. Start the node again: it loads a backup of \
-             another node."
+            "The log of this node is damaged: {damage}. Its process ends once another node can \
+             help, and its next start loads a backup of that node."
         );
         return Some(("fleet_damaged", Severity::Error, text));
     }

@@ -1,7 +1,9 @@
-//! A damaged log that another one has replaced, and is kept; and the note that a log is damaged.
+//! A damaged log that another one has replaced, and is kept; the note that a log is damaged; and
+//! the note that a process has ended for its next start to repair that.
 //!
 //! ```text
 //! DIR/damage           why the log is damaged, once that was found while it was open
+//! DIR/ended            when a process ended last for its next start to repair the log, and why
 //! DIR/damaged-TIME/    the damaged log that was replaced last: its files, and
 //! DIR/damaged-TIME/about    what is known of it, as lines
 //! ```
@@ -18,6 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 
 const DAMAGE: &str = "damage";
+const ENDED: &str = "ended";
 const PREFIX: &str = "damaged-";
 const ABOUT: &str = "about";
 
@@ -66,6 +69,40 @@ pub(crate) fn note_damage(directory: &Path, why: &str) -> Result<()> {
 pub(crate) fn noted_damage(directory: &Path) -> Result<Option<String>> {
     let text = read_text(&directory.join(DAMAGE));
     text.map_err(|error| Error::open(directory, error))
+}
+
+/// The end of a process whose next start was to repair the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NotedEnd {
+    /// The time, in milliseconds since 1970.
+    pub(crate) at_ms: u64,
+    /// What was to be repaired.
+    pub(crate) why: String,
+}
+
+/// Notes that the process with the log in `directory` ends, so that later ones know it.
+///
+/// # Errors
+///
+/// [`Error::Open`].
+pub(crate) fn note_end(directory: &Path, end: &NotedEnd) -> Result<()> {
+    let text = format!("{} {}", end.at_ms, one_line(&end.why));
+    let written = write_synced(&directory.join(ENDED), &text);
+    written.map_err(|error| Error::open(directory, error))
+}
+
+/// Returns the last end of a process, as noted by [`note_end`].
+///
+/// # Errors
+///
+/// [`Error::Open`].
+pub(crate) fn noted_end(directory: &Path) -> Result<Option<NotedEnd>> {
+    let text = read_text(&directory.join(ENDED));
+    let text = text.map_err(|error| Error::open(directory, error))?;
+    Ok(text.as_deref().and_then(|text| {
+        let (at_ms, why) = text.split_once(' ')?;
+        Some(NotedEnd { at_ms: at_ms.parse().ok()?, why: why.to_owned() })
+    }))
 }
 
 /// Returns the damaged log that was replaced last in `directory`, if it is still there.
@@ -225,5 +262,19 @@ mod tests {
         assert!(noted.starts_with("a pageü") && (1_000..=1_024).contains(&noted.len()));
         take_note_away(path, None).unwrap();
         assert_eq!(noted_damage(path).unwrap(), None);
+    }
+
+    #[test]
+    fn the_last_end_of_a_process_is_noted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        assert_eq!(noted_end(path).unwrap(), None);
+        for at_ms in [5, 1_800_000_000_000] {
+            note_end(path, &NotedEnd { at_ms, why: "a page\nand more".to_owned() }).unwrap();
+            let expected = NotedEnd { at_ms, why: "a page".to_owned() };
+            assert_eq!(noted_end(path).unwrap(), Some(expected));
+        }
+        fs::write(path.join(ENDED), "nothing").unwrap();
+        assert_eq!(noted_end(path).unwrap(), None);
     }
 }

@@ -19,6 +19,7 @@ fn flags(servers: &str, number: usize, url: &str) -> Vec<String> {
         ["--set", "fleet.lease_ms=500"],
         ["--set", "fleet.secret=\"of-the-fleet-12345\""],
         ["--set", "follow.drain_ms=100"],
+        ["--set", "fleet.search_bytes_per_second=67108864"],
     ];
     flags.as_flattened().iter().map(|flag| (*flag).to_owned()).collect()
 }
@@ -118,5 +119,66 @@ async fn a_node_whose_log_is_cut_repairs_itself_and_says_where_the_damaged_log_i
     let data = directories[1].path().to_str().unwrap();
     let check = run(&["check", "--data-dir", data, "--against", &url(&first)]).await;
     assert_eq!(check.status.code(), Some(0), "{check:?}");
+    first.kill();
+}
+
+/// Goal: a damaged page in the middle of a log, which nobody reads, is found. The node then stops
+/// in order, with an exit code and a message, and its next start repairs it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_damaged_page_that_nobody_reads_ends_and_is_whole_after_its_next_start() {
+    let Some(program) = NatsProgram::all().pop() else { return };
+    let servers = NatsServers::start(&program, 1, &NatsOptions::default());
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let first = start(&servers, 0, directories[0].path());
+    let mut second = start(&servers, 1, directories[1].path());
+    until_ready(&first).await;
+    until_ready(&second).await;
+    for number in 0..40 {
+        let path = format!("/v1/topics/a/events?id={number}");
+        let stored = post(first.address, &path, format!("event {number:02} {:x<4000}", "")).await;
+        assert!(stored.status.is_success(), "{stored:?}");
+    }
+    // sled reads its newest segment when it is opened: these events are in another one.
+    for _ in 0..24 {
+        let stored = post(first.address, "/v1/topics/b/events", "x".repeat(700_000)).await;
+        assert!(stored.status.is_success(), "{stored:?}");
+    }
+    let last = cluster(&first).await["applied_record"].as_u64();
+    soon(async { while cluster(&second).await["applied_record"].as_u64() < last {} }).await;
+    // So often that sled has its pages as they stay.
+    for _ in 0..2 {
+        second.signal(rustix::process::Signal::TERM);
+        assert_eq!(second.exit_code().await, Some(0));
+        second = start(&servers, 1, directories[1].path());
+        until_ready(&second).await;
+        soon(async { while cluster(&second).await["searched"]["passes"] != 1 {} }).await;
+    }
+    second.signal(rustix::process::Signal::TERM);
+    assert_eq!(second.exit_code().await, Some(0));
+    let file = directories[1].path().join("sled/db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    // The first events are beside the records of the topics, which are read when it is opened.
+    let windows = bytes.windows(8).enumerate();
+    let found = windows.filter(|(_, window)| *window == b"event 25").map(|(at, _)| at);
+    let found: Vec<usize> = found.collect();
+    assert!(!found.is_empty());
+    found.into_iter().for_each(|at| bytes[at] = b'#');
+    std::fs::write(&file, &bytes).unwrap();
+
+    let mut second = start(&servers, 1, directories[1].path());
+    assert_eq!(second.exit_code().await, Some(1), "it ends by itself");
+    let second = start(&servers, 1, directories[1].path());
+    until_ready(&second).await;
+    let told = cluster(&second).await;
+    assert_eq!(told["repaired"]["from"], "n0", "{told}");
+    soon(async { while cluster(&second).await["searched"]["passes"] != 1 {} }).await;
+    assert_eq!(cluster(&second).await["damage"], Value::Null);
+    let url = |node: &Process| format!("http://{}", node.address);
+    let status = run(&["cluster", "status", "--server", &url(&second)]).await;
+    let said = text(&status.stdout);
+    assert!(said.contains(" bytes, the whole log 1 time, since the start\n"), "{said}");
+    let check = run(&["check", "--against", &url(&first), &url(&second)]).await;
+    assert_eq!(check.status.code(), Some(0), "{check:?}");
+    second.kill();
     first.kill();
 }

@@ -33,7 +33,8 @@ impl Giver {
 }
 
 fn config(number: usize, secret: &str) -> NodeConfig {
-    NodeConfig { lease: SHORT, secret: Some(secret.into()), ..named(number) }
+    let (secret, search_bytes_per_second) = (Some(secret.into()), 64 << 20);
+    NodeConfig { lease: SHORT, secret, search_bytes_per_second, ..named(number) }
 }
 
 fn link_config(secret: &str) -> LinkConfig {

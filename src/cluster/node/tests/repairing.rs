@@ -11,7 +11,7 @@ use super::joining::{
 use super::*;
 use crate::cluster::{JoiningState, RepairedLog};
 use crate::cursor::{Epoch, Sequence};
-use crate::log::Applied;
+use crate::log::{Applied, Fault, FaultyLog};
 
 /// A fleet of one node that others can load a backup from, and the directory of a second node that
 /// was in it and is closed.
@@ -59,6 +59,28 @@ impl Pair {
     async fn join(&self) -> (Broker, FleetNode) {
         let state = watch::Sender::new(JoiningState::default());
         join(&self.data, &self.stream, SECRET, &state).await.unwrap()
+    }
+
+    /// Publishes more than a segment of sled has, so that the events before that are in another
+    /// one: sled reads the newest segment when the log is opened.
+    async fn grow(&self) {
+        for _ in 0..24 {
+            let event = NewEvent::new("x".repeat(700_000));
+            self.peer().node.broker.publish(Publish::one(name("more"), event)).await.unwrap();
+        }
+    }
+
+    /// Has the node read its whole log, and close it, so often that sled has its pages as they
+    /// stay.
+    async fn settle(&self) {
+        for _ in 0..2 {
+            let (broker, node) = self.join().await;
+            let last = self.peer().node.broker.last_position();
+            wait_for(|| (broker.last_position() == last).then_some(())).await;
+            wait_for(|| (node.view().searched().unwrap().passes == 1).then_some(())).await;
+            node.close().await;
+            drop(broker);
+        }
     }
 
     /// Joins, and asserts that the log was replaced. Returns what is told of that.
@@ -243,6 +265,121 @@ async fn damage_that_a_reader_finds_is_told_and_repaired_at_the_next_start() {
     let repaired = pair.repaired().await;
     assert!(repaired.why.contains("large"), "{repaired:?}");
     pair.finish().await;
+}
+
+/// Goal: a damaged page which nobody reads is found by the search. The node then waits to be opened
+/// again once another node can help, and that repairs it. If the next log is damaged, too, it goes
+/// on for hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_nobody_reads_is_found_and_the_node_ends_for_it_once_in_a_while() {
+    let mut pair = Pair::begun().await;
+    pair.grow().await;
+    pair.settle().await;
+    change_db(&pair.data, |bytes| change_text(bytes, "large 0020"));
+    pair.stop_peer().await;
+    let (broker, node) = pair.join().await;
+    assert_eq!(node.status().borrow().repaired, None, "it is not found at the start");
+    let mut repairable = tokio::spawn(node.repairable());
+    let damage = wait_for(|| node.status().borrow().damage.clone()).await;
+    assert!(damage.contains("large"), "{damage}");
+    assert_eq!(node.view().searched().unwrap().passes, 0);
+    wait_for(|| (!node.view().has_helper()).then_some(())).await;
+    let early = tokio::time::timeout(LEASE * 4, &mut repairable).await;
+    assert!(early.is_err(), "nobody can help it: {early:?}");
+    pair.peer = Some(giver(1, &pair.stream, &pair.disk).await);
+    let why = tokio::time::timeout(PATIENCE, repairable).await.unwrap().unwrap();
+    assert!(why.contains("its log is damaged: ") && why.contains("n1 can help it"), "{why}");
+    node.close().await;
+    drop(broker);
+    let repaired = pair.repaired().await;
+    assert!(repaired.why.contains("large"), "{repaired:?}");
+    let (broker, node) = pair.join().await;
+    wait_for(|| (node.view().searched().unwrap().passes == 1).then_some(())).await;
+    let searched = node.view().searched().unwrap();
+    assert!(searched.read_bytes > 400_000 && searched.last_at_ms.is_some(), "{searched:?}");
+    node.close().await;
+    drop(broker);
+    pair.settle().await;
+
+    change_db(&pair.data, |bytes| change_text(bytes, "large 0050"));
+    let (broker, node) = pair.join().await;
+    let mut repairable = tokio::spawn(node.repairable());
+    let stays = wait_for(|| node.status().borrow().stays.clone()).await;
+    assert!(stays.contains("0 minutes ago for a repair (its log is damaged"), "{stays}");
+    let reason = node.view().check_ready().unwrap_err();
+    assert!(reason.contains(&stays), "{reason}");
+    let early = tokio::time::timeout(LEASE * 4, &mut repairable).await;
+    assert!(early.is_err(), "it ends again and again");
+    fs::write(pair.data.join("ended"), "1 long ago").unwrap();
+    tokio::time::timeout(PATIENCE, repairable).await.unwrap().unwrap();
+    node.close().await;
+    drop(broker);
+    pair.repaired().await;
+    pair.finish().await;
+}
+
+/// Goal: what looks damaged to a reader, because it was trimmed a moment before, is no damage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_are_gone_are_not_taken_for_damage() {
+    let pair = Pair::begun().await;
+    let (broker, node) = pair.join().await;
+    let leader = &pair.peer().node.broker;
+    leader.purge(&name("large"), Sequence::new(50)).await.unwrap();
+    leader.maintain(None).await.unwrap();
+    let trimmed = || broker.topic(&name("large")).unwrap().extent.earliest > Sequence::new(40);
+    wait_for(|| trimmed().then_some(())).await;
+    let topic = node.log.topics().unwrap().into_iter().find(|it| it.name == name("large"));
+    let (id, tail) = topic.map(|topic| (topic.id, topic.extent.tail)).unwrap();
+    let suspects = node.log.suspects();
+    // A reader that was told the old beginning comes late.
+    wait_for(|| {
+        let read = node.log.read(id, Sequence::new(10), tail, 1);
+        matches!(read, Err(Error::Damaged { .. })).then_some(())
+    })
+    .await;
+    wait_for(|| suspects.borrow().is_none().then_some(())).await;
+    assert_eq!(node.status().borrow().damage, None);
+    node.close().await;
+    drop(broker);
+    pair.peer.unwrap().close().await;
+}
+
+/// Goal: a node whose log takes nothing more says that it needs to be opened again; once another
+/// node serves, it waits for that, and nothing is noted as damaged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_log_takes_nothing_more_is_to_be_opened_again() {
+    let (fleet, links) = TestFleet::begun(LEASE).await;
+    fleet.leader_but(None).await;
+    let log = Arc::new(FaultyLog::default());
+    let link = Arc::new(links[0].another_link());
+    let node = open_node(log.clone(), link, 3, LEASE).await.unwrap();
+    fleet.publish_somewhere("a", "first").await;
+    wait_for(|| (log.appends() > 0).then_some(())).await;
+    log.fail(log.appends() + 1, Fault::WriteFails);
+    fleet.publish_somewhere("a", "second").await;
+    let status = wait_for(|| {
+        let status = node.node.status().borrow().clone();
+        (status.role == NodeRole::Stopped).then_some(status)
+    });
+    let status = status.await;
+    assert!(status.needs_opening && status.needs_start().is_some(), "{status:?}");
+    assert_eq!(status.damage, None);
+    node.close().await;
+    fleet.close().await;
+
+    let mut pair = Pair::begun().await;
+    let (broker, node) = pair.join().await;
+    pair.stop_peer().await;
+    node.status.send_modify(|status| status.needs_opening = true);
+    wait_for(|| (!node.view().has_helper()).then_some(())).await;
+    let repairable = tokio::spawn(node.repairable());
+    pair.peer = Some(giver(1, &pair.stream, &pair.disk).await);
+    let why = tokio::time::timeout(PATIENCE, repairable).await.unwrap().unwrap();
+    assert!(why.contains("n1 can help it"), "{why}");
+    assert!(pair.data.join("ended").exists() && !pair.data.join("damage").exists());
+    node.close().await;
+    drop(broker);
+    pair.peer.unwrap().close().await;
 }
 
 /// Goal: a log whose last record is another one than the stream's is replaced by that of a peer of

@@ -32,6 +32,7 @@ pub(super) fn shapes() -> Vec<(&'static str, Object)> {
         ("ClusterNode", cluster_node()),
         ("SeenNode", seen_node()),
         ("RepairedLog", repaired_log()),
+        ("SearchedLog", searched_log()),
         ("Digests", digests()),
         ("EventsDigest", events_digest()),
         ("Overview", overview_shape()),
@@ -181,6 +182,7 @@ fn cluster_shape() -> Object {
             said("engine_problem", "Why the engine does not answer; absent if it does."),
             said("damage", "How the log of the node is damaged; absent if no damage was found."),
             optional(of_shape("repaired", "RepairedLog")),
+            optional(of_shape("searched", "SearchedLog")),
         ],
     )
 }
@@ -235,6 +237,21 @@ fn repaired_log() -> Object {
             ),
             field("kept_in", text(), "The directory in which the damaged log is kept."),
             field("kept_bytes", number(0), "The size of its files."),
+        ],
+    )
+}
+
+fn searched_log() -> Object {
+    object(
+        "How far the node has searched its log for damage since its start; absent if it does not.",
+        [
+            field("passes", number(0), "How often it has read the whole log."),
+            field(
+                "last_at_ms",
+                or_null(Type::Integer),
+                "When it had read it whole last, in milliseconds since 1970; null before that.",
+            ),
+            field("read_bytes", number(0), "The bytes that it has read."),
         ],
     )
 }

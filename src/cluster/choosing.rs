@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::peers::PeerStatus;
-use super::super::status::NodeRole;
-use super::super::stream::StreamSequence;
+use super::peers::PeerStatus;
+use super::stream::StreamSequence;
 
 /// How often a process failed to give its backup, by its incarnation.
 pub(super) type Failures = BTreeMap<u64, u32>;
@@ -22,9 +21,7 @@ pub(super) fn choose<'a>(
     first: StreamSequence,
 ) -> Option<&'a PeerStatus> {
     let can_help = |peer: &&PeerStatus| {
-        matches!(peer.role, NodeRole::Following | NodeRole::Leading)
-            && !peer.address.is_empty()
-            && !peer.damaged
+        peer.can_give()
             && peer.record_form <= own.record_form
             && peer.group_form <= own.group_form
             && peer.applied.saturating_add(1) >= first.get()
@@ -36,7 +33,8 @@ pub(super) fn choose<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::record::FleetLeader;
+    use super::super::record::FleetLeader;
+    use super::super::status::NodeRole;
     use super::*;
 
     fn peer(name: &str, incarnation: u64, applied: u64) -> PeerStatus {
