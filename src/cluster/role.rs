@@ -429,7 +429,7 @@ impl RoleTask {
             StreamError::Trimmed { .. } => Err(RoleEnd::Behind(format!(
                 "{error}, and this node needs them: it was away for too long, and cannot catch up"
             ))),
-            StreamError::Broken(_) => Err(RoleEnd::NeedsOpening(error.to_string())),
+            StreamError::Broken(_) => Err(RoleEnd::Stopped(error.to_string())),
         }
     }
 

@@ -93,7 +93,7 @@ pub struct NodeStatus {
     /// [`FleetNode::repairable`]: super::FleetNode::repairable
     pub breaks_at: Option<StreamSequence>,
     /// Whether the node has stopped, and may go on once it is opened again: its log takes nothing
-    /// more until then, because writing has failed, or the engine gave it a stream that cannot be.
+    /// more until then, because writing has failed.
     pub needs_opening: bool,
     /// Why the engine does not answer; `None` if it does.
     pub engine_problem: Option<String>,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use leftoff::{Broker, OpenConfig};
 use serde_json::Value;
 
 use super::nats_servers::{NatsOptions, NatsProgram, NatsServers};
@@ -122,6 +123,51 @@ async fn a_node_whose_log_is_cut_repairs_itself_and_says_where_the_damaged_log_i
     first.kill();
 }
 
+/// Copies the files of a log to an empty directory.
+fn copy_log(from: &Path, to: &Path) {
+    std::fs::create_dir(to.join("sled")).unwrap();
+    let files = std::fs::read_dir(from.join("sled")).unwrap().map(|entry| entry.unwrap().path());
+    for file in files.filter(|file| file.is_file()).chain([from.join("mark")]) {
+        std::fs::copy(&file, to.join(file.strip_prefix(from).unwrap())).unwrap();
+    }
+}
+
+/// Changes the event with this number in sled's file, at every place where it is found.
+fn change_event(directory: &Path, number: u32) {
+    let file = directory.join("sled/db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let text = format!("event {number:02}");
+    let windows = bytes.windows(text.len()).enumerate();
+    let found = windows.filter(|(_, window)| *window == text.as_bytes()).map(|(at, _)| at);
+    let found: Vec<usize> = found.collect();
+    assert!(!found.is_empty());
+    found.into_iter().for_each(|at| bytes[at] = b'#');
+    std::fs::write(&file, &bytes).unwrap();
+}
+
+/// Changes one of the events where opening the log does not notice it: a log that has lost
+/// something begins an epoch. sled reads what it has written since its last snapshot, and moves
+/// pages, so it depends on the event.
+async fn damage_hidden(directory: &Path) {
+    let epoch = async |change: &dyn Fn(&Path)| {
+        let copy = tempfile::tempdir().unwrap();
+        copy_log(directory, copy.path());
+        change(copy.path());
+        let broker = Broker::open(copy.path(), &OpenConfig::default()).ok()?;
+        let epoch = broker.epoch();
+        broker.close().await;
+        Some(epoch)
+    };
+    let whole = epoch(&|_| ()).await;
+    assert!(whole.is_some());
+    for number in (5..40).step_by(5) {
+        if epoch(&|copy| change_event(copy, number)).await == whole {
+            return change_event(directory, number);
+        }
+    }
+    panic!("opening the log notices all damage");
+}
+
 /// Goal: a damaged page in the middle of a log, which nobody reads, is found. The node then stops
 /// in order, with an exit code and a message, and its next start repairs it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,15 +201,7 @@ async fn a_node_with_a_damaged_page_that_nobody_reads_ends_and_is_whole_after_it
     }
     second.signal(rustix::process::Signal::TERM);
     assert_eq!(second.exit_code().await, Some(0));
-    let file = directories[1].path().join("sled/db");
-    let mut bytes = std::fs::read(&file).unwrap();
-    // The first events are beside the records of the topics, which are read when it is opened.
-    let windows = bytes.windows(8).enumerate();
-    let found = windows.filter(|(_, window)| *window == b"event 25").map(|(at, _)| at);
-    let found: Vec<usize> = found.collect();
-    assert!(!found.is_empty());
-    found.into_iter().for_each(|at| bytes[at] = b'#');
-    std::fs::write(&file, &bytes).unwrap();
+    damage_hidden(directories[1].path()).await;
 
     let mut second = start(&servers, 1, directories[1].path());
     assert_eq!(second.exit_code().await, Some(1), "it ends by itself");

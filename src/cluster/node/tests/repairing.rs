@@ -136,6 +136,27 @@ fn change_text(bytes: &mut [u8], text: &str) {
     found.into_iter().for_each(|at| bytes[at..at + 3].copy_from_slice(b"###"));
 }
 
+/// Changes one of the large events where opening the log does not notice it. sled reads what it has
+/// written since its last snapshot, and moves pages, so it depends on the event.
+fn damage_hidden(data: &Path) {
+    let config = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
+    for number in (5..95).step_by(5) {
+        let text = format!("large {number:04}");
+        let copy = tempfile::tempdir().unwrap();
+        fs::create_dir(copy.path().join("sled")).unwrap();
+        let files = fs::read_dir(data.join("sled")).unwrap().map(|entry| entry.unwrap().path());
+        for file in files.filter(|file| file.is_file()).chain([data.join("mark")]) {
+            fs::copy(&file, copy.path().join(file.strip_prefix(data).unwrap())).unwrap();
+        }
+        change_db(copy.path(), |bytes| change_text(bytes, &text));
+        let opened = SledLog::open(copy.path(), &config).and_then(|log| log.applied());
+        if matches!(opened, Ok(Some(_))) {
+            return change_db(data, |bytes| change_text(bytes, &text));
+        }
+    }
+    panic!("opening the log notices all damage");
+}
+
 /// Cuts the file of sled in `data` before the first place where it has `text`.
 fn cut_at(data: &Path, text: &str) {
     change_db(data, |bytes| {
@@ -275,7 +296,7 @@ async fn damage_that_nobody_reads_is_found_and_the_node_ends_for_it_once_in_a_wh
     let mut pair = Pair::begun().await;
     pair.grow().await;
     pair.settle().await;
-    change_db(&pair.data, |bytes| change_text(bytes, "large 0020"));
+    damage_hidden(&pair.data);
     pair.stop_peer().await;
     let (broker, node) = pair.join().await;
     assert_eq!(node.status().borrow().repaired, None, "it is not found at the start");
@@ -301,7 +322,7 @@ async fn damage_that_nobody_reads_is_found_and_the_node_ends_for_it_once_in_a_wh
     drop(broker);
     pair.settle().await;
 
-    change_db(&pair.data, |bytes| change_text(bytes, "large 0050"));
+    damage_hidden(&pair.data);
     let (broker, node) = pair.join().await;
     let mut repairable = tokio::spawn(node.repairable());
     let stays = wait_for(|| node.status().borrow().stays.clone()).await;
@@ -379,6 +400,16 @@ async fn a_node_whose_log_takes_nothing_more_is_to_be_opened_again() {
     assert!(pair.data.join("ended").exists() && !pair.data.join("damage").exists());
     node.close().await;
     drop(broker);
+
+    // A node that does not fit the stream has its log replaced, and kept.
+    fs::remove_file(pair.data.join("ended")).unwrap();
+    let (broker, node) = pair.join().await;
+    node.status.send_modify(|status| status.breaks_at = Some(StreamSequence::new(2)));
+    tokio::time::timeout(PATIENCE, node.repairable()).await.unwrap();
+    node.close().await;
+    drop(broker);
+    let repaired = pair.repaired().await;
+    assert_eq!(repaired.why, "it has stopped");
     pair.peer.unwrap().close().await;
 }
 
