@@ -253,7 +253,10 @@ async fn a_node_serves_only_once_it_has_applied_what_its_backup_may_have() {
     std::fs::write(directory.path().join("joined"), until.to_string()).unwrap();
     for _ in 0..2 {
         let mut steps = state.subscribe();
-        let is_waiting = |state: &JoiningState| matches!(state.step, JoiningStep::CatchingUp { until: u, .. } if u == until);
+        let is_waiting = |state: &JoiningState| match state.step {
+            JoiningStep::CatchingUp { until: told, .. } => told == until,
+            _ => false,
+        };
         let given_up = async {
             steps.wait_for(is_waiting).await.unwrap();
             tokio::time::sleep(SHORT).await;
