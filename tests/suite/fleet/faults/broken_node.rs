@@ -94,9 +94,17 @@ impl BrokenNode {
         }
     }
 
-    /// Waits until a node that was asked to end has ended.
-    pub(super) async fn until_ended(&mut self) {
-        if let Some(mut process) = self.process.take() {
+    /// Asks the node to end, and returns the process that does.
+    pub(super) fn close(&self) -> Option<u32> {
+        self.signal(Signal::TERM);
+        self.signal(Signal::CONT); // What stands still cannot end.
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// Waits until a process that was asked to end has ended, if it is still the node's own: a
+    /// second fault may have killed it, and its mending may have started the node again.
+    pub(super) async fn until_ended(&mut self, closing: Option<u32>) {
+        if let Some(mut process) = self.process.take_if(|process| Some(process.id()) == closing) {
             let code = process.exit_code().await;
             assert!(code == Some(0) || self.was_filled, "a node that is closed: {code:?}");
         }

@@ -24,8 +24,11 @@ pub(super) struct BegunFault {
 enum Damage {
     /// Members do not run.
     Ended(Vec<Member>),
-    /// A node is about to end.
-    Closing(usize),
+    /// The process of a node is about to end.
+    Closing {
+        node: usize,
+        process: Option<u32>,
+    },
     /// A member stands still.
     Paused(Member),
     /// A file fills a disk.
@@ -48,7 +51,7 @@ impl BegunFault {
     fn has_hit(&self, member: Member) -> bool {
         match &self.damage {
             Damage::Ended(members) => members.contains(&member),
-            Damage::Closing(node) => Member::Node(*node) == member,
+            Damage::Closing { node, .. } => Member::Node(*node) == member,
             Damage::Paused(paused) => *paused == member,
             Damage::Full(_) | Damage::Parted(_) | Damage::Lasting => false,
         }
@@ -109,10 +112,7 @@ impl BrokenFleet {
             FleetFault::PauseFollower => self.pause(Member::Node(follower)),
             FleetFault::PauseServer => self.pause(Member::Server(server)),
             FleetFault::CloseLeader => {
-                self.nodes[leader].signal(Signal::TERM);
-                // What stands still cannot end.
-                self.nodes[leader].signal(Signal::CONT);
-                Damage::Closing(leader)
+                Damage::Closing { node: leader, process: self.nodes[leader].close() }
             }
             FleetFault::WipeFollower => {
                 self.nodes[follower].wipe();
@@ -210,8 +210,8 @@ impl BrokenFleet {
                     }
                 }
             }
-            Damage::Closing(node) => {
-                self.nodes[node].until_ended().await;
+            Damage::Closing { node, process } => {
+                self.nodes[node].until_ended(process).await;
                 self.start_node(node);
             }
             Damage::Paused(member) => self.signal(member, Signal::CONT),
