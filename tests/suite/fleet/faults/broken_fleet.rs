@@ -139,25 +139,31 @@ impl BrokenFleet {
     pub(super) async fn revive(&mut self) {
         (0..3).for_each(|at| self.servers.restart_if_ended(at));
         for number in 0..3 {
-            if self.nodes[number].end_if_stopped().await {
-                eprintln!("   n{number} has stopped, and is started again");
-            }
-            self.start_node(number);
+            self.revive_node(number).await;
         }
+    }
+
+    /// Starts a node that does not run, or has stopped, as its supervisor does.
+    async fn revive_node(&mut self, number: usize) {
+        if self.nodes[number].end_if_stopped().await {
+            eprintln!("   n{number} has stopped, and is started again");
+        }
+        self.start_node(number);
     }
 
     /// Starts all that does not run, and waits until all nodes are ready.
     pub(super) async fn heal(&mut self) {
         self.revive().await;
         self.leader().await;
-        for (number, node) in self.nodes.iter().enumerate() {
+        for number in 0..3 {
             let ready = async {
-                while !node.is_ready().await {
+                while !self.nodes[number].is_ready().await {
                     tokio::time::sleep(PAUSE).await;
+                    self.revive_node(number).await;
                 }
             };
             if tokio::time::timeout(HEAL_TIMEOUT, ready).await.is_err() {
-                panic!("n{number} is not ready: {:?}", node.told().await);
+                panic!("n{number} is not ready: {:?}", self.nodes[number].told().await);
             }
         }
     }

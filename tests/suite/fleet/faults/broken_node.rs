@@ -135,7 +135,7 @@ impl BrokenNode {
     }
 
     /// Ends a node that has stopped because its disk was full: its log could not be written to, and
-    /// it asks to be started again. Returns whether it had stopped.
+    /// it asks to be started again, or has ended for that. Returns whether it had stopped.
     ///
     /// # Panics
     ///
