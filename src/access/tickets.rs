@@ -23,7 +23,6 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -65,8 +64,8 @@ const QUESTIONS: &str = "tickets";
 const EVENT_TYPE: &str = "access.ticket";
 
 /// The most questions of a kind that the leader answers this node at once, and the longest wait for
-/// one, with that for its turn: whoever brings tickets that nobody has made must not keep the
-/// leader from its work.
+/// the turn of one, and for its answer: whoever brings tickets that nobody has made must not keep
+/// the leader from its work.
 const MAX_QUESTIONS: usize = 64;
 const MAX_ANSWER: Duration = Duration::from_secs(5);
 
@@ -414,18 +413,11 @@ impl TicketParts {
             TicketQuestion::Take { .. } => &self.taking,
         };
         let question = to_bytes(question)?;
-        let is_asked = AtomicBool::new(false);
-        let asking = async {
-            let _turn = turns.acquire().await.map_err(|_closed| Error::ShuttingDown)?;
-            is_asked.store(true, Ordering::Relaxed);
-            self.broker.ask_leader(QUESTIONS, question).await
-        };
-        match in_time(asking).await {
-            Err(Error::DeadlineExceeded { .. }) if !is_asked.load(Ordering::Relaxed) => {
-                Err(Error::crowded("answers about tickets", MAX_QUESTIONS as u64))
-            }
-            answered => answered,
-        }
+        let crowded = |_| Error::crowded("answers about tickets", MAX_QUESTIONS as u64);
+        let turn = timeout(MAX_ANSWER, turns.acquire()).await.map_err(crowded)?;
+        let _turn = turn.map_err(|_closed| Error::ShuttingDown)?;
+        // A ticket for one use is taken by the question: the answer has its time for itself.
+        in_time(self.broker.ask_leader(QUESTIONS, question)).await
     }
 
     /// Waits until all tickets are applied that the fleet has stored by now.
