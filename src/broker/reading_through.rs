@@ -3,8 +3,9 @@
 //! # Why
 //!
 //! A block that was trimmed or rewritten while it is read is missing there, or looks damaged. So
-//! damage is believed only if nothing of the topic has changed: the committer is asked to finish
-//! what it does, then the topic is as it was before the read, and a second read finds the same.
+//! damage is believed only if that is not so: the committer is asked to finish what it does, then
+//! nothing of the topic was rewritten since before the read, the damaged events are not trimmed,
+//! and a second read finds the same.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -119,7 +120,7 @@ async fn look_at(
     next: Sequence,
     max_bytes: usize,
 ) -> Result<FoundThere> {
-    let mut last_seen = None;
+    let (mut last_seen, mut passed) = (None, next.next());
     for _ in 0..MAX_TRIES {
         let seen = Seen::of(topic);
         let TopicState { extent, is_deleted, .. } = topic.state();
@@ -138,34 +139,37 @@ async fn look_at(
             }
             Err(Error::Damaged { topic: name, first, last, problem }) => {
                 let _reached = shared.ask(|reply| Queued::Barrier { reply }).await?;
+                passed = last.map_or(tail, Sequence::next).max(from.next());
+                // Only blocks below the earliest event are removed, so those that are still there
+                // were not being trimmed.
+                let earliest = topic.state().extent.earliest;
+                let is_there = last.map_or(earliest == extent.earliest, |last| last >= earliest);
                 let is_unchanged = seen == Seen::of(topic);
-                if is_unchanged && last_seen.replace(seen) == Some(seen) {
-                    let next = last.map_or(tail, Sequence::next).max(from.next());
+                if is_there && is_unchanged && last_seen.replace(seen) == Some(seen) {
                     let damaged = Error::Damaged { topic: name, first, last, problem };
-                    return Ok(FoundThere::Damage(damaged, next));
+                    return Ok(FoundThere::Damage(damaged, passed));
                 }
             }
             Err(error) => return Err(error),
         }
     }
     // The topic changes all the time. What is damaged there is found the next time.
-    Ok(FoundThere::Blocks(0, next.max(topic.state().extent.earliest).next()))
+    Ok(FoundThere::Blocks(0, passed))
 }
 
-/// What shows whether blocks of a topic were removed or rewritten.
+/// What shows whether blocks of a topic were rewritten, or the topic was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     id: Option<TopicId>,
-    earliest: Sequence,
     deletions: u32,
     rewrites: u64,
 }
 
 impl Seen {
     fn of(topic: &Topic) -> Self {
-        let TopicState { id, extent, deletions, .. } = topic.state();
+        let TopicState { id, deletions, .. } = topic.state();
         let rewrites = topic.rewrites.load(Ordering::SeqCst);
-        Self { id, earliest: extent.earliest, deletions, rewrites }
+        Self { id, deletions, rewrites }
     }
 }
 

@@ -11,8 +11,8 @@
 //! threads that may block. What it reads does pass through the log's cache of pages; but the newest
 //! events, which most readers want, have a place of their own in memory.
 //!
-//! What looks damaged to a reader may have been trimmed a moment before. So only what is found
-//! damaged here counts: the node may be stopped for it.
+//! Events that look damaged to a reader may have been trimmed a moment before. So they count only
+//! if they are found damaged here, too: the node may be stopped for it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use super::clock::SteadyClock;
 use super::replicated_log::{ReplicatedLog, SuspectEvents};
 use crate::broker::{Broker, ReadStep, ReadThrough};
-use crate::error::Error;
+use crate::error::{Error, with_causes};
 
 /// The bytes that are read in one step: some milliseconds of work.
 const STEP_BYTES: usize = 256 << 10;
@@ -33,6 +33,9 @@ const LEAST_BYTES: usize = 16 << 10;
 /// The pause after the whole log was read. Disks seldom lose what they have, and a log that is
 /// small, and in the system's memory, need not be read all the time.
 const PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The reads of one place that fail, after which it is damaged.
+const MAX_FAILURES: u32 = 3;
 
 /// The pause after a read that failed, and between two looks at what readers have met.
 const RETRY: Duration = Duration::from_secs(60);
@@ -105,10 +108,11 @@ impl DamageSearch {
 
     /// Reads the whole log once. Returns `false` if it is damaged.
     async fn finds_none(&self) -> bool {
-        let mut through = ReadThrough::default();
+        let (mut through, mut failures) = (ReadThrough::default(), 0);
         loop {
             match self.broker.read_step(&mut through, STEP_BYTES).await {
                 Ok(ReadStep::Read(bytes)) => {
+                    failures = 0;
                     self.counts.0.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                     let bytes = bytes.max(LEAST_BYTES) as f64;
                     let rest = Duration::from_secs_f64(bytes / self.bytes_per_second as f64);
@@ -120,7 +124,18 @@ impl DamageSearch {
                 }
                 Ok(ReadStep::End) => return true,
                 Err(Error::ShuttingDown) => return std::future::pending().await,
+                Err(error @ Error::DamagedLog { .. }) => {
+                    self.note(error);
+                    return false;
+                }
+                // A disk that cannot read a place is damaged there.
+                Err(error) if failures >= MAX_FAILURES && self.broker.check_ready().is_ok() => {
+                    let problem = format!("its disk cannot be read: {}", with_causes(&error));
+                    self.note(Error::DamagedLog { problem });
+                    return false;
+                }
                 Err(error) => {
+                    failures += 1;
                     tracing::warn!(%error, "the search for damage cannot read; it tries again");
                     self.sleep(RETRY).await;
                 }
