@@ -140,6 +140,13 @@ pub struct ChainBreak {
     pub problem: String,
 }
 
+impl ChainBreak {
+    /// Whether the record is of a later version, which this one does not know.
+    pub(super) fn is_of_later_version(&self) -> bool {
+        self.problem.ends_with(record::UPDATE)
+    }
+}
+
 /// A reader of the chain, which is given the records one by one, in order.
 #[derive(Debug)]
 pub struct Assembler {

@@ -36,6 +36,7 @@ use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes};
 
+use super::record::UPDATE;
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
@@ -152,7 +153,7 @@ pub(super) fn decode(bytes: &Bytes) -> std::result::Result<Group, String> {
     if head[4] != FORMAT {
         let other = head[4];
         return Err(format!(
-            "the group's format is {other}; this version reads {FORMAT}: update this node"
+            "the group's format is {other}; this version reads {FORMAT}: {UPDATE}"
         ));
     }
     let mut group = Group { durability: durability(head[5])?, ..Group::default() };
@@ -185,8 +186,7 @@ fn add_entry(
         TOPIC => {
             let stored = decode_foreign_topic(topic, content)?;
             if encode_topic(&stored).len() < content.len() {
-                return Err("a topic's record has more than this version knows: update this node"
-                    .to_owned());
+                return Err(format!("a topic's record has more than this version knows: {UPDATE}"));
             }
             group.topics.push(stored);
         }
@@ -199,7 +199,7 @@ fn add_entry(
             group.forgotten.push((topic, Sequence::new(u64::from_be_bytes(first))));
         }
         other => {
-            return Err(format!("an entry's kind {other} is not known: update this node"));
+            return Err(format!("an entry's kind {other} is not known: {UPDATE}"));
         }
     }
     Ok(())

@@ -45,6 +45,9 @@ use crate::cursor::Epoch;
 /// The number of this layout.
 pub(super) const FORMAT: u8 = 1;
 
+/// How a problem ends that is none of the stream: this version is too old for it.
+pub(super) const UPDATE: &str = "update this node";
+
 /// The bytes before the body.
 pub(super) const HEAD_BYTES: usize = 4 + 1 + 1 + 8 + 8 + 4 + 2 + 2;
 const _: () = assert!(HEAD_BYTES == 30, "a changed head is a new FORMAT");
@@ -189,9 +192,7 @@ pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, String> {
     }
     if head[4] != FORMAT {
         let other = head[4];
-        return Err(format!(
-            "its format is {other}; this version reads {FORMAT}: update this node"
-        ));
+        return Err(format!("its format is {other}; this version reads {FORMAT}: {UPDATE}"));
     }
     let body = record.slice(HEAD_BYTES..);
     let (part, parts) = (u16_at(head, 26), u16_at(head, 28));
@@ -221,7 +222,7 @@ pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, String> {
         GROUP => RecordBody::Part { part, parts, bytes: body },
         RESIGNED => RecordBody::Resigned,
         FIRST_SKIPPED_KIND.. => RecordBody::Skipped,
-        other => return Err(format!("its kind {other} is not known: update this node")),
+        other => return Err(format!("its kind {other} is not known: {UPDATE}")),
     };
     let (term, number) = (u64_at(head, 6), u64_at(head, 14));
     Ok(StreamRecord { head: RecordHead { term, number, chain: u32_at(head, 22) }, body, crc })

@@ -37,6 +37,9 @@ use crate::log::{NotedEnd, note_damage, note_end, noted_end};
 /// The least time between two ends of a node's process for a repair.
 const REST: Duration = Duration::from_secs(6 * 60 * 60);
 
+/// The longest time, in leases, for which a node leaves others their turn before it ends.
+const TURNS: u32 = 4;
+
 /// The least time after which a node that was opened with a damaged log looks for a backup once
 /// more.
 const REPAIR_AGAIN: Duration = Duration::from_secs(5 * 60);
@@ -70,8 +73,12 @@ impl RestartWatch {
             if looked.is_some_and(|looked| clock.now() < looked + again) {
                 continue;
             }
-            let asked = tokio::time::timeout(lease * 2, self.helper(&status)).await;
-            let Some(helper) = asked.ok().flatten() else { continue };
+            if self.helper_in_time(&status).await.is_none() {
+                continue;
+            }
+            // Nodes that have found the same at once must not all end at once.
+            clock.sleep_until(clock.now() + (lease * TURNS).mul_f64(rand::random())).await;
+            let Some(helper) = self.helper_in_time(&status).await else { continue };
             match self.note(&status, &why).await {
                 Ok(None) => {
                     return format!(
@@ -87,9 +94,18 @@ impl RestartWatch {
         }
     }
 
-    /// Returns the name of a node that can help this one.
+    async fn helper_in_time(&self, status: &NodeStatus) -> Option<String> {
+        let asked = tokio::time::timeout(self.view.lease * 2, self.helper(status)).await;
+        asked.ok().flatten()
+    }
+
+    /// Returns the name of a node that can help this one; `None` while another one is being
+    /// repaired, too.
     async fn helper(&self, status: &NodeStatus) -> Option<String> {
         let live = self.view.peers.live_others();
+        if live.iter().any(|peer| peer.role == NodeRole::Joining) {
+            return None;
+        }
         let is_log_wrong =
             status.damage.is_some() || status.fell_behind || status.breaks_at.is_some();
         if !is_log_wrong {
@@ -170,11 +186,11 @@ fn helper_of(
 /// put back counts like one that was put on.
 fn rest_after(last: &NotedEnd, now_ms: u64) -> Option<String> {
     let ago = Duration::from_millis(now_ms.abs_diff(last.at_ms));
-    let (minutes, hours) = (ago.as_secs() / 60, REST.as_secs() / 3_600);
+    let hours = REST.as_secs() / 3_600;
     (ago < REST).then(|| {
         format!(
-            "it ended {minutes} minutes ago for a repair ({}), and does not end again within \
-             {hours} hours: look at its disk, and start it yourself",
+            "it has ended for a repair ({}) within the last {hours} hours, and does not end again \
+             so soon: look at its disk, and start it yourself",
             last.why
         )
     })
@@ -198,9 +214,9 @@ mod tests {
         for now in [94, 106, 200] {
             assert_eq!(rest_after(&last, now * hour), None, "{now}");
         }
-        for (now, ago) in [(100, 0), (105, 300), (95, 300)] {
+        for now in [100, 105, 95] {
             let rest = rest_after(&last, now * hour).unwrap();
-            assert!(rest.contains(&format!("{ago} minutes ago for a repair (a page)")), "{rest}");
+            assert!(rest.contains("ended for a repair (a page) within the last 6 hours"), "{rest}");
         }
     }
 

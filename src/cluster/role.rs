@@ -239,8 +239,10 @@ impl RoleTask {
             match until(&*self.parts.clock, deadline, reader.next()).await {
                 Some(Ok((at, record))) => {
                     let taken = assembler.take(at, &record);
-                    let taken =
-                        taken.map_err(|broken| RoleEnd::Breaks(broken.at, broken.to_string()))?;
+                    let taken = taken.map_err(|broken| match broken.is_of_later_version() {
+                        true => RoleEnd::Stopped(broken.to_string()),
+                        false => RoleEnd::Breaks(broken.at, broken.to_string()),
+                    })?;
                     if let Some(place) = self.take(taken, assembler).await? {
                         return Ok(Some(place));
                     }

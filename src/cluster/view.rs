@@ -172,8 +172,8 @@ impl FleetView {
         if let Some(damage) = damage.filter(|_| self.has_helper()) {
             let stays = stays.map(|why| format!("; {why}")).unwrap_or_default();
             return Err(format!(
-                "this node's log is damaged: {damage}; start it again, and it loads a backup of \
-                 another node{stays}"
+                "this node's log is damaged: {damage}; its next start loads a backup of another \
+                 node{stays}"
             ));
         }
         match self.retiring.is_cancelled() {

@@ -30,8 +30,9 @@ pub(super) struct LookedLog {
     pub(super) damage: Option<LogDamage>,
 }
 
-/// Opens the log in `directory`, and looks for damage of a log that was in a fleet. Damaged events
-/// in the middle of a log are not looked for: they are found when they are read.
+/// Opens the log in `directory`, and looks for damage of a log that was in a fleet: no backup may
+/// take the place of the log of a broker that was alone. Damaged events in the middle of a log are
+/// not looked for: they are found when they are read.
 ///
 /// # Errors
 ///
@@ -41,7 +42,8 @@ pub(super) fn look(directory: &Path, config: &LogConfig) -> Result<LookedLog, Er
     let log = SledLog::open(directory, config)?;
     let applied = log.applied()?;
     let lost = if applied.is_none() { log.lost_place()? } else { None };
-    let why = match (noted, lost) {
+    let was_in_fleet = applied.or(lost).is_some() || noted_fleet(directory).is_some();
+    let why = match (noted.filter(|_| was_in_fleet), lost) {
         (Some(noted), _) => Some(noted),
         (None, Some(_)) => Some("its log has lost events to damage".to_owned()),
         (None, None) => None,

@@ -18,7 +18,7 @@ use crate::broker::{Broker, OpenConfig};
 use crate::error::{Error, Result};
 use crate::log::{
     Applied, Log as _, finish_replacing, forget_joined_number, joined_number, note_damage,
-    note_fleet, set_aside,
+    note_fleet, noted_fleet, set_aside,
 };
 
 /// The backups that may be loaded in a row, if the stream is trimmed meanwhile.
@@ -220,12 +220,15 @@ impl Opening<'_> {
         damage: Option<&str>,
     ) -> Result<(), NodeOpenError> {
         let (directory, epoch) = (self.directory.clone(), node.fleet_epoch());
-        let aside = blocking(move || {
+        let looking = blocking(move || {
             epoch.map_or(Ok(()), |epoch| note_fleet(&directory, epoch))?;
-            set_aside(&directory)
+            Ok::<_, Error>((set_aside(&directory)?, noted_fleet(&directory).is_some()))
         });
-        let aside = aside.await??;
+        let (aside, is_of_fleet) = looking.await??;
         node.show_damage(damage, aside.map(Into::into));
+        if !is_of_fleet {
+            return Ok(()); // The log of a broker that was alone is never replaced.
+        }
         node.keep_directory(&self.directory);
         let (directory, mut found) = (self.directory.clone(), node.found_damage());
         node.add_task(async move {

@@ -61,7 +61,9 @@ async fn an_older_node_skips_what_informs_and_stops_before_what_it_must_understa
                 let status = node.node.status().borrow().clone();
                 (status.role == NodeRole::Stopped).then_some(status)
             });
-            let problem = stopped.await.problem.unwrap();
+            let stopped = stopped.await;
+            assert_eq!(stopped.needs_start(), None, "another start changes nothing");
+            let problem = stopped.problem.unwrap();
             assert!(problem.ends_with("update this node"), "{problem}");
             assert_eq!(ids(&node.broker, "a").await.len(), 10, "it serves its readers");
             node.close().await;
