@@ -34,25 +34,41 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("an answer in time")
 }
 
-/// Appends until the outcome is known. An engine may say that it is unknown.
+/// The pause before an engine is asked again that has no leader for the stream.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Appends until the outcome is known. An engine may say that it is unknown, or refuse everything
+/// while the servers of a new stream do not know its leader yet.
+async fn append_record(
+    stream: &dyn Stream,
+    after: u64,
+    record: Bytes,
+) -> Result<StreamSequence, AppendError> {
+    let mut was_unknown = false;
+    let deciding = async {
+        loop {
+            let outcome = stream.append(at(after), record.clone()).await;
+            match outcome {
+                Err(AppendError::Unknown(_)) => was_unknown = true,
+                Err(AppendError::Refused(_)) => tokio::time::sleep(PAUSE).await,
+                Err(AppendError::Fenced) if was_unknown => {
+                    let found = stream.get(at(after + 1)).await.unwrap();
+                    let is_mine = found == Some(record);
+                    return if is_mine { Ok(at(after + 1)) } else { outcome };
+                }
+                _ => return outcome,
+            }
+        }
+    };
+    within(deciding).await
+}
+
 async fn append(
     stream: &dyn Stream,
     after: u64,
     text: &str,
 ) -> Result<StreamSequence, AppendError> {
-    let mut was_unknown = false;
-    loop {
-        let outcome = within(stream.append(at(after), record(text))).await;
-        match outcome {
-            Err(AppendError::Unknown(_)) => was_unknown = true,
-            Err(AppendError::Fenced) if was_unknown => {
-                let found = within(stream.get(at(after + 1))).await.unwrap();
-                let is_mine = found == Some(record(text));
-                return if is_mine { Ok(at(after + 1)) } else { outcome };
-            }
-            _ => return outcome,
-        }
-    }
+    append_record(stream, after, record(text)).await
 }
 
 async fn fill(stream: &dyn Stream, count: u64) {
@@ -171,15 +187,8 @@ async fn records_have_a_largest_size_and_a_least(stream: &dyn Stream) {
     // Every byte may be in a record.
     let bytes = Bytes::from((0..=255).cycle().take(1_000).collect::<Vec<u8>>());
     for (after, record) in [(0, &largest), (1, &bytes)] {
-        let appended = within(async {
-            loop {
-                match stream.append(at(after), record.clone()).await {
-                    Err(AppendError::Unknown(_)) => {}
-                    outcome => return outcome,
-                }
-            }
-        });
-        assert!(matches!(appended.await, Ok(_) | Err(AppendError::Fenced)));
+        let appended = append_record(stream, after, record.clone()).await;
+        assert!(matches!(appended, Ok(_) | Err(AppendError::Fenced)), "{appended:?}");
     }
     assert_eq!(stored(stream, 1).await, largest);
     let mut reader = within(stream.read(at(1))).await.unwrap();
