@@ -25,7 +25,7 @@ const MAX_LISTED: usize = 64;
 /// The most reads of one place that are made, while its topic changes.
 const MAX_TRIES: usize = 10;
 
-/// How far all events are read. The default is the beginning.
+/// A place in a reading of all events of all topics. The default is the beginning.
 #[derive(Debug, Default)]
 pub(crate) struct ReadThrough {
     /// The name of the last topic that was listed; `None` before the first one.
@@ -36,7 +36,7 @@ pub(crate) struct ReadThrough {
     next: Option<Sequence>,
 }
 
-/// What a step has found.
+/// The finding of one step.
 #[derive(Debug)]
 pub(crate) enum ReadStep {
     /// So many bytes of blocks were read, and are as they should be.
@@ -47,7 +47,7 @@ pub(crate) enum ReadStep {
     End,
 }
 
-/// What is found at a place of a topic.
+/// The finding at one place of a topic.
 enum FoundThere {
     /// Blocks of so many bytes, and the sequence after them.
     Blocks(usize, Sequence),
@@ -157,7 +157,7 @@ async fn look_at(
     Ok(FoundThere::Blocks(0, passed))
 }
 
-/// What shows whether blocks of a topic were rewritten, or the topic was deleted.
+/// The counts that change when blocks of a topic are rewritten, or the topic is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     id: Option<TopicId>,

@@ -462,13 +462,13 @@ impl FleetNode {
     /// Then the node is to be closed and opened again ([`open_in`](super::open_in)), which repairs
     /// it. Returns why, for people.
     ///
-    /// That is noted in the data directory. If a repair does not help, this waits for six hours
-    /// until it returns again, also in the next process. For a node that was not opened with
+    /// Each return is noted in the data directory. If a repair does not help, this waits for six
+    /// hours until it returns again, also in the next process. For a node that was not opened with
     /// [`open_in`](super::open_in) it waits for ever.
     ///
     /// # Cancel safety
     ///
-    /// It may be noted already that the node is to be opened again.
+    /// A future that is dropped may have noted its return already.
     pub fn repairable(&self) -> impl Future<Output = String> + Send + 'static {
         let watch = self.directory.clone().map(|directory| RestartWatch {
             view: self.view(),

@@ -45,7 +45,7 @@ use crate::cursor::Epoch;
 /// The number of this layout.
 pub(super) const FORMAT: u8 = 1;
 
-/// How a problem ends that is none of the stream: this version is too old for it.
+/// The last words of a problem that is no fault of the stream: this version is too old to read it.
 pub(super) const UPDATE: &str = "update this node";
 
 /// The bytes before the body.

@@ -22,7 +22,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -32,6 +32,7 @@ use super::status::{NodeRole, NodeStatus};
 use super::stream::{Stream, StreamSequence};
 use super::view::FleetView;
 use crate::error::{Error, Result, with_causes};
+use crate::event::Timestamp;
 use crate::log::{NotedEnd, note_damage, note_end, noted_end};
 
 /// The least time between two ends of a node's process for a repair.
@@ -127,8 +128,7 @@ impl RestartWatch {
         let found = self.found.borrow().clone();
         let damage = found.or_else(|| status.breaks_at.map(|_| why.to_owned()));
         let (directory, why) = (self.directory.clone(), why.to_owned());
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let at_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let at_ms = Timestamp::now().as_ms();
         let noting = move || {
             if let Some(last) = noted_end(&directory)?
                 && let Some(rest) = rest_after(&last, at_ms)

@@ -17,12 +17,13 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::clock::SteadyClock;
 use super::replicated_log::{ReplicatedLog, SuspectEvents};
 use crate::broker::{Broker, ReadStep, ReadThrough};
 use crate::error::{Error, with_causes};
+use crate::event::Timestamp;
 
 /// The bytes that are read in one step: some milliseconds of work.
 const STEP_BYTES: usize = 256 << 10;
@@ -73,9 +74,7 @@ impl SearchCounts {
     }
 
     fn end_pass(&self) {
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        self.0.last_at_ms.store(now_ms, Ordering::Relaxed);
+        self.0.last_at_ms.store(Timestamp::now().as_ms(), Ordering::Relaxed);
         self.0.passes.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,5 @@
-//! What the other nodes of a fleet ask of this broker, and what it shows of theirs.
+//! The calls by which the other nodes of a fleet use this broker, and by which it shows what they
+//! have.
 
 use bytes::Bytes;
 

@@ -2,6 +2,7 @@
 
 use super::super::stream::StreamSequence;
 use super::damage::LogDamage;
+use crate::event::Timestamp;
 use crate::log::{Applied, AsideNote};
 
 /// The backup that takes the place of a log.
@@ -39,9 +40,8 @@ impl WantedBackup {
 
     /// Returns what is told of the log that is replaced, if it is kept.
     pub(super) fn note(&self, peer: Option<&str>) -> Option<AsideNote> {
-        let since_1970 = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         self.damage.as_ref().map(|damage| AsideNote {
-            at_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+            at_ms: Timestamp::now().as_ms(),
             why: damage.why.clone(),
             peer: peer.map(str::to_owned),
         })

@@ -80,6 +80,15 @@ async fn a_node_that_is_not_open_yet_says_how_far_it_is_and_refuses_the_rest_for
     assert_eq!(node.exit_code().await, Some(0));
 }
 
+/// Publishes 40 events of about 4 KB.
+async fn publish_events(node: &Process) {
+    for number in 0..40 {
+        let path = format!("/v1/topics/a/events?id={number}");
+        let stored = post(node.address, &path, format!("event {number:02} {:x<4000}", "")).await;
+        assert!(stored.status.is_success(), "{stored:?}");
+    }
+}
+
 /// Goal: a node that finds its log cut loads a backup of another node when it starts, keeps the
 /// damaged log, says where, and holds what the others hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,11 +100,7 @@ async fn a_node_whose_log_is_cut_repairs_itself_and_says_where_the_damaged_log_i
     let second = start(&servers, 1, directories[1].path());
     until_ready(&first).await;
     until_ready(&second).await;
-    for number in 0..40 {
-        let path = format!("/v1/topics/a/events?id={number}");
-        let stored = post(first.address, &path, format!("event {number:02} {:x<4000}", "")).await;
-        assert!(stored.status.is_success(), "{stored:?}");
-    }
+    publish_events(&first).await;
     let last = cluster(&first).await["applied_record"].as_u64();
     soon(async { while cluster(&second).await["applied_record"].as_u64() < last {} }).await;
     second.kill();
@@ -179,11 +184,7 @@ async fn a_node_with_a_damaged_page_that_nobody_reads_ends_and_is_whole_after_it
     let mut second = start(&servers, 1, directories[1].path());
     until_ready(&first).await;
     until_ready(&second).await;
-    for number in 0..40 {
-        let path = format!("/v1/topics/a/events?id={number}");
-        let stored = post(first.address, &path, format!("event {number:02} {:x<4000}", "")).await;
-        assert!(stored.status.is_success(), "{stored:?}");
-    }
+    publish_events(&first).await;
     // sled reads its newest segment when it is opened: these events are in another one.
     for _ in 0..24 {
         let stored = post(first.address, "/v1/topics/b/events", "x".repeat(700_000)).await;
