@@ -73,6 +73,8 @@ mod way_back;
 
 #[cfg(test)]
 pub(crate) use faulty_log::{Fault, FaultyLog, HeldGate};
+#[cfg(test)]
+pub(crate) use sled_log::tests::damage_stored;
 
 pub(crate) use age::Ages;
 pub(crate) use block::Block;

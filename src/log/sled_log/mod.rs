@@ -57,7 +57,7 @@ mod writing;
 #[allow(dead_code, reason = "the rest is for tests of the whole broker")]
 mod forgetful;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -250,6 +250,21 @@ fn damage(directory: &Path, first: u64) {
     database.flush().unwrap();
 }
 
+/// Changes one byte of the stored block that holds `text`, so that it does not fit its checksum. The
+/// log in `directory` is closed. Opening it again does not notice the damage: only a reader does.
+pub(crate) fn damage_stored(directory: &Path, text: &str) {
+    let database = super::engine::open(&directory.join("sled"), 1 << 20).unwrap();
+    let tree = database.open_tree(keys::TREE).unwrap();
+    let mut stored = tree.iter().map(|record| record.unwrap()).filter_map(|(key, value)| {
+        let at = value.windows(text.len()).position(|window| window == text.as_bytes())?;
+        Some((key, at, value))
+    });
+    let (key, at, mut value) = stored.next().expect("a block holds it");
+    value[at] ^= 1;
+    tree.insert(key, value).unwrap();
+    database.flush().unwrap();
+}
+
 /// Checks that `error` tells that the events of the first topic from `first` to `last` are damaged.
 fn assert_damaged(error: &Error, first: u64, last: Option<u64>) {
     let Error::Damaged { topic, first: from, last: to, .. } = error else { panic!("{error}") };

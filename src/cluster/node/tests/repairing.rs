@@ -11,7 +11,7 @@ use super::joining::{
 use super::*;
 use crate::cluster::{JoiningState, RepairedLog};
 use crate::cursor::{Epoch, Sequence};
-use crate::log::{Applied, Fault, FaultyLog, note_damage};
+use crate::log::{Applied, Fault, FaultyLog, damage_stored, note_damage};
 
 /// A fleet of one node that others can load a backup from, and the directory of a second node that
 /// was in it and is closed.
@@ -59,28 +59,6 @@ impl Pair {
     async fn join(&self) -> (Broker, FleetNode) {
         let state = watch::Sender::new(JoiningState::default());
         join(&self.data, &self.stream, SECRET, &state).await.unwrap()
-    }
-
-    /// Publishes more than a segment of sled has, so that the events before that are in another
-    /// one: sled reads the newest segment when the log is opened.
-    async fn grow(&self) {
-        for _ in 0..24 {
-            let event = NewEvent::new("x".repeat(700_000));
-            self.peer().node.broker.publish(Publish::one(name("more"), event)).await.unwrap();
-        }
-    }
-
-    /// Has the node read its whole log, and close it, so often that sled has its pages as they
-    /// stay.
-    async fn settle(&self) {
-        for _ in 0..2 {
-            let (broker, node) = self.join().await;
-            let last = self.peer().node.broker.last_position();
-            wait_for(|| (broker.last_position() == last).then_some(())).await;
-            wait_for(|| (node.view().searched().unwrap().passes == 1).then_some(())).await;
-            node.close().await;
-            drop(broker);
-        }
     }
 
     /// Joins, and asserts that the log was replaced. Returns what is told of that.
@@ -134,27 +112,6 @@ fn change_text(bytes: &mut [u8], text: &str) {
         windows.filter(|(_, window)| *window == text.as_bytes()).map(|(at, _)| at).collect();
     assert!(!found.is_empty());
     found.into_iter().for_each(|at| bytes[at..at + 3].copy_from_slice(b"###"));
-}
-
-/// Changes one of the large events where opening the log does not notice it. sled reads what it has
-/// written since its last snapshot, and moves pages, so it depends on the event.
-fn damage_hidden(data: &Path) {
-    let config = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
-    for number in (5..95).step_by(5) {
-        let text = format!("large {number:04}");
-        let copy = tempfile::tempdir().unwrap();
-        fs::create_dir(copy.path().join("sled")).unwrap();
-        let files = fs::read_dir(data.join("sled")).unwrap().map(|entry| entry.unwrap().path());
-        for file in files.filter(|file| file.is_file()).chain([data.join("mark")]) {
-            fs::copy(&file, copy.path().join(file.strip_prefix(data).unwrap())).unwrap();
-        }
-        change_db(copy.path(), |bytes| change_text(bytes, &text));
-        let opened = SledLog::open(copy.path(), &config).and_then(|log| log.applied());
-        if matches!(opened, Ok(Some(_))) {
-            return change_db(data, |bytes| change_text(bytes, &text));
-        }
-    }
-    panic!("opening the log notices all damage");
 }
 
 /// Cuts the file of sled in `data` before the first place where it has `text`.
@@ -297,9 +254,7 @@ async fn damage_that_a_reader_finds_is_told_and_repaired_at_the_next_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_that_nobody_reads_is_found_and_the_node_ends_for_it_once_in_a_while() {
     let mut pair = Pair::begun().await;
-    pair.grow().await;
-    pair.settle().await;
-    damage_hidden(&pair.data);
+    damage_stored(&pair.data, "large 0040");
     pair.stop_peer().await;
     let (broker, node) = pair.join().await;
     assert_eq!(node.status().borrow().repaired, None, "it is not found at the start");
@@ -323,9 +278,8 @@ async fn damage_that_nobody_reads_is_found_and_the_node_ends_for_it_once_in_a_wh
     assert!(searched.read_bytes > 400_000 && searched.last_at_ms.is_some(), "{searched:?}");
     node.close().await;
     drop(broker);
-    pair.settle().await;
 
-    damage_hidden(&pair.data);
+    damage_stored(&pair.data, "large 0050");
     let (broker, node) = pair.join().await;
     let mut repairable = tokio::spawn(node.repairable());
     let stays = wait_for(|| node.status().borrow().stays.clone()).await;
