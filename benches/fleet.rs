@@ -69,6 +69,9 @@ const SHAPES: [Shape; 3] = [
 /// The bytes of each event's payload.
 const SIZE: usize = 256;
 
+/// Messages in flight of a publisher that keeps its order by itself; more are hardly faster.
+const FENCED_IN_FLIGHT: usize = 16;
+
 /// Events per second, while it is measured how far a node is behind.
 const LAG_RATE: u64 = 10_000;
 
@@ -89,16 +92,18 @@ fn main() {
     let [leader, follower] = nodes.leader_and_follower();
     let jetstream = runtime.block_on(Stream::create(&servers.urls()));
     for shape in &SHAPES {
-        let mut runs: [Vec<Run>; 5] = Default::default();
+        let mut runs: [Vec<Run>; 6] = Default::default();
         for _ in 0..rounds {
             runs[0].push(publish(alone.address, shape, seconds));
             runs[1].push(publish(leader.address, shape, seconds));
             runs[2].push(publish(follower.address, shape, seconds));
             let time = Duration::from_secs(seconds);
-            for (runs, in_flight) in runs[3..].iter_mut().zip([1, shape.in_flight * shape.batch]) {
+            for (runs, in_flight) in runs[3..5].iter_mut().zip([1, shape.in_flight * shape.batch]) {
                 let publishing = jetstream.publish(shape.clients, in_flight, SIZE, time);
                 runs.push(runtime.block_on(publishing));
             }
+            let publishing = jetstream.publish_fenced(FENCED_IN_FLIGHT, SIZE, time);
+            runs[5].push(runtime.block_on(publishing));
         }
         report(shape, &runs);
     }
@@ -148,8 +153,8 @@ fn publish(address: SocketAddr, shape: &Shape, seconds: u64) -> Run {
     }
 }
 
-fn report(shape: &Shape, runs: &[Vec<Run>; 5]) {
-    let [alone, leader, forwarded, jetstream, pipelined] = runs;
+fn report(shape: &Shape, runs: &[Vec<Run>; 6]) {
+    let [alone, leader, forwarded, jetstream, pipelined, fenced] = runs;
     let ratio = |runs: &[Run], of: &[Run]| {
         // Each run has a partner at almost the same time.
         let pairs = runs.iter().zip(of);
@@ -161,6 +166,7 @@ fn report(shape: &Shape, runs: &[Vec<Run>; 5]) {
         ("at another node", forwarded),
         ("JetStream itself, each client waits for each message", jetstream),
         ("JetStream itself, as many events in flight", pipelined),
+        ("JetStream itself, one publisher with a fence", fenced),
     ] {
         println!(
             "fleet {}: {name} {:>9.0} events/s, p50 {:.2} ms, p99 {:.2} ms",
@@ -172,11 +178,13 @@ fn report(shape: &Shape, runs: &[Vec<Run>; 5]) {
     }
     println!(
         "fleet {}: at the leader {:.1} times JetStream whose clients wait (target {}), {:.1} times \
-         with as many in flight, {:.2} of one broker alone; target {} events/s, p50 10 ms",
+         with as many in flight, {:.1} times one publisher with a fence, {:.2} of one broker alone; \
+         target {} events/s, p50 10 ms",
         shape.name,
         ratio(leader, jetstream),
         shape.times_jetstream,
         ratio(leader, pipelined),
+        ratio(leader, fenced),
         ratio(leader, alone),
         shape.target,
     );

@@ -87,7 +87,10 @@ impl Stream for AwaitedNatsStream {
         }
         Box::pin(async move {
             let stream = self.stream().await;
-            let stream = stream.map_err(|error| AppendError::Refused(error.to_string()))?;
+            let stream = stream.map_err(|error| match error {
+                StreamError::Away(problem) => AppendError::Away(problem),
+                error => AppendError::Refused(error.to_string()),
+            })?;
             stream.append(after, record).await
         })
     }

@@ -14,6 +14,7 @@
 //! fenced    another record                never stored; somebody else leads
 //! fenced    nothing is found              again: an earlier record of somebody is not decided yet
 //! refused                                 never stored, if no earlier attempt may be
+//! away                                    again, for a while; then as if it was refused
 //! unknown                                 again
 //! ```
 
@@ -32,6 +33,8 @@ use super::stream::{AppendError, Stream, StreamSequence};
 pub(super) enum NotSent {
     /// The engine refused the record. It is never stored, and nothing else was seen to be.
     Refused(String),
+    /// Nobody took records, for as long as the sender waits for that. The record is never stored.
+    Away(String),
     /// Another record has the place. This one is never stored.
     Overtaken,
     /// The fence refused each attempt, and nobody's record was found. This one is never stored.
@@ -45,6 +48,9 @@ pub(super) enum NotSent {
 pub(super) struct SendPatience {
     /// The time until which attempts are begun.
     pub(super) deadline: Duration,
+    /// The time from which on an attempt that nobody took ends the sending, while it is certain
+    /// that none was stored.
+    pub(super) away_until: Duration,
     /// The time between two attempts.
     pub(super) pause: Duration,
 }
@@ -65,8 +71,9 @@ pub(super) async fn send(
     record: &Bytes,
     patience: SendPatience,
 ) -> Result<(), NotSent> {
-    let SendPatience { deadline, pause } = patience;
-    let mut unknown = None;
+    let SendPatience { deadline, away_until, pause } = patience;
+    // Why an attempt may be stored, and what became of the last one that is surely not.
+    let (mut unknown, mut not_stored) = (None, NotSent::Fenced);
     loop {
         match until(clock, deadline, stream.append(after, record.clone())).await {
             Some(Ok(at)) if at == after.next() => return Ok(()),
@@ -79,17 +86,24 @@ pub(super) async fn send(
                 if let Some(Ok(Some(found))) = found {
                     return if found == *record { Ok(()) } else { Err(NotSent::Overtaken) };
                 }
+                not_stored = NotSent::Fenced;
             }
             Some(Err(AppendError::Refused(why))) if unknown.is_none() => {
                 return Err(NotSent::Refused(why));
             }
             Some(Err(AppendError::Refused(_))) => {}
+            Some(Err(AppendError::Away(why))) => {
+                not_stored = NotSent::Away(why);
+                if unknown.is_none() && clock.now() >= away_until {
+                    return Err(not_stored);
+                }
+            }
             Some(Err(AppendError::Unknown(why))) => unknown = Some(why),
             None => unknown = Some("no answer came".to_owned()),
         }
         let next = clock.now() + pause;
         if next >= deadline {
-            return Err(unknown.map_or(NotSent::Fenced, NotSent::Unknown));
+            return Err(unknown.map_or(not_stored, NotSent::Unknown));
         }
         clock.sleep_until(next).await;
     }

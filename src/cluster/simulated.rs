@@ -4,8 +4,8 @@
 //! be slow, alone. In a simulated world, the same seed gives the same run.
 //!
 //! What an engine may do and this one does, by [`StreamFaults`]: a request or an answer is lost, or
-//! comes long after its sender has given up; a request arrives twice; the engine refuses; the fence
-//! refuses because of a record that is never stored; what is read is not up to date; a reader ends.
+//! comes long after its sender has given up; a request arrives twice; the engine refuses, or is
+//! away; the fence refuses because of a record that is never stored; what is read is not up to date; a reader ends.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -50,6 +50,8 @@ pub(super) struct StreamFaults {
     pub(super) late_requests: u32,
     /// An append is refused.
     pub(super) refusals: u32,
+    /// An append is taken by nobody.
+    pub(super) absences: u32,
     /// The fence refuses because of a record that is never stored.
     pub(super) false_fences: u32,
     /// A stored record is not found.
@@ -102,6 +104,9 @@ impl Engine {
         after: StreamSequence,
         record: &Bytes,
     ) -> Result<StreamSequence, AppendError> {
+        if self.happens(self.faults.absences) {
+            return Err(AppendError::Away("as the seed says".to_owned()));
+        }
         if self.happens(self.faults.refusals) {
             return Err(AppendError::Refused("as the seed says".to_owned()));
         }

@@ -83,6 +83,10 @@ pub enum AppendError {
     /// This attempt is not stored, and never will be.
     #[error("the engine refused the record: {0}")]
     Refused(String),
+    /// Nobody takes records at present: there is no connection, or the stream has no leader. This
+    /// attempt is not stored, and never will be. A later one may be taken.
+    #[error("the engine does not answer: {0}")]
+    Away(String),
     /// No answer came in time, or an answer that says nothing. The record may be stored, or may be
     /// stored later.
     #[error("it is not known whether the record is stored: {0}")]
@@ -119,9 +123,9 @@ pub trait Stream: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// - [`AppendError::Fenced`], [`AppendError::Refused`]: this attempt is not stored, for sure.
-    ///   An earlier one with the same fence may be. A record of more than [`MAX_RECORD_BYTES`], or
-    ///   an empty one, is refused.
+    /// - [`AppendError::Fenced`], [`AppendError::Refused`], [`AppendError::Away`]: this attempt is
+    ///   not stored, for sure. An earlier one with the same fence may be. A record of more than
+    ///   [`MAX_RECORD_BYTES`], or an empty one, is refused.
     /// - [`AppendError::Unknown`]: nobody knows. A later call with the same fence finds out.
     ///
     /// # Cancel safety

@@ -52,7 +52,8 @@ pub struct WriterConfig {
     pub node: FleetLeader,
     /// The silence after which a leader appends a heartbeat: a third of the lease.
     pub heartbeat: Duration,
-    /// The longest time in which the writer finds out whether one record is stored.
+    /// The longest time in which the writer finds out whether one record is stored. While the
+    /// engine is away, groups wait for it for as long, all of them together.
     pub decide_within: Duration,
     /// The time between two attempts.
     pub pause: Duration,
@@ -142,6 +143,7 @@ impl StreamWriter {
             config: config.clone(),
             commands: received,
             leads: None,
+            away_since: None,
             leading,
         };
         (Self { commands, leading: watched, config }, task.run())
@@ -276,6 +278,8 @@ struct WriterTask {
     config: Arc<WriterConfig>,
     commands: mpsc::Receiver<WriterCommand>,
     leads: Option<LeadersTail>,
+    /// Since when the engine has taken nothing, as far as the writer has tried.
+    away_since: Option<Duration>,
     leading: watch::Sender<Leading>,
 }
 
@@ -334,9 +338,9 @@ impl WriterTask {
 
     async fn resign(&mut self, why: String) {
         let Some(tail) = self.leads else { return };
-        let within = self.config.heartbeat;
+        let patience = self.patience(self.config.heartbeat);
         // If it is not stored, the others wait for the end of the lease.
-        let _told = self.send(tail.place, &RecordBody::Resigned, within).await;
+        let _told = self.send(tail.place, &RecordBody::Resigned, patience).await;
         self.step_down(why);
     }
 
@@ -348,7 +352,7 @@ impl WriterTask {
         if self.leads.is_some() {
             return Err(NotDecided::NotStored("this node leads already".to_owned()));
         }
-        match self.send(place, body, self.config.decide_within).await {
+        match self.send(place, body, self.patience(self.config.decide_within)).await {
             Ok(place) => Ok(place),
             Err(NotSent::Unknown(why)) => Err(NotDecided::Unknown(why)),
             Err(error) => Err(NotDecided::NotStored(problem(error))),
@@ -357,26 +361,44 @@ impl WriterTask {
 
     /// Appends the record with this body after `place`. Returns its place.
     async fn send(
-        &self,
+        &mut self,
         place: StreamPlace,
         body: &RecordBody,
-        within: Duration,
+        patience: SendPatience,
     ) -> Result<StreamPlace, NotSent> {
         let (record, next) = place.following(body);
-        let pause = self.config.pause;
-        let patience = SendPatience { deadline: self.clock.now() + within, pause };
-        send(&*self.stream, &*self.clock, place.stream, &record, patience).await?;
-        Ok(next)
+        let began = self.clock.now();
+        let sent = send(&*self.stream, &*self.clock, place.stream, &record, patience).await;
+        self.away_since = match sent {
+            Err(NotSent::Away(_)) => self.away_since.or(Some(began)),
+            _ => None,
+        };
+        sent.map(|()| next)
+    }
+
+    /// The patience for a record that nobody waits for while the engine is away.
+    fn patience(&self, within: Duration) -> SendPatience {
+        let now = self.clock.now();
+        SendPatience { deadline: now + within, away_until: now, pause: self.config.pause }
+    }
+
+    /// The patience for a part of a group: an engine that is away for a moment costs a pause. Once
+    /// it is away for longer, groups are refused soon.
+    fn patience_for_group(&self) -> SendPatience {
+        let within = self.config.decide_within;
+        let away_since = self.away_since.unwrap_or_else(|| self.clock.now());
+        SendPatience { away_until: away_since + within, ..self.patience(within) }
     }
 
     async fn beat(&mut self, tail: LeadersTail) {
-        match self.send(tail.place, &RecordBody::Heartbeat, self.config.decide_within).await {
+        let patience = self.patience(self.config.decide_within);
+        match self.send(tail.place, &RecordBody::Heartbeat, patience).await {
             Ok(place) => {
                 self.leads = Some(LeadersTail { place, appended: self.clock.now(), ..tail });
             }
             // The stream is full, for example. The next heartbeat tries again.
-            Err(NotSent::Refused(why)) => {
-                tracing::warn!(why, "the stream refused a heartbeat");
+            Err(NotSent::Refused(why) | NotSent::Away(why)) => {
+                tracing::warn!(why, "the stream did not take a heartbeat");
                 self.leads = Some(LeadersTail { appended: self.clock.now(), ..tail });
             }
             Err(error) => self.step_down(problem(error)),
@@ -397,7 +419,7 @@ impl WriterTask {
         }
         let parts = parts_of(&group.bytes, self.config.part_bytes);
         for (index, part) in parts.iter().enumerate() {
-            match self.send(tail.place, part, self.config.decide_within).await {
+            match self.send(tail.place, part, self.patience_for_group()).await {
                 Ok(place) => {
                     tail = LeadersTail { place, appended: self.clock.now(), ..tail };
                     self.leads = Some(tail);
@@ -414,7 +436,7 @@ impl WriterTask {
         // The last part is sent only when all others are stored. Without it the group never counts.
         let is_unknown = matches!(error, NotSent::Unknown(_)) && index + 1 == parts;
         // Nothing was appended, so the tail is as before, and the leader goes on.
-        let goes_on = matches!(error, NotSent::Refused(_)) && index == 0;
+        let goes_on = matches!(error, NotSent::Refused(_) | NotSent::Away(_)) && index == 0;
         let why = problem(error);
         if !goes_on {
             self.step_down(why.clone());
@@ -429,7 +451,7 @@ impl WriterTask {
 
 fn problem(error: NotSent) -> String {
     match error {
-        NotSent::Refused(why) | NotSent::Unknown(why) => why,
+        NotSent::Refused(why) | NotSent::Away(why) | NotSent::Unknown(why) => why,
         NotSent::Overtaken => "another node has written to the stream since".to_owned(),
         NotSent::Fenced => "the engine is deciding about a record of somebody else".to_owned(),
     }

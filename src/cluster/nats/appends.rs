@@ -131,7 +131,7 @@ fn outcome(
 ) -> Result<StreamSequence, AppendError> {
     let message = match answer {
         Ok(message) => message,
-        Err(NoAnswer::NotSent(problem)) => return Err(AppendError::Refused(problem)),
+        Err(NoAnswer::NotSent(problem)) => return Err(AppendError::Away(problem)),
         Err(NoAnswer::Unknown(problem)) => return Err(AppendError::Unknown(problem)),
     };
     match parse::<PubAck>(&message) {

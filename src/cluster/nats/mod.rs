@@ -154,7 +154,7 @@ impl Stream for NatsStream {
             match outcome {
                 Ok(_) => self.fence.moved(),
                 Err(AppendError::Fenced) => self.fence.refused(after, &self.at).await,
-                Err(AppendError::Refused(_) | AppendError::Unknown(_)) => {}
+                Err(_) => {}
             }
             outcome
         })

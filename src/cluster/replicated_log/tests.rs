@@ -2,13 +2,16 @@
 
 use std::error::Error as _;
 
+use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::cluster::chain::{Assembler, TakenRecord};
 use crate::cluster::clock::RuntimeClock;
 use crate::cluster::samples::{appending, content, node, topic};
 use crate::cluster::simulated::{SimulatedStream, StreamFaults};
+use crate::cluster::simulation::world::FleetWorld;
 use crate::cluster::stream::{Stream, StreamSequence};
 use crate::cluster::writer::{Leading, WriterConfig};
 use crate::log::contract::tests::CONTRACT;
@@ -194,6 +197,45 @@ fn a_refusal_of_the_engine_is_an_error_of_one_group() {
     assert!(matches!(error, Error::NotWritten(_)), "{error}");
     lone.stream.set_faults(faults);
     lone.log.commit(&appending(&topic(1), 1, 0, b"one")).unwrap();
+}
+
+/// Goal: an engine that is away for a moment costs groups a pause and nothing else. One that stays
+/// away costs them one pause together; then each is refused soon, as surely not stored.
+#[test]
+fn an_engine_that_is_away_for_a_moment_costs_a_pause() {
+    let world = FleetWorld::default();
+    let faults = StreamFaults { patience: PATIENCE, ..StreamFaults::default() };
+    let stream = SimulatedStream::new(1, faults, Arc::new(world.clone()));
+    let config = config(Duration::from_secs(6));
+    let (within, pause) = (config.decide_within, config.pause);
+    let clock = Arc::new(world.clone());
+    let (writer, task) = StreamWriter::new(Arc::new(stream.clone()), clock.clone(), config);
+    world.begin(0, Box::pin(task));
+    let (done, mut is_done) = oneshot::channel();
+    let publishing = async move {
+        let founded = writer.found(EPOCH).await.unwrap();
+        let mut place = writer.announce(founded).await.unwrap();
+        writer.lead(place).await;
+        let group = |base| GroupToDecide { bytes: Bytes::from_static(b"a group"), base };
+        stream.set_faults(StreamFaults { absences: 1_000, ..faults });
+        for waits in [within, Duration::ZERO, Duration::ZERO] {
+            let began = clock.now();
+            let refused = writer.decide(group(place.stream)).await.unwrap_err();
+            assert!(matches!(refused, NotDecided::NotStored(_)), "{refused}");
+            let took = clock.now() - began;
+            assert!(took + pause >= waits && took <= waits + pause, "{took:?}");
+        }
+        stream.set_faults(faults);
+        place = writer.decide(group(place.stream)).await.unwrap();
+        stream.set_faults(StreamFaults { absences: 700, ..faults });
+        for _ in 0..20 {
+            place = writer.decide(group(place.stream)).await.unwrap();
+        }
+        done.send(()).unwrap();
+    };
+    world.begin(0, Box::pin(publishing));
+    world.run_until(Duration::from_secs(600));
+    is_done.try_recv().expect("all groups were decided");
 }
 
 /// Goal: a leader with nothing to say shows that it is there, and its heartbeats do not get into

@@ -64,6 +64,7 @@ async fn an_outcome_is_told_as_certain_only_if_it_is() {
     let stored = || Ok(after.next());
     let fenced = || Err(AppendError::Fenced);
     let refused = || Err(AppendError::Refused("full".to_owned()));
+    let unavailable = || Err(AppendError::Away("no leader".to_owned()));
     let unknown = || Err(AppendError::Unknown("late".to_owned()));
     let (mine, other) = (Ok(Some(record.clone())), Ok(Some(Bytes::from_static(b"another"))));
     let (nothing, away) = (Ok(None), Err(StreamError::Away("cut".to_owned())));
@@ -79,6 +80,18 @@ async fn an_outcome_is_told_as_certain_only_if_it_is() {
         (vec![fenced()], vec![nothing.clone()], Err(NotSent::Fenced)),
         (vec![refused()], vec![nothing.clone()], Err(NotSent::Refused("full".to_owned()))),
         (vec![fenced(), refused()], vec![away.clone()], Err(NotSent::Refused("full".to_owned()))),
+        // Nobody took it: it is tried again, and if that lasts, it is surely not stored.
+        (vec![unavailable(), unavailable(), stored()], vec![nothing.clone()], Ok(())),
+        (vec![unavailable()], vec![nothing.clone()], Err(NotSent::Away("no leader".to_owned()))),
+        (
+            vec![unavailable(), refused()],
+            vec![nothing.clone()],
+            Err(NotSent::Refused("full".to_owned())),
+        ),
+        (vec![unavailable(), fenced()], vec![nothing.clone()], Err(NotSent::Fenced)),
+        (vec![unavailable(), fenced()], vec![other.clone()], Err(NotSent::Overtaken)),
+        (vec![unknown(), unavailable(), fenced()], vec![mine.clone()], Ok(())),
+        (vec![unknown(), unavailable()], vec![nothing.clone()], not_known()),
         // An earlier attempt may be stored, whatever a later one is told.
         (vec![unknown(), refused()], vec![nothing.clone()], not_known()),
         (vec![unknown(), fenced()], vec![nothing.clone()], not_known()),
@@ -91,6 +104,7 @@ async fn an_outcome_is_told_as_certain_only_if_it_is() {
         let clock = RuntimeClock::default();
         let patience = SendPatience {
             deadline: clock.now() + Duration::from_millis(200),
+            away_until: clock.now() + Duration::from_millis(100),
             pause: Duration::from_millis(1),
         };
         let sent = send(&stream, &clock, after, &record, patience).await;
@@ -100,7 +114,9 @@ async fn an_outcome_is_told_as_certain_only_if_it_is() {
     let appended = Mutex::new(VecDeque::from([Ok(StreamSequence::new(9))]));
     let stream = Scripted { appended, found: Mutex::new(VecDeque::from([Ok(None)])) };
     let clock = RuntimeClock::default();
-    let patience = SendPatience { deadline: Duration::from_secs(60), pause: Duration::ZERO };
+    let away_until = Duration::ZERO;
+    let patience =
+        SendPatience { deadline: Duration::from_secs(60), away_until, pause: Duration::ZERO };
     let sent = send(&stream, &clock, after, &record, patience).await;
     assert!(matches!(sent, Err(NotSent::Unknown(_))), "{sent:?}");
 }

@@ -15,7 +15,7 @@
 mod checker;
 mod disk;
 mod living;
-mod world;
+pub(super) mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,7 @@ fn faults() -> StreamFaults {
         duplicates: 50,
         late_requests: 20,
         refusals: 10,
+        absences: 10,
         false_fences: 10,
         stale_reads: 200,
         broken_readers: 20,

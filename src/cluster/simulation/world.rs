@@ -63,7 +63,7 @@ impl Wake for TaskWaker {
 
 /// A handle of a world.
 #[derive(Clone, Default)]
-pub(super) struct FleetWorld {
+pub(in crate::cluster) struct FleetWorld {
     state: Arc<Mutex<WorldState>>,
     woken: Arc<Woken>,
 }
@@ -74,7 +74,7 @@ impl FleetWorld {
     }
 
     /// Begins a task of a node.
-    pub(super) fn begin(&self, node: usize, work: WorldWork) {
+    pub(in crate::cluster) fn begin(&self, node: usize, work: WorldWork) {
         let mut state = self.state();
         state.order += 1;
         let task = state.order;
@@ -84,7 +84,7 @@ impl FleetWorld {
     }
 
     /// Drops all tasks of a node, wherever they are.
-    pub(super) fn kill(&self, node: usize) {
+    pub(in crate::cluster) fn kill(&self, node: usize) {
         let mut state = self.state();
         let (killed, left) =
             std::mem::take(&mut state.tasks).into_iter().partition(|(_, task)| task.node == node);
@@ -95,14 +95,14 @@ impl FleetWorld {
     }
 
     /// Stops all tasks of a node for a while.
-    pub(super) fn stop(&self, node: usize, time: Duration) {
+    pub(in crate::cluster) fn stop(&self, node: usize, time: Duration) {
         let mut state = self.state();
         let until = state.now + time;
         state.stopped.insert(node, until);
     }
 
     /// Runs everything that happens until `time`.
-    pub(super) fn run_until(&self, time: Duration) {
+    pub(in crate::cluster) fn run_until(&self, time: Duration) {
         loop {
             loop {
                 let next = self.woken.queue().pop_front();

@@ -37,7 +37,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 /// The pause before an engine is asked again that has no leader for the stream.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Appends until the outcome is known. An engine may say that it is unknown, or refuse everything
+/// Appends until the outcome is known. An engine may say that it is unknown, or that it is away,
 /// while the servers of a new stream do not know its leader yet.
 async fn append_record(
     stream: &dyn Stream,
@@ -50,7 +50,7 @@ async fn append_record(
             let outcome = stream.append(at(after), record.clone()).await;
             match outcome {
                 Err(AppendError::Unknown(_)) => was_unknown = true,
-                Err(AppendError::Refused(_)) => tokio::time::sleep(PAUSE).await,
+                Err(AppendError::Away(_)) => tokio::time::sleep(PAUSE).await,
                 Err(AppendError::Fenced) if was_unknown => {
                     let found = stream.get(at(after + 1)).await.unwrap();
                     let is_mine = found == Some(record);
