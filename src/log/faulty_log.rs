@@ -3,19 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::applied::Applied;
 use super::block::Block;
 use super::contract::Log;
 use super::group::Group;
+use super::log_around::LogAround;
 use super::memory_log::MemoryLog;
-use super::stored_block::StoredBlock;
-use super::stored_topic::StoredTopic;
-use crate::cursor::{Epoch, Position, Sequence};
+use crate::cursor::Sequence;
 use crate::error::{Cause, Error, Result};
-use crate::event::Timestamp;
 use crate::topic::TopicId;
 
 /// A way in which an append fails.
@@ -173,21 +169,9 @@ impl FaultyLog {
     }
 }
 
-impl Log for FaultyLog {
-    fn epoch(&self) -> Epoch {
-        self.inner.epoch()
-    }
-
-    fn topics(&self) -> Result<Vec<StoredTopic>> {
-        self.inner.topics()
-    }
-
-    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
-        self.inner.ids()
-    }
-
-    fn applied(&self) -> Result<Option<Applied>> {
-        self.inner.applied()
+impl LogAround for FaultyLog {
+    fn inside(&self) -> &dyn Log {
+        &self.inner
     }
 
     fn commit(&self, group: &Group) -> Result<()> {
@@ -246,18 +230,5 @@ impl Log for FaultyLog {
         let name = topics.iter().find(|stored| stored.id == topic).expect("a topic").name.clone();
         let (first, last) = (block.first_sequence(), Some(block.last_sequence()));
         Err(Error::Damaged { topic: name, first, last, problem: "injected".to_owned() })
-    }
-
-    fn stored_blocks(
-        &self,
-        topic: TopicId,
-        sequences: Range<Sequence>,
-        max_parts: usize,
-    ) -> Result<Vec<StoredBlock>> {
-        self.inner.stored_blocks(topic, sequences, max_parts)
-    }
-
-    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
-        self.inner.last_below(topic, sequence)
     }
 }

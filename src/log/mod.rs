@@ -59,6 +59,8 @@ pub(crate) mod faulty_log;
 pub(crate) mod fuzzing;
 mod group;
 mod ids;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod log_around;
 mod log_space;
 mod memory_log;
 mod meta;
@@ -73,6 +75,8 @@ mod way_back;
 
 #[cfg(test)]
 pub(crate) use faulty_log::{Fault, FaultyLog, HeldGate};
+#[cfg(test)]
+pub(crate) use log_around::LogAround;
 #[cfg(test)]
 pub(crate) use sled_log::tests::damage_stored;
 

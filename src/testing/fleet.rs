@@ -5,7 +5,6 @@
 //! leader: commit ──▶ stream ──▶ pump of each other node ──▶ apply
 //! ```
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
@@ -13,12 +12,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Builder, Clock};
 use crate::broker::{Broker, Leadership};
-use crate::cursor::{Epoch, Position, Sequence};
+use crate::cursor::Epoch;
 use crate::error::{Error, Result};
-use crate::event::Timestamp;
 use crate::log::contract::Log;
-use crate::log::{Applied, Block, Group, MemoryLog, StoredBlock, StoredTopic};
-use crate::topic::TopicId;
+use crate::log::{Applied, Group, LogAround, MemoryLog};
 
 /// The nodes, and the stream that they share.
 pub(crate) struct TestFleet {
@@ -180,21 +177,13 @@ impl StreamedLog {
     }
 }
 
-impl Log for StreamedLog {
+impl LogAround for StreamedLog {
+    fn inside(&self) -> &dyn Log {
+        &self.inner
+    }
+
     fn epoch(&self) -> Epoch {
         self.stream.epoch
-    }
-
-    fn topics(&self) -> Result<Vec<StoredTopic>> {
-        self.inner.topics()
-    }
-
-    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
-        self.inner.ids()
-    }
-
-    fn applied(&self) -> Result<Option<Applied>> {
-        self.inner.applied()
     }
 
     fn goes_on_after(&self, _error: &Error) -> bool {
@@ -210,7 +199,8 @@ impl Log for StreamedLog {
             return Err(Error::NotLeading);
         }
         let stream = state.groups.len() as u64 + 1;
-        let applied = Applied { stream, term: 1, number: stream, chain: 0, epoch: self.epoch() };
+        let applied =
+            Applied { stream, term: 1, number: stream, chain: 0, epoch: self.stream.epoch };
         let group = Group { applied: Some(applied), ..group.clone() };
         state.groups.push(group.clone());
         self.stream.grown.send_replace(state.groups.len());
@@ -220,28 +210,5 @@ impl Log for StreamedLog {
             return Err(Error::OutcomeUnknown(lost.into()));
         }
         self.inner.commit(&group)
-    }
-
-    fn read(
-        &self,
-        topic: TopicId,
-        from: Sequence,
-        below: Sequence,
-        max_bytes: usize,
-    ) -> Result<Vec<Block>> {
-        self.inner.read(topic, from, below, max_bytes)
-    }
-
-    fn stored_blocks(
-        &self,
-        topic: TopicId,
-        sequences: Range<Sequence>,
-        max_parts: usize,
-    ) -> Result<Vec<StoredBlock>> {
-        self.inner.stored_blocks(topic, sequences, max_parts)
-    }
-
-    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
-        self.inner.last_below(topic, sequence)
     }
 }

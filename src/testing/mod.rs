@@ -5,6 +5,7 @@
 //! - [`delivered`], [`settled`] and [`until`] wait for what the broker and the test's tasks do,
 //!   without a sleep.
 //! - [`FaultyLog`] fails as the test tells it to: a full disk, a failed write, a panic.
+//! - [`LogAround`] is for a log of the test's own, which does one thing otherwise.
 //!
 //! ```
 //! use std::time::Duration;
@@ -92,6 +93,7 @@ use crate::cursor::Place;
 use crate::error::Result;
 use crate::event::Timestamp;
 pub use crate::log::faulty_log::{Fault, FaultyLog, HeldGate};
+pub use crate::log::log_around::LogAround;
 use crate::log::{Log, MemoryLog};
 
 /// The time at which the clock of a broker begins, unless the test says something else:

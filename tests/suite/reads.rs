@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use leftoff::cursor::{Epoch, Position, Sequence};
+use leftoff::cursor::Sequence;
 use leftoff::edge::proto::BackupRequest;
-use leftoff::event::Timestamp;
-use leftoff::log::contract::{Block, Group, StoredBlock, StoredTopic};
+use leftoff::log::contract::Block;
 use leftoff::log::{Log, MemoryLog};
 use leftoff::server::{Protocols, Shutdown};
+use leftoff::testing::LogAround;
 use leftoff::topic::TopicId;
 use leftoff::{Broker, Config, NewEvent, Publish, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,21 +35,9 @@ struct SlowLog {
     most: AtomicU64,
 }
 
-impl Log for SlowLog {
-    fn epoch(&self) -> Epoch {
-        self.inner.epoch()
-    }
-
-    fn topics(&self) -> Result<Vec<StoredTopic>> {
-        self.inner.topics()
-    }
-
-    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
-        self.inner.ids()
-    }
-
-    fn commit(&self, group: &Group) -> Result<()> {
-        self.inner.commit(group)
+impl LogAround for SlowLog {
+    fn inside(&self) -> &dyn Log {
+        &self.inner
     }
 
     fn read(
@@ -66,19 +53,6 @@ impl Log for SlowLog {
         std::thread::sleep(READ);
         self.running.fetch_sub(1, Ordering::SeqCst);
         self.inner.read(topic, from, below, max_bytes)
-    }
-
-    fn stored_blocks(
-        &self,
-        topic: TopicId,
-        sequences: Range<Sequence>,
-        max_parts: usize,
-    ) -> Result<Vec<StoredBlock>> {
-        self.inner.stored_blocks(topic, sequences, max_parts)
-    }
-
-    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
-        self.inner.last_below(topic, sequence)
     }
 }
 

@@ -4,7 +4,6 @@
 //! The file is long, because its tests share the pair of brokers at its top.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Mutex;
 
 use rand::rngs::StdRng;
@@ -13,10 +12,9 @@ use rand::{RngExt, SeedableRng};
 use super::*;
 use crate::broker::opening::FollowerConfig;
 use crate::broker::topic::state::TopicState;
-use crate::cursor::Epoch;
 use crate::event::Event;
 use crate::log::contract::Log;
-use crate::log::{Applied, Block, Group, MemoryLog, SledLog, StoredBlock, StoredTopic, load_peer};
+use crate::log::{Applied, Group, MemoryLog, SledLog, StoredTopic, load_peer};
 
 /// The clock of the brokers in these tests, in milliseconds.
 static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
@@ -46,21 +44,9 @@ impl StreamLog {
     }
 }
 
-impl Log for StreamLog {
-    fn epoch(&self) -> Epoch {
-        self.inner.epoch()
-    }
-
-    fn topics(&self) -> Result<Vec<StoredTopic>> {
-        self.inner.topics()
-    }
-
-    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
-        self.inner.ids()
-    }
-
-    fn applied(&self) -> Result<Option<Applied>> {
-        self.inner.applied()
+impl crate::log::LogAround for StreamLog {
+    fn inside(&self) -> &dyn Log {
+        &*self.inner
     }
 
     fn commit(&self, group: &Group) -> Result<()> {
@@ -69,35 +55,12 @@ impl Log for StreamLog {
         }
         let mut group = group.clone();
         if group.applied.is_none() {
-            let stream = self.applied()?.map_or(1, |applied| applied.stream + 1);
-            let epoch = self.epoch();
+            let stream = self.inner.applied()?.map_or(1, |applied| applied.stream + 1);
+            let epoch = self.inner.epoch();
             group.applied = Some(Applied { stream, term: 1, number: stream, chain: 0, epoch });
             self.decided.lock().unwrap().push(group.clone());
         }
         self.inner.commit(&group)
-    }
-
-    fn read(
-        &self,
-        topic: TopicId,
-        from: Sequence,
-        below: Sequence,
-        max_bytes: usize,
-    ) -> Result<Vec<Block>> {
-        self.inner.read(topic, from, below, max_bytes)
-    }
-
-    fn stored_blocks(
-        &self,
-        topic: TopicId,
-        sequences: Range<Sequence>,
-        max_parts: usize,
-    ) -> Result<Vec<StoredBlock>> {
-        self.inner.stored_blocks(topic, sequences, max_parts)
-    }
-
-    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
-        self.inner.last_below(topic, sequence)
     }
 }
 

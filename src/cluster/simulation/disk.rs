@@ -1,17 +1,15 @@
 //! The local log of a simulated node, and its disk: what is left of the log after a crash.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::checker::FleetChecker;
-use crate::cursor::{Epoch, Position, Sequence};
+use crate::cursor::Epoch;
 use crate::error::{Error, Result};
-use crate::event::{Durability, Timestamp};
-use crate::log::{Applied, Block, Group, Log, MemoryLog, StoredBlock, StoredTopic};
-use crate::topic::TopicId;
+use crate::event::Durability;
+use crate::log::{Group, Log, MemoryLog};
 
 /// The groups on the disk of a node.
 #[derive(Debug, Clone, Default)]
@@ -73,21 +71,13 @@ impl DiskLog {
     }
 }
 
-impl Log for DiskLog {
+impl crate::log::LogAround for DiskLog {
+    fn inside(&self) -> &dyn Log {
+        &self.memory
+    }
+
     fn epoch(&self) -> Epoch {
         Epoch::new(10 + self.node as u32)
-    }
-
-    fn topics(&self) -> Result<Vec<StoredTopic>> {
-        self.memory.topics()
-    }
-
-    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
-        self.memory.ids()
-    }
-
-    fn applied(&self) -> Result<Option<Applied>> {
-        self.memory.applied()
     }
 
     fn commit(&self, group: &Group) -> Result<()> {
@@ -118,29 +108,6 @@ impl Log for DiskLog {
         stored.synced = stored.groups.len();
         Ok(())
     }
-
-    fn read(
-        &self,
-        topic: TopicId,
-        from: Sequence,
-        below: Sequence,
-        max_bytes: usize,
-    ) -> Result<Vec<Block>> {
-        self.memory.read(topic, from, below, max_bytes)
-    }
-
-    fn stored_blocks(
-        &self,
-        topic: TopicId,
-        sequences: Range<Sequence>,
-        max_parts: usize,
-    ) -> Result<Vec<StoredBlock>> {
-        self.memory.stored_blocks(topic, sequences, max_parts)
-    }
-
-    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
-        self.memory.last_below(topic, sequence)
-    }
 }
 
 #[cfg(test)]
@@ -153,6 +120,7 @@ mod tests {
     use crate::cluster::samples::node;
     use crate::cluster::simulated::{SimulatedStream, StreamFaults};
     use crate::cluster::writer::{StreamWriter, WriterConfig};
+    use crate::log::Applied;
 
     /// Goal: what a node tells as synced outlives a loss of power, also if an earlier process of it
     /// was killed before it synced: the stream may be trimmed up to there.

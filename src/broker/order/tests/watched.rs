@@ -1,7 +1,6 @@
 //! Tests of groups as the log sees them: their bounds, their durability, and checks against the
 //! group itself instead of the stored events.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use super::{answered, busy, change, name};
@@ -11,11 +10,11 @@ use crate::broker::command::Rewrite;
 use crate::broker::command::Work;
 use crate::broker::topic::entry::Topic;
 use crate::broker::{Broker, InOrder, OpenConfig, Publish};
-use crate::cursor::{Epoch, Position, Sequence};
+use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
-use crate::event::{Durability, NewEvent, Timestamp};
+use crate::event::{Durability, NewEvent};
 use crate::log::{
-    Block, FaultyLog, Group, Log, MAX_REMOVED_PARTS, MemoryLog, StoredBlock, StoredTopic, parts_in,
+    Block, FaultyLog, Group, Log, LogAround, MAX_REMOVED_PARTS, MemoryLog, StoredBlock, parts_in,
 };
 use crate::topic::TopicId;
 use crate::topic_config::TopicConfig;
@@ -67,17 +66,9 @@ struct WatchedLog {
     refuses_rewriting: std::sync::atomic::AtomicBool,
 }
 
-impl Log for WatchedLog {
-    fn epoch(&self) -> Epoch {
-        self.inner.epoch()
-    }
-
-    fn topics(&self) -> Result<Vec<StoredTopic>> {
-        self.inner.topics()
-    }
-
-    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
-        self.inner.ids()
+impl LogAround for WatchedLog {
+    fn inside(&self) -> &dyn Log {
+        &self.inner
     }
 
     fn commit(&self, group: &Group) -> Result<()> {
@@ -87,29 +78,6 @@ impl Log for WatchedLog {
         }
         self.seen.lock().unwrap().push(group.into());
         self.inner.commit(group)
-    }
-
-    fn read(
-        &self,
-        topic: TopicId,
-        from: Sequence,
-        below: Sequence,
-        max_bytes: usize,
-    ) -> Result<Vec<Block>> {
-        self.inner.read(topic, from, below, max_bytes)
-    }
-
-    fn stored_blocks(
-        &self,
-        topic: TopicId,
-        sequences: Range<Sequence>,
-        max_parts: usize,
-    ) -> Result<Vec<StoredBlock>> {
-        self.inner.stored_blocks(topic, sequences, max_parts)
-    }
-
-    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
-        self.inner.last_below(topic, sequence)
     }
 }
 
