@@ -25,7 +25,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::group_form::{self, MAX_GROUP_BYTES};
-use super::record::{self, FleetLeader, MAX_PART_BYTES, RecordBody, RecordHead};
+use super::record::{self, FleetLeader, MAX_PART_BYTES, RecordBody, RecordHead, RecordProblem};
 use super::stream::StreamSequence;
 use crate::cursor::Epoch;
 use crate::log::{Applied, Group};
@@ -137,14 +137,7 @@ pub struct ChainBreak {
     /// The record that does not belong there.
     pub at: StreamSequence,
     /// The reason.
-    pub problem: String,
-}
-
-impl ChainBreak {
-    /// Whether the record is of a later version, which this one does not know.
-    pub(super) fn is_of_later_version(&self) -> bool {
-        self.problem.ends_with(record::UPDATE)
-    }
+    pub problem: RecordProblem,
 }
 
 /// A reader of the chain, which is given the records one by one, in order.
@@ -190,27 +183,29 @@ impl Assembler {
         })
     }
 
-    fn read(&mut self, at: StreamSequence, record: &Bytes) -> Result<TakenRecord, String> {
+    fn read(&mut self, at: StreamSequence, record: &Bytes) -> Result<TakenRecord, RecordProblem> {
         let place = self.place;
-        if at != place.stream.next() {
-            return Err(format!("the record {} is missing before it", place.stream.next()));
+        let next = place.stream.next();
+        if at != next {
+            return Err(format!("the record {next} is missing before it").into());
         }
         let record = record::decode(record)?;
         let expected = place.next_head(&record.body);
         if record.head.chain != expected.chain {
-            return Err("it does not follow the record before it".to_owned());
+            return Err("it does not follow the record before it".into());
         }
         let is_first = place.stream == StreamSequence::BEFORE_ALL;
         if is_first != matches!(record.body, RecordBody::Found(_)) {
-            return Err("a stream begins with the record that founds the fleet".to_owned());
+            return Err("a stream begins with the record that founds the fleet".into());
         }
         // In term 0 nobody leads.
         if record.head != expected || (expected.term == 0 && !is_first) {
             let (RecordHead { term, number, .. }, other) = (expected, record.head);
-            return Err(format!(
+            let problem = format!(
                 "it is number {} of term {}, where number {number} of term {term} belongs",
                 other.number, other.term
-            ));
+            );
+            return Err(problem.into());
         }
         let next = place.after(&record.head, &record.body, record.crc);
         let taken = self.assemble(record.body)?;
@@ -218,34 +213,41 @@ impl Assembler {
         Ok(taken)
     }
 
-    fn assemble(&mut self, body: RecordBody) -> Result<TakenRecord, String> {
+    fn assemble(&mut self, body: RecordBody) -> Result<TakenRecord, RecordProblem> {
         let waits_for_part = !self.parts.is_empty();
         Ok(match body {
             RecordBody::Found(epoch) => TakenRecord::Founded(epoch),
             RecordBody::Announce { epoch, .. } if self.place.epoch != Some(epoch) => {
                 let known = self.place.epoch.map_or("none".to_owned(), |epoch| epoch.to_string());
-                return Err(format!("it is of a fleet with the epoch {epoch}, and not {known}"));
+                let problem = format!("it is of a fleet with the epoch {epoch}, and not {known}");
+                return Err(problem.into());
             }
             RecordBody::Announce { leader, .. } => {
                 let skipped_parts = std::mem::take(&mut self.parts).len();
                 TakenRecord::Announced { leader, skipped_parts }
             }
             RecordBody::Part { part, parts, bytes } => self.add_part(part, parts, bytes)?,
-            _ if waits_for_part => return Err("the rest of a group is missing".to_owned()),
+            _ if waits_for_part => return Err("the rest of a group is missing".into()),
             RecordBody::Heartbeat => TakenRecord::Heartbeat,
             RecordBody::Resigned => TakenRecord::Resigned,
             RecordBody::Skipped => TakenRecord::Skipped,
         })
     }
 
-    fn add_part(&mut self, part: u16, parts: u16, bytes: Bytes) -> Result<TakenRecord, String> {
+    fn add_part(
+        &mut self,
+        part: u16,
+        parts: u16,
+        bytes: Bytes,
+    ) -> Result<TakenRecord, RecordProblem> {
         let expected = self.parts.len() + 1;
         let whole_bytes = bytes.len() + self.parts.iter().map(Bytes::len).sum::<usize>();
         if usize::from(part) != expected {
-            return Err(format!("it is part {part} of a group, where part {expected} belongs"));
+            let problem = format!("it is part {part} of a group, where part {expected} belongs");
+            return Err(problem.into());
         }
         if whole_bytes > MAX_GROUP_BYTES {
-            return Err(format!("its group has more than {MAX_GROUP_BYTES} bytes"));
+            return Err(format!("its group has more than {MAX_GROUP_BYTES} bytes").into());
         }
         if part < parts {
             self.parts.push(bytes);
@@ -267,7 +269,7 @@ impl Assembler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::samples::{appending, topic};
+    use crate::cluster::samples::{appending, resealed, topic};
 
     fn announce(node: &str) -> RecordBody {
         announce_in(node, Epoch::new(9))
@@ -390,7 +392,8 @@ mod tests {
             let mut pair = begun(with_part);
             let (at, place) = (pair.place.stream.next(), pair.place);
             let broken = pair.assembler.take(at, &record).unwrap_err();
-            assert!(broken.at == at && broken.problem.starts_with(problem), "{broken}");
+            assert!(broken.at == at && broken.problem.to_string().starts_with(problem), "{broken}");
+            assert!(matches!(broken.problem, RecordProblem::Unfit(_)), "{broken:?}");
             assert_eq!(pair.assembler.place(), place);
             assert_eq!(pair.add(&heartbeat).unwrap_err(), broken, "it stays broken");
         }
@@ -400,8 +403,34 @@ mod tests {
         let mut missing = begun(false);
         let (record, _) = missing.place.following(&heartbeat);
         let broken = missing.assembler.take(StreamSequence::new(4), &record).unwrap_err();
-        assert_eq!(broken.problem, "the record 3 is missing before it");
+        assert_eq!(broken.problem.to_string(), "the record 3 is missing before it");
         let (record, place) = StreamPlace::START.following(&announce("n1"));
         Assembler::after(StreamPlace::START).take(place.stream, &record).unwrap_err();
+    }
+
+    /// Goal: a node is told to be updated for what a later version writes, in a record or in the
+    /// group of one, and for nothing else, whatever words the reason has.
+    #[test]
+    fn a_record_of_a_later_version_is_told_from_one_that_does_not_fit() {
+        let pair = Pair::begun();
+        let (format_at, kind_at) = (4, 5);
+        let heartbeat = pair.place.following(&RecordBody::Heartbeat).0;
+        let of_group = |group: Bytes| {
+            pair.place.following(&RecordBody::Part { part: 1, parts: 1, bytes: group }).0
+        };
+        let entry_at = 6;
+        for (record, is_later) in [
+            (resealed(&heartbeat, format_at, record::FORMAT + 1), true),
+            (resealed(&heartbeat, kind_at, 77), true),
+            (of_group(resealed(&group(1), format_at, group_form::FORMAT + 1)), true),
+            (of_group(resealed(&group(1), entry_at, 77)), true),
+            (of_group(group(1).slice(1..)), false),
+            (Bytes::from_static(b"update this node"), false),
+        ] {
+            let mut assembler = Assembler::after(pair.place);
+            let problem = assembler.take(pair.place.stream.next(), &record).unwrap_err().problem;
+            assert_eq!(matches!(problem, RecordProblem::LaterVersion(_)), is_later, "{problem}");
+            assert_eq!(problem.to_string().ends_with(": update this node"), is_later, "{problem}");
+        }
     }
 }

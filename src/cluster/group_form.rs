@@ -36,7 +36,7 @@ use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes};
 
-use super::record::UPDATE;
+use super::record::RecordProblem;
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
@@ -140,21 +140,20 @@ fn encode_removed(block: &StoredBlock) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// A sentence that says that the group is damaged, or is of a version that this one does not know.
-pub(super) fn decode(bytes: &Bytes) -> std::result::Result<Group, String> {
+/// The group is damaged, or is of a version that this one does not know.
+pub(super) fn decode(bytes: &Bytes) -> std::result::Result<Group, RecordProblem> {
     if bytes.len() > MAX_GROUP_BYTES {
-        return Err(format!("the group has {} bytes; {MAX_GROUP_BYTES} is the most", bytes.len()));
+        let bytes = bytes.len();
+        return Err(format!("the group has {bytes} bytes; {MAX_GROUP_BYTES} is the most").into());
     }
     let (head, mut rest) =
         bytes.split_first_chunk::<HEAD_BYTES>().ok_or("the group has no head")?;
     if head[..4] != crc32fast::hash(&bytes[4..]).to_be_bytes() {
-        return Err("the group's checksum does not fit".to_owned());
+        return Err("the group's checksum does not fit".into());
     }
     if head[4] != FORMAT {
-        let other = head[4];
-        return Err(format!(
-            "the group's format is {other}; this version reads {FORMAT}: {UPDATE}"
-        ));
+        let problem = format!("the group's format is {}; this version reads {FORMAT}", head[4]);
+        return Err(RecordProblem::LaterVersion(problem));
     }
     let mut group = Group { durability: durability(head[5])?, ..Group::default() };
     while !rest.is_empty() {
@@ -180,13 +179,14 @@ fn add_entry(
     kind: u8,
     topic: TopicId,
     content: &[u8],
-) -> std::result::Result<(), String> {
+) -> std::result::Result<(), RecordProblem> {
     let block = |content| Block::decode_foreign(Bytes::copy_from_slice(content));
     match kind {
         TOPIC => {
             let stored = decode_foreign_topic(topic, content)?;
             if encode_topic(&stored).len() < content.len() {
-                return Err(format!("a topic's record has more than this version knows: {UPDATE}"));
+                let problem = "a topic's record has more than this version knows".to_owned();
+                return Err(RecordProblem::LaterVersion(problem));
             }
             group.topics.push(stored);
         }
@@ -199,7 +199,8 @@ fn add_entry(
             group.forgotten.push((topic, Sequence::new(u64::from_be_bytes(first))));
         }
         other => {
-            return Err(format!("an entry's kind {other} is not known: {UPDATE}"));
+            let problem = format!("an entry's kind {other} is not known");
+            return Err(RecordProblem::LaterVersion(problem));
         }
     }
     Ok(())

@@ -17,7 +17,8 @@
 //! chain.rs                which record may follow which
 //! writer.rs  sending.rs   the one task that appends, and finds out whether a record is stored
 //! replicated_log.rs       the log that the broker of a node has
-//! role.rs  founding.rs    who leads, and how a fleet begins
+//! role.rs  role_end.rs    who leads, and why a node takes no part any more
+//! founding.rs             how a fleet begins
 //! forwarding/             what callers ask of a node that does not lead
 //! node.rs  config.rs      a node: its broker and its tasks, and its settings
 //! upkeep.rs               what a node does besides its role
@@ -58,6 +59,7 @@ mod record;
 mod replicated_log;
 mod restarting;
 mod role;
+mod role_end;
 #[cfg(test)]
 mod samples;
 mod searching;
@@ -86,7 +88,7 @@ pub use giving::JoiningService;
 pub use joining::{JoiningState, JoiningStep, open_in};
 pub use node::{FleetEngine, FleetNode, NodeConfig, NodeOpenError, open};
 pub use peers::{MAX_PEERS, PeerReport, PeerStatus, PeerWatch, SILENT_LEASES, SeenPeer};
-pub use record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES};
+pub use record::{FleetLeader, MAX_NODE_ADDRESS_BYTES, MAX_NODE_NAME_BYTES, RecordProblem};
 pub use replicated_log::ReplicatedLog;
 pub use searching::SearchedLog;
 pub use status::{NodeRole, NodeStatus, RepairedLog};

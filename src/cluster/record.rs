@@ -38,15 +38,13 @@
 //! or format, which is written only after all nodes of the fleet can read it.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use thiserror::Error;
 
 use super::stream::MAX_RECORD_BYTES;
 use crate::cursor::Epoch;
 
 /// The number of this layout.
 pub(super) const FORMAT: u8 = 1;
-
-/// The last words of a problem that is no fault of the stream: this version is too old to read it.
-pub(super) const UPDATE: &str = "update this node";
 
 /// The bytes before the body.
 pub(super) const HEAD_BYTES: usize = 4 + 1 + 1 + 8 + 8 + 4 + 2 + 2;
@@ -122,6 +120,30 @@ pub(super) enum RecordBody {
     Skipped,
 }
 
+/// Why a node cannot take a record of the stream, in words for people.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RecordProblem {
+    /// The record, or the group that it ends, is damaged, or does not belong where it is.
+    #[error("{0}")]
+    Unfit(String),
+    /// The record, or the group that it ends, is of a version that this one does not know: nothing
+    /// is wrong with the stream.
+    #[error("{0}: update this node")]
+    LaterVersion(String),
+}
+
+impl From<String> for RecordProblem {
+    fn from(problem: String) -> Self {
+        Self::Unfit(problem)
+    }
+}
+
+impl From<&str> for RecordProblem {
+    fn from(problem: &str) -> Self {
+        Self::Unfit(problem.to_owned())
+    }
+}
+
 /// A record, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StreamRecord {
@@ -179,20 +201,21 @@ pub(super) fn encode(head: &RecordHead, body: &RecordBody) -> Bytes {
 ///
 /// # Errors
 ///
-/// A sentence that says that the record is damaged, or is of a version that this one does not know.
-pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, String> {
+/// The record is damaged, or is of a version that this one does not know.
+pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, RecordProblem> {
     if record.len() > MAX_RECORD_BYTES {
-        return Err(format!("it has {} bytes; {MAX_RECORD_BYTES} is the most", record.len()));
+        let problem = format!("it has {} bytes; {MAX_RECORD_BYTES} is the most", record.len());
+        return Err(problem.into());
     }
-    let cut = || "it is cut".to_owned();
+    let cut = || RecordProblem::from("it is cut");
     let (head, _) = record.split_first_chunk::<HEAD_BYTES>().ok_or_else(cut)?;
     let crc = u32_at(head, 0);
     if crc != crc32fast::hash(&record[4..]) {
-        return Err("its checksum does not fit".to_owned());
+        return Err("its checksum does not fit".into());
     }
     if head[4] != FORMAT {
-        let other = head[4];
-        return Err(format!("its format is {other}; this version reads {FORMAT}: {UPDATE}"));
+        let problem = format!("its format is {}; this version reads {FORMAT}", head[4]);
+        return Err(RecordProblem::LaterVersion(problem));
     }
     let body = record.slice(HEAD_BYTES..);
     let (part, parts) = (u16_at(head, 26), u16_at(head, 28));
@@ -202,7 +225,7 @@ pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, String> {
         _ => true,
     };
     if !fits {
-        return Err(format!("it is part {part} of {parts}"));
+        return Err(format!("it is part {part} of {parts}").into());
     }
     let body = match head[5] {
         FOUND => {
@@ -222,7 +245,9 @@ pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, String> {
         GROUP => RecordBody::Part { part, parts, bytes: body },
         RESIGNED => RecordBody::Resigned,
         FIRST_SKIPPED_KIND.. => RecordBody::Skipped,
-        other => return Err(format!("its kind {other} is not known: {UPDATE}")),
+        other => {
+            return Err(RecordProblem::LaterVersion(format!("its kind {other} is not known")));
+        }
     };
     let (term, number) = (u64_at(head, 6), u64_at(head, 14));
     Ok(StreamRecord { head: RecordHead { term, number, chain: u32_at(head, 22) }, body, crc })
@@ -259,6 +284,7 @@ fn u64_at(head: &[u8; HEAD_BYTES], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::resealed;
     use super::*;
 
     fn announce(node: &str, address: &str) -> RecordBody {
@@ -280,15 +306,6 @@ mod tests {
             RecordBody::Part { part: 2, parts: 300, bytes },
             RecordBody::Skipped,
         ]
-    }
-
-    /// Returns `record` with another byte at an offset, and the checksum made right.
-    fn resealed(record: &[u8], at: usize, byte: u8) -> Bytes {
-        let mut bytes = record.to_vec();
-        bytes[at] = byte;
-        let crc = crc32fast::hash(&bytes[4..]);
-        bytes[..4].copy_from_slice(&crc.to_be_bytes());
-        bytes.into()
     }
 
     #[test]
@@ -326,7 +343,7 @@ mod tests {
                             let bytes = resealed(&whole, at, byte);
                             assert_eq!(again[4..], bytes[4..again.len()], "{body:?} {at} {byte}");
                         }
-                        Err(problem) => assert!(!problem.is_empty()),
+                        Err(problem) => assert!(!problem.to_string().is_empty()),
                     }
                 }
             }
@@ -343,10 +360,10 @@ mod tests {
             // A kind that is not known has no parts.
             let bytes = resealed(&part, at, byte);
             let bytes = if byte == 9 { resealed(&resealed(&bytes, 27, 0), 29, 0) } else { bytes };
-            assert_eq!(decode(&bytes).unwrap_err(), problem);
+            assert_eq!(decode(&bytes).unwrap_err().to_string(), problem);
         }
         let large = decode(&Bytes::from(vec![0; MAX_RECORD_BYTES + 1])).unwrap_err();
-        assert_eq!(large, "it has 1044481 bytes; 1044480 is the most");
+        assert_eq!(large.to_string(), "it has 1044481 bytes; 1044480 is the most");
     }
 
     #[test]

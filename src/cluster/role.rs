@@ -39,8 +39,9 @@ use super::chain::{Assembler, StreamPlace, TakenRecord};
 use super::clock::{SteadyClock, until};
 use super::record::FleetLeader;
 use super::replicated_log::ReplicatedLog;
+use super::role_end::RoleEnd;
 use super::status::{NodeRole, NodeStatus};
-use super::stream::{Stream, StreamError, StreamFuture, StreamSequence};
+use super::stream::{Stream, StreamError, StreamFuture};
 use super::writer::StreamWriter;
 use crate::broker::Leadership;
 use crate::error::{Error, Result, with_causes};
@@ -66,34 +67,6 @@ pub(super) trait LedBroker: Send + Sync + 'static {
 
     /// Waits until nothing more can be stored here.
     fn ended(&self) -> StreamFuture<'_, ()>;
-}
-
-/// Why a node plays its role no longer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RoleEnd {
-    /// It was told to stop, or its broker was closed.
-    Closed,
-    /// It cannot go on, for this reason.
-    Stopped(String),
-    /// It cannot go on until it is opened again, for this reason.
-    NeedsOpening(String),
-    /// What it has does not fit the stream from this record on, for this reason.
-    Breaks(StreamSequence, String),
-    /// The stream does not have the records any more that it needs, for this reason.
-    Behind(String),
-}
-
-impl From<Error> for RoleEnd {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::ShuttingDown => Self::Closed,
-            // The log, or the storage below it, has failed for good.
-            Error::ReadOnly(_) | Error::OutcomeUnknown(_) => {
-                Self::NeedsOpening(with_causes(&error))
-            }
-            error => Self::Stopped(with_causes(&error)),
-        }
-    }
 }
 
 /// What a role needs. Cheap to clone.
@@ -238,11 +211,7 @@ impl RoleTask {
             let deadline = self.heard + self.patience;
             match until(&*self.parts.clock, deadline, reader.next()).await {
                 Some(Ok((at, record))) => {
-                    let taken = assembler.take(at, &record);
-                    let taken = taken.map_err(|broken| match broken.is_of_later_version() {
-                        true => RoleEnd::Stopped(broken.to_string()),
-                        false => RoleEnd::Breaks(broken.at, broken.to_string()),
-                    })?;
+                    let taken = assembler.take(at, &record)?;
                     if let Some(place) = self.take(taken, assembler).await? {
                         return Ok(Some(place));
                     }

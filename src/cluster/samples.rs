@@ -1,4 +1,6 @@
-//! Blocks and groups for tests.
+//! Blocks, groups and records for tests.
+
+use bytes::Bytes;
 
 use super::record::FleetLeader;
 use crate::cursor::{Position, Sequence};
@@ -34,6 +36,16 @@ pub(super) fn appending(
     let block = block(first, start_bytes, &[payload]);
     let topics = if first == 1 { vec![topic.clone()] } else { Vec::new() };
     Group { topics, appended: vec![(topic.id, block)], ..Group::default() }
+}
+
+/// Returns a record or a group with another byte at an offset, and the checksum made right: as a
+/// later version may write it, or somebody who forges it.
+pub(super) fn resealed(bytes: &[u8], at: usize, byte: u8) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    bytes[at] = byte;
+    let crc = crc32fast::hash(&bytes[4..]);
+    bytes[..4].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
 }
 
 /// Returns all that `log` holds, but for its place in the stream.

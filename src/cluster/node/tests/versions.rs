@@ -14,6 +14,7 @@ use crate::cluster::proto::{
     ForwardedPublish,
 };
 use crate::cluster::record::{FORMAT, RecordBody};
+use crate::cluster::samples::resealed;
 use crate::log::NewRecords;
 
 /// Returns the place of the stream's last record.
@@ -23,15 +24,6 @@ pub(super) async fn last_place(stream: &SimulatedStream) -> StreamPlace {
         assembler.take(assembler.place().stream.next(), &record).unwrap();
     }
     assembler.place()
-}
-
-/// Returns a record as a later version may write it, with another byte and its right checksum.
-fn altered(record: &[u8], at: usize, byte: u8) -> Bytes {
-    let mut bytes = record.to_vec();
-    bytes[at] = byte;
-    let crc = crc32fast::hash(&bytes[4..]);
-    bytes[..4].copy_from_slice(&crc.to_be_bytes());
-    bytes.into()
 }
 
 /// Goal: a record that a later version adds to inform is passed over; one that every node must
@@ -53,7 +45,7 @@ async fn an_older_node_skips_what_informs_and_stops_before_what_it_must_understa
         }
         let place = last_place(&stream).await;
         let (later, _) = place.following(&RecordBody::Heartbeat);
-        stream.append(place.stream, altered(&later, at, byte)).await.unwrap();
+        stream.append(place.stream, resealed(&later, at, byte)).await.unwrap();
         let before = content(&*log);
         for _ in 0..2 {
             let node = open().await.unwrap();
