@@ -293,7 +293,7 @@ impl RoleTask {
                     self.note(with_causes(&error));
                     self.pause().await;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(RoleEnd::cannot_apply(place.stream, error)),
             }
         }
         self.show(|status| status.applied = place.stream);

@@ -20,6 +20,19 @@ pub(super) enum RoleEnd {
     Behind(String),
 }
 
+impl RoleEnd {
+    /// Returns the end of a role whose log cannot apply the group that ends with the record `at`.
+    pub(super) fn cannot_apply(at: StreamSequence, error: Error) -> Self {
+        match error {
+            // A node that has not applied this record either may have the same problem with it.
+            Error::Damaged { .. } | Error::DamagedLog { .. } => {
+                Self::Breaks(at, with_causes(&error))
+            }
+            error => error.into(),
+        }
+    }
+}
+
 impl From<Error> for RoleEnd {
     fn from(error: Error) -> Self {
         match error {

@@ -85,8 +85,8 @@ pub struct NodeStatus {
     /// Whether the node has stopped because the stream does not have the records any more that it
     /// needs. Opened again with [`open_in`](super::open_in), it loads a backup of another node.
     pub fell_behind: bool,
-    /// The record at which the node has stopped, because that does not follow what the node has.
-    /// If other nodes have gone on beyond it, the log of this one is wrong. Opened again with
+    /// The record at which the node has stopped, because that does not follow what the node has, or
+    /// because the node's log cannot apply the group that ends there. If other nodes have gone on beyond it, the log of this one is wrong. Opened again with
     /// [`open_in`](super::open_in) after that was noted ([`FleetNode::repairable`]), it loads a
     /// backup of another node.
     ///
