@@ -1,40 +1,56 @@
-//! Choosing the peer whose backup is loaded.
+//! Which other nodes can help one that cannot go on as it is, and which of them is asked.
+//!
+//! | what is needed | the rule |
+//! |---|---|
+//! | somebody who serves meanwhile | [`PeerStatus::serves`] |
+//! | a backup | [`PeerStatus::can_give`]; [`choose`] says who is asked |
 
 use std::collections::BTreeMap;
 
 use super::peers::PeerStatus;
+use super::status::NodeRole;
 use super::stream::StreamSequence;
 
 /// How often a process failed to give its backup, by its incarnation.
 pub(super) type Failures = BTreeMap<u64, u32>;
 
-/// Returns the peer to ask; `None` if none can help. One that has failed less often comes first,
-/// then the one that has applied most.
+impl PeerStatus {
+    /// Whether clients and other nodes can turn to the node: it takes part in the fleet, can be
+    /// reached, and has no damage.
+    pub(super) fn serves(&self) -> bool {
+        let takes_part = matches!(self.role, NodeRole::Following | NodeRole::Leading);
+        takes_part && !self.address.is_empty() && !self.damaged
+    }
+
+    /// Whether the node can give a backup to the node `own`: it serves, writes nothing that the
+    /// other one's version cannot read, and has applied all records before `next`.
+    fn can_give(&self, own: &PeerStatus, next: StreamSequence) -> bool {
+        self.serves()
+            && self.record_form <= own.record_form
+            && self.group_form <= own.group_form
+            && self.applied.saturating_add(1) >= next.get()
+    }
+}
+
+/// Returns the peer whose backup the node `own` is to load; `None` if none can give one. A peer
+/// that has failed less often comes first, then the one that has applied most.
 ///
-/// A peer can help if it takes part in the fleet, can be reached, is not damaged, writes nothing
-/// that this version (`own`) cannot read, and has applied the stream as far as it is trimmed, or
-/// further.
+/// `next` is the first record that need not be in the backup: the first one that the stream still
+/// has, or a later one.
 pub(super) fn choose<'a>(
     live: &'a [PeerStatus],
     own: &PeerStatus,
     failures: &Failures,
-    first: StreamSequence,
+    next: StreamSequence,
 ) -> Option<&'a PeerStatus> {
-    let can_help = |peer: &&PeerStatus| {
-        peer.can_give()
-            && peer.record_form <= own.record_form
-            && peer.group_form <= own.group_form
-            && peer.applied.saturating_add(1) >= first.get()
-    };
     let failed = |peer: &PeerStatus| failures.get(&peer.incarnation).copied().unwrap_or(0);
     let order = |peer: &&PeerStatus| (failed(peer), std::cmp::Reverse(peer.applied));
-    live.iter().filter(can_help).min_by_key(order)
+    live.iter().filter(|peer| peer.can_give(own, next)).min_by_key(order)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::record::FleetLeader;
-    use super::super::status::NodeRole;
     use super::*;
 
     fn peer(name: &str, incarnation: u64, applied: u64) -> PeerStatus {

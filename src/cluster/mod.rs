@@ -27,7 +27,7 @@
 //! messages.rs  peers/     messages that need not be kept, and how the other nodes are
 //! signed_messages.rs  signature.rs   what proves that these come from a node of the fleet
 //! joining/  giving.rs     a node loads a backup of another one, which gives it
-//! choosing.rs             which one that is
+//! choosing.rs             which nodes can help another one, and which of them is asked
 //! restarting.rs           a node that cannot go on ends, so that its next start repairs it
 //! links.rs                how nodes reach each other
 //! ephemeral.rs            ephemeral events reach the readers at all nodes

@@ -110,7 +110,7 @@ impl RestartWatch {
         let is_log_wrong =
             status.damage.is_some() || status.fell_behind || status.breaks_at.is_some();
         if !is_log_wrong {
-            return live.into_iter().find(PeerStatus::can_give).map(|peer| peer.name);
+            return live.into_iter().find(PeerStatus::serves).map(|peer| peer.name);
         }
         if !self.view.has_secret() {
             return None; // Without one, nobody gives a backup.
@@ -162,24 +162,16 @@ impl RestartWatch {
     }
 }
 
-impl PeerStatus {
-    /// Whether the node takes part in the fleet, can be reached, and has no damage.
-    pub(super) fn can_give(&self) -> bool {
-        let takes_part = matches!(self.role, NodeRole::Following | NodeRole::Leading);
-        takes_part && !self.address.is_empty() && !self.damaged
-    }
-}
-
 /// Returns the node that can give a backup, and has applied the record at which this one breaks.
+/// `first` is the first record that the stream still has.
 fn helper_of(
     live: &[PeerStatus],
     own: &PeerStatus,
     breaks_at: Option<StreamSequence>,
     first: StreamSequence,
 ) -> Option<String> {
-    let goes_on = |peer: &&PeerStatus| breaks_at.is_none_or(|at| peer.applied >= at.get());
-    let live: Vec<PeerStatus> = live.iter().filter(goes_on).cloned().collect();
-    choose(&live, own, &Failures::new(), first).map(|peer| peer.name.clone())
+    let next = breaks_at.map_or(first, |at| first.max(at.next()));
+    choose(live, own, &Failures::new(), next).map(|peer| peer.name.clone())
 }
 
 /// Returns why a process does not end now, `now_ms` after 1970; `None` if it may. A clock that was

@@ -169,7 +169,7 @@ impl FleetView {
             (status.damage.clone(), status.stays.clone())
         };
         // The last node that serves is better than none.
-        if let Some(damage) = damage.filter(|_| self.has_helper()) {
+        if let Some(damage) = damage.filter(|_| self.others_serve()) {
             let stays = stays.map(|why| format!("; {why}")).unwrap_or_default();
             return Err(format!(
                 "this node's log is damaged: {damage}; its next start loads a backup of another \
@@ -182,9 +182,9 @@ impl FleetView {
         }
     }
 
-    /// Whether another node takes part in the fleet whose log is not damaged: it can give a backup.
-    pub(super) fn has_helper(&self) -> bool {
-        self.peers.live_others().iter().any(PeerStatus::can_give)
+    /// Whether another node takes part in the fleet, can be reached, and has no damage.
+    pub(super) fn others_serve(&self) -> bool {
+        self.peers.live_others().iter().any(PeerStatus::serves)
     }
 
     /// Lets the node lead no longer, and not again. A leader decides what was handed in so far, and

@@ -262,7 +262,7 @@ async fn damage_that_nobody_reads_is_found_and_the_node_ends_for_it_once_in_a_wh
     let damage = wait_for(|| node.status().borrow().damage.clone()).await;
     assert!(damage.contains("large"), "{damage}");
     assert_eq!(node.view().searched().unwrap().passes, 0);
-    wait_for(|| (!node.view().has_helper()).then_some(())).await;
+    wait_for(|| (!node.view().others_serve()).then_some(())).await;
     let early = tokio::time::timeout(LEASE * 4, &mut repairable).await;
     assert!(early.is_err(), "nobody can help it: {early:?}");
     pair.peer = Some(giver(1, &pair.stream, &pair.disk).await);
@@ -349,7 +349,7 @@ async fn a_node_whose_log_takes_nothing_more_is_to_be_opened_again() {
     let (broker, node) = pair.join().await;
     pair.stop_peer().await;
     node.status.send_modify(|status| status.needs_opening = true);
-    wait_for(|| (!node.view().has_helper()).then_some(())).await;
+    wait_for(|| (!node.view().others_serve()).then_some(())).await;
     let repairable = tokio::spawn(node.repairable());
     pair.peer = Some(giver(1, &pair.stream, &pair.disk).await);
     let why = tokio::time::timeout(PATIENCE, repairable).await.unwrap().unwrap();
