@@ -28,6 +28,7 @@
 //! signed_messages.rs  signature.rs   what proves that these come from a node of the fleet
 //! joining/  giving.rs     a node loads a backup of another one, which gives it
 //! choosing.rs             which nodes can help another one, and which of them is asked
+//! damage_note.rs          what the next start is told of damage
 //! restarting.rs           a node that cannot go on ends, so that its next start repairs it
 //! links.rs                how nodes reach each other
 //! ephemeral.rs            ephemeral events reach the readers at all nodes
@@ -39,6 +40,7 @@ mod chain;
 mod choosing;
 mod clock;
 mod config;
+mod damage_note;
 mod ephemeral;
 mod forwarding;
 mod founding;

@@ -15,7 +15,7 @@
 mod tests;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::{RuntimeClock, SteadyClock};
+use super::damage_note::DamageNote;
 use super::forwarding::{
     Forwarder, ForwarderHandle, ForwarderParts, ForwardingService, leader_asker,
 };
@@ -204,8 +205,8 @@ pub struct FleetNode {
     broker: Broker,
     log: Arc<ReplicatedLog>,
     stream: Arc<dyn Stream>,
-    /// The data directory, if the node was opened in one.
-    directory: Option<PathBuf>,
+    /// The note of damage in the data directory, if the node was opened in one.
+    damage_note: Option<DamageNote>,
     status: Arc<watch::Sender<NodeStatus>>,
     writer: StreamWriter,
     view: FleetView,
@@ -404,7 +405,7 @@ async fn open_with(
         broker: broker.clone(),
         log,
         stream,
-        directory: None,
+        damage_note: None,
         status,
         writer,
         view,
@@ -442,19 +443,16 @@ impl FleetNode {
         takes_part.then(|| self.log.epoch())
     }
 
-    /// Returns the first damage of the log, once some is found.
-    pub(super) fn found_damage(&self) -> watch::Receiver<Option<String>> {
-        self.log.damage()
+    /// Returns the note, in the node's data directory, of the damage that is found.
+    pub(super) fn damage_note(&self, directory: &Path) -> DamageNote {
+        DamageNote { directory: directory.to_owned(), found: self.log.damage() }
     }
 
-    /// Adds a task that ends with the node.
-    pub(super) fn add_task(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.push(tokio::spawn(task));
-    }
-
-    /// Keeps in mind where the node can be opened again.
-    pub(super) fn keep_directory(&mut self, directory: &Path) {
-        self.directory = Some(directory.to_owned());
+    /// Has the damage that is found noted, and keeps in mind where the node can be opened again.
+    pub(super) fn make_repairable(&mut self, directory: &Path) {
+        let note = self.damage_note(directory);
+        self.tasks.push(tokio::spawn(note.clone().write_when_found()));
+        self.damage_note = Some(note);
     }
 
     /// Waits until this node cannot go on as it is, and another node can help it: its log is
@@ -470,12 +468,11 @@ impl FleetNode {
     ///
     /// A future that is dropped may have noted its return already.
     pub fn repairable(&self) -> impl Future<Output = String> + Send + 'static {
-        let watch = self.directory.clone().map(|directory| RestartWatch {
+        let watch = self.damage_note.clone().map(|damage_note| RestartWatch {
             view: self.view(),
             stream: self.stream.clone(),
             status: self.status.clone(),
-            found: self.log.damage(),
-            directory,
+            damage_note,
         });
         async move {
             match watch {

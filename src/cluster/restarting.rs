@@ -20,20 +20,20 @@
 //! it ends, and does not end again within [`REST`]. What cannot be noted, because the disk is full,
 //! does not happen: a start without any space would not serve at all.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::choosing::{Failures, choose};
+use super::damage_note::DamageNote;
 use super::peers::PeerStatus;
 use super::status::{NodeRole, NodeStatus};
 use super::stream::{Stream, StreamSequence};
 use super::view::FleetView;
 use crate::error::{Error, Result, with_causes};
 use crate::event::Timestamp;
-use crate::log::{NotedEnd, note_damage, note_end, noted_end};
+use crate::log::{NotedEnd, note_end, noted_end};
 
 /// The least time between two ends of a node's process for a repair.
 const REST: Duration = Duration::from_secs(6 * 60 * 60);
@@ -50,10 +50,7 @@ pub(super) struct RestartWatch {
     pub(super) view: FleetView,
     pub(super) stream: Arc<dyn Stream>,
     pub(super) status: Arc<watch::Sender<NodeStatus>>,
-    /// The damage that was found while the node was open.
-    pub(super) found: watch::Receiver<Option<String>>,
-    /// The data directory.
-    pub(super) directory: PathBuf,
+    pub(super) damage_note: DamageNote,
 }
 
 impl RestartWatch {
@@ -125,20 +122,18 @@ impl RestartWatch {
     /// Notes that the process ends, unless it has ended for a repair a short time ago: then returns
     /// that, for people.
     async fn note(&self, status: &NodeStatus, why: &str) -> Result<Option<String>> {
-        let found = self.found.borrow().clone();
-        let damage = found.or_else(|| status.breaks_at.map(|_| why.to_owned()));
-        let (directory, why) = (self.directory.clone(), why.to_owned());
+        let misfit = status.breaks_at.map(|_| why.to_owned());
+        let (damage_note, why) = (self.damage_note.clone(), why.to_owned());
         let at_ms = Timestamp::now().as_ms();
         let noting = move || {
-            if let Some(last) = noted_end(&directory)?
+            let directory = &damage_note.directory;
+            if let Some(last) = noted_end(directory)?
                 && let Some(rest) = rest_after(&last, at_ms)
             {
                 return Ok(Some(rest));
             }
-            if let Some(damage) = damage {
-                note_damage(&directory, &damage)?;
-            }
-            note_end(&directory, &NotedEnd { at_ms, why })?;
+            damage_note.write(misfit)?;
+            note_end(directory, &NotedEnd { at_ms, why })?;
             Ok(None)
         };
         tokio::task::spawn_blocking(noting).await.unwrap_or(Err(Error::ShuttingDown))

@@ -51,7 +51,7 @@ impl NodeUpkeep {
     ) -> (Self, impl Future<Output = Infallible> + Send + 'static) {
         let UpkeepParts { node, broker, log, stream, messages, clock, status, .. } = parts;
         let UpkeepParts { lease, keep, max_members, .. } = parts;
-        let damaged = tell_damage(status.clone(), log.damage());
+        let damaged = show_found_damage(status.clone(), log.damage());
         let peers = PeerWatch::new(own_status(&node, &status, log), lease, clock.clone());
         let relay = FleetRelay::new(messages.clone(), node.incarnation);
         broker.relay_ephemeral(Box::new(relay.clone()));
@@ -100,7 +100,7 @@ fn own_status(
 }
 
 /// Writes the first damage that is found into a node's status.
-async fn tell_damage(
+async fn show_found_damage(
     status: Arc<watch::Sender<NodeStatus>>,
     mut found: watch::Receiver<Option<String>>,
 ) {

@@ -17,8 +17,8 @@ use super::wanted::WantedBackup;
 use crate::broker::{Broker, OpenConfig};
 use crate::error::{Error, Result};
 use crate::log::{
-    Applied, Log as _, finish_replacing, forget_joined_number, joined_number, note_damage,
-    note_fleet, noted_fleet, set_aside,
+    Applied, Log as _, finish_replacing, forget_joined_number, joined_number, note_fleet,
+    noted_fleet, set_aside,
 };
 
 /// The backups that may be loaded in a row, if the stream is trimmed meanwhile.
@@ -189,7 +189,7 @@ impl Opening<'_> {
         }
         let damage =
             given_up.map(|(why, problem)| format!("{why}; it could not be repaired: {problem}"));
-        self.tell_damage(&mut node, damage.as_deref()).await?;
+        self.prepare_repair(&mut node, damage.as_deref()).await?;
         Ok(OpenedLog::Node(broker, Box::new(node)))
     }
 
@@ -214,7 +214,7 @@ impl Opening<'_> {
 
     /// Has the node tell which damaged log was replaced last, and how the one that it has is
     /// damaged. What is found while it runs is noted for the next start.
-    async fn tell_damage(
+    async fn prepare_repair(
         &self,
         node: &mut FleetNode,
         damage: Option<&str>,
@@ -229,27 +229,8 @@ impl Opening<'_> {
         if !is_of_fleet {
             return Ok(()); // The log of a broker that was alone is never replaced.
         }
-        node.keep_directory(&self.directory);
-        let (directory, mut found) = (self.directory.clone(), node.found_damage());
-        node.add_task(async move {
-            let Ok(why) = found.wait_for(Option::is_some).await.map(|why| why.clone()) else {
-                return;
-            };
-            let why = why.unwrap_or_default();
-            let noted = blocking(move || note_damage(&directory, &why)).await.and_then(|it| it);
-            if let Err(error) = noted {
-                tracing::warn!(%error, "the damage of the log cannot be noted");
-            }
-        });
+        node.make_repairable(&self.directory);
         Ok(())
-    }
-
-    /// Notes the damage that has stopped a node, if it is that, so that the next start repairs it.
-    async fn note_found(&self, node: &FleetNode) -> Result<(), NodeOpenError> {
-        let found = node.found_damage().borrow().clone();
-        let Some(why) = found else { return Ok(()) };
-        let directory = self.directory.clone();
-        Ok(blocking(move || note_damage(&directory, &why)).await??)
     }
 
     /// Waits until the node has applied the stream up to `until`. Returns `false` if it needs a
@@ -263,7 +244,9 @@ impl Opening<'_> {
                 return Ok(!now.fell_behind);
             }
             if now.role == NodeRole::Stopped {
-                self.note_found(node).await?;
+                // If damage has stopped it, the next start repairs it.
+                let note = node.damage_note(&self.directory);
+                blocking(move || note.write(None)).await??;
                 return Err(NodeOpenError::Stopped(now.problem.unwrap_or_default()));
             }
             self.show(JoiningStep::CatchingUp { applied, until });
