@@ -61,14 +61,14 @@ impl RestartWatch {
     /// The end may be noted already.
     pub(super) async fn run(self) -> String {
         let (clock, lease) = (self.view.clock.clone(), self.view.lease);
-        // A node that was just opened on a damaged log has looked for a backup.
-        let looked = self.view.status().damage.map(|_| clock.now());
+        // A node that was just opened on a damaged log has tried to load a backup.
+        let tried_at = self.view.status().damage.map(|_| clock.now());
         let again = REPAIR_AGAIN.max(lease * 20);
         loop {
             clock.sleep_until(clock.now() + lease).await;
             let status = self.view.status();
-            let Some(why) = status.needs_start() else { continue };
-            if looked.is_some_and(|looked| clock.now() < looked + again) {
+            let Some(why) = status.repairable_problem() else { continue };
+            if tried_at.is_some_and(|tried_at| clock.now() < tried_at + again) {
                 continue;
             }
             if self.helper_in_time(&status).await.is_none() {
@@ -84,9 +84,10 @@ impl RestartWatch {
                          help it: start this node again, and it repairs itself"
                     );
                 }
-                Ok(Some(last)) => self.stay(&why, &last),
+                Ok(Some(rest)) => self.show_restart_problem(&why, rest),
                 Err(error) => {
-                    self.stay(&why, &format!("its end cannot be noted: {}", with_causes(&error)));
+                    let problem = format!("its end cannot be noted: {}", with_causes(&error));
+                    self.show_restart_problem(&why, problem);
                 }
             }
         }
@@ -139,18 +140,18 @@ impl RestartWatch {
         tokio::task::spawn_blocking(noting).await.unwrap_or(Err(Error::ShuttingDown))
     }
 
-    /// Says that the process goes on, and why.
-    fn stay(&self, why: &str, reason: &str) {
+    /// Says that the process does not end, though it should for the reason `why`.
+    fn show_restart_problem(&self, why: &str, problem: String) {
         self.status.send_if_modified(|status| {
-            let is_new = status.stays.as_deref() != Some(reason);
+            let is_new = status.restart_problem.as_ref() != Some(&problem);
             if is_new {
                 tracing::error!(
                     why,
-                    reason,
+                    problem,
                     "this node cannot go on as it is, and does not end by itself for its next \
                      start to repair it"
                 );
-                status.stays = Some(reason.to_owned());
+                status.restart_problem = Some(problem);
             }
             is_new
         });

@@ -103,9 +103,9 @@ pub struct NodeStatus {
     /// How the log of the node is damaged; `None` if no damage was found. Opened again with
     /// [`open_in`](super::open_in), the node loads a backup of another one.
     pub damage: Option<String>,
-    /// Why the process of the node goes on, though its next start could repair the node: it has
-    /// ended for that not long ago.
-    pub stays: Option<String>,
+    /// Why the process of the node does not end, though its next start could repair the node: it has
+    /// ended for that not long ago, or its end cannot be noted. `None` if nothing keeps it.
+    pub restart_problem: Option<String>,
     /// The damaged log that was replaced last, as long as it is kept.
     pub repaired: Option<RepairedLog>,
     /// For how long the node is behind.
@@ -123,7 +123,7 @@ impl NodeStatus {
     }
 
     /// Returns what is wrong with the node, which its next start may repair; `None` if nothing is.
-    pub(super) fn needs_start(&self) -> Option<String> {
+    pub(super) fn repairable_problem(&self) -> Option<String> {
         let problem = self.problem.as_deref().unwrap_or("it has stopped");
         if let Some(damage) = &self.damage {
             return Some(format!("its log is damaged: {damage}"));
@@ -155,9 +155,9 @@ impl NodeStatus {
         match self.role {
             NodeRole::Stopped => {
                 let problem = self.problem.as_deref().unwrap_or("it is closed");
-                let stays = self.stays.as_deref().map(|why| format!("; {why}"));
-                let stays = stays.unwrap_or_default();
-                Err(format!("this node takes no part in its fleet: {problem}{stays}"))
+                let kept = self.restart_problem.as_deref().map(|why| format!("; {why}"));
+                let kept = kept.unwrap_or_default();
+                Err(format!("this node takes no part in its fleet: {problem}{kept}"))
             }
             NodeRole::Following if !self.is_tail_told => {
                 let problem = self.engine_problem.as_deref().unwrap_or("it was just opened");

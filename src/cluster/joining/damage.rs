@@ -23,8 +23,8 @@ pub(super) struct LogDamage {
     pub(super) epoch: Option<Epoch>,
 }
 
-/// A log that was opened, and its damage.
-pub(super) struct LookedLog {
+/// A log that was opened and looked through for damage.
+pub(super) struct ExaminedLog {
     pub(super) log: SledLog,
     pub(super) applied: Option<Applied>,
     pub(super) damage: Option<LogDamage>,
@@ -37,7 +37,7 @@ pub(super) struct LookedLog {
 /// # Errors
 ///
 /// The log cannot be opened. [`damage_of`] tells whether that is for damage.
-pub(super) fn look(directory: &Path, config: &LogConfig) -> Result<LookedLog, Error> {
+pub(super) fn examine(directory: &Path, config: &LogConfig) -> Result<ExaminedLog, Error> {
     let noted = noted_damage(directory)?;
     let log = SledLog::open(directory, config)?;
     let applied = log.applied()?;
@@ -51,7 +51,7 @@ pub(super) fn look(directory: &Path, config: &LogConfig) -> Result<LookedLog, Er
     let place = applied.or(lost);
     let epoch = place.map(|place| place.epoch);
     let damage = why.map(|why| LogDamage { why, place, epoch });
-    Ok(LookedLog { log, applied, damage })
+    Ok(ExaminedLog { log, applied, damage })
 }
 
 /// Returns the damage for which the log in `directory` cannot be opened; `None` if there is another

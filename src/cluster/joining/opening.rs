@@ -11,7 +11,7 @@ use super::super::links::LinkConfig;
 use super::super::node::{self, FleetEngine, FleetNode, NodeConfig, NodeOpenError};
 use super::super::status::NodeRole;
 use super::super::stream::StreamSequence;
-use super::damage::{LogDamage, LookedLog, damage_of, look, misfit};
+use super::damage::{ExaminedLog, LogDamage, damage_of, examine, misfit};
 use super::joining_state::{JoiningState, JoiningStep};
 use super::wanted::WantedBackup;
 use crate::broker::{Broker, OpenConfig};
@@ -146,8 +146,8 @@ impl Opening<'_> {
     /// why it could not be repaired, the log is taken as it is.
     async fn open(&self, given_up: Option<&(String, String)>) -> Result<OpenedLog, NodeOpenError> {
         self.show(JoiningStep::Opening);
-        let looked = match self.look().await {
-            Ok(looked) => looked,
+        let examined = match self.examine().await {
+            Ok(examined) => examined,
             Err(error) => match (damage_of(&error, &self.directory), given_up) {
                 (Some(damage), None) => return Ok(OpenedLog::Damaged(damage)),
                 (Some(_), Some((_, problem))) => {
@@ -156,7 +156,7 @@ impl Opening<'_> {
                 (None, _) => return Err(error.into()),
             },
         };
-        let (LookedLog { log, applied, damage }, until) = looked;
+        let (ExaminedLog { log, applied, damage }, until) = examined;
         let mut damage = damage.filter(|_| given_up.is_none());
         // If the engine is away, the node notices later.
         if damage.is_none()
@@ -194,22 +194,22 @@ impl Opening<'_> {
     }
 
     /// Opens the log. Returns the record from which on it serves, if that is not applied yet.
-    async fn look(&self) -> Result<(LookedLog, Option<u64>), Error> {
+    async fn examine(&self) -> Result<(ExaminedLog, Option<u64>), Error> {
         let (directory, config) = (self.directory.clone(), self.open.log.clone());
-        let looked = blocking(move || {
+        let examining = blocking(move || {
             finish_replacing(&directory)?;
-            let looked = look(&directory, &config)?;
-            let applied = looked.applied.map_or(0, |applied| applied.stream);
+            let examined = examine(&directory, &config)?;
+            let applied = examined.applied.map_or(0, |applied| applied.stream);
             let until = joined_number(&directory)?;
             // The number is not needed any more once what is applied is on the disk, too. An
             // earlier process may have left it to the system.
             if until.is_some_and(|until| until <= applied) {
-                looked.log.make_durable()?;
+                examined.log.make_durable()?;
                 forget_joined_number(&directory)?;
             }
-            Ok((looked, until.filter(|until| *until > applied)))
+            Ok((examined, until.filter(|until| *until > applied)))
         });
-        looked.await?
+        examining.await?
     }
 
     /// Has the node tell which damaged log was replaced last, and how the one that it has is

@@ -576,7 +576,10 @@ async fn a_node_that_does_not_belong_to_the_fleet_stops_and_serves_its_readers()
     let problem = stopped(&other).await;
     assert!(problem.contains("does not follow the record before it"), "{problem}");
     let status = other.node.status().borrow().clone();
-    assert!(status.breaks_at.is_some() && status.needs_start() == Some(problem), "{status:?}");
+    assert!(
+        status.breaks_at.is_some() && status.repairable_problem() == Some(problem),
+        "{status:?}"
+    );
     assert_eq!(ids(&other.broker, "b").await, ["elsewhere"]);
     other.close().await;
     // A node that was away for too long, and one that comes too late.

@@ -282,10 +282,10 @@ async fn damage_that_nobody_reads_is_found_and_the_node_ends_for_it_once_in_a_wh
     damage_stored(&pair.data, "large 0050");
     let (broker, node) = pair.join().await;
     let mut repairable = tokio::spawn(node.repairable());
-    let stays = wait_for(|| node.status().borrow().stays.clone()).await;
-    assert!(stays.contains("ended for a repair (its log is damaged"), "{stays}");
+    let problem = wait_for(|| node.status().borrow().restart_problem.clone()).await;
+    assert!(problem.contains("ended for a repair (its log is damaged"), "{problem}");
     let reason = node.view().check_ready().unwrap_err();
-    assert!(reason.contains(&stays), "{reason}");
+    assert!(reason.contains(&problem), "{reason}");
     let early = tokio::time::timeout(LEASE * 4, &mut repairable).await;
     assert!(early.is_err(), "it ends again and again");
     fs::write(pair.data.join("ended"), "1 long ago").unwrap();
@@ -340,7 +340,7 @@ async fn a_node_whose_log_takes_nothing_more_is_to_be_opened_again() {
         (status.role == NodeRole::Stopped).then_some(status)
     });
     let status = status.await;
-    assert!(status.needs_opening && status.needs_start().is_some(), "{status:?}");
+    assert!(status.needs_opening && status.repairable_problem().is_some(), "{status:?}");
     assert_eq!(status.damage, None);
     node.close().await;
     fleet.close().await;

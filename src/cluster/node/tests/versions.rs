@@ -54,7 +54,7 @@ async fn an_older_node_skips_what_informs_and_stops_before_what_it_must_understa
                 (status.role == NodeRole::Stopped).then_some(status)
             });
             let stopped = stopped.await;
-            assert_eq!(stopped.needs_start(), None, "another start changes nothing");
+            assert_eq!(stopped.repairable_problem(), None, "another start changes nothing");
             let problem = stopped.problem.unwrap();
             assert!(problem.ends_with("update this node"), "{problem}");
             assert_eq!(ids(&node.broker, "a").await.len(), 10, "it serves its readers");
