@@ -95,10 +95,11 @@ impl Committer {
             shown.topic.upkeep.appended(&block, self.max_block_bytes);
             if block.has_ids() {
                 let purged = shown.state.extent.purged;
-                match self.leadership.follows() {
-                    true => self.window.remember_block_at(id, &block, purged, self.last_clock),
-                    false => self.window.remember_block(id, &block, purged, block.last_clock()),
-                }
+                let (follows, now) = (self.leadership.follows(), self.last_clock);
+                // The clock of another node, which has stored the block, may differ from this one.
+                let stored_at =
+                    |clock: Timestamp| if follows { now } else { clock.min(block.last_clock()) };
+                self.window.remember_block(id, &block, purged, stored_at);
             }
             self.tails.push(&shown.topic.tail, block);
         }

@@ -153,43 +153,28 @@ impl DedupWindow {
         now: Timestamp,
     ) {
         if self.clocks_ms == 0 {
-            return self.remember_block(topic, block, first, now);
+            return self.remember_block(topic, block, first, |clock| clock.min(now));
         }
         // Those that are over whatever the clocks were are no news; all others may be new.
         let is_over = !self.may_be_fresh(block.last_clock(), now);
         let clock = if is_over { block.last_clock() } else { now };
-        self.remember_block_at(topic, block, first, clock);
+        self.remember_block(topic, block, first, |_| clock);
     }
 
-    /// Remembers the ids of a block that was stored before `now`, from the sequence `first` on.
+    /// Remembers the ids of a block, from the sequence `first` on. `stored_at` is given the clock's
+    /// time that an event has, and returns the one at which the event counts as stored.
     pub(crate) fn remember_block(
         &mut self,
         topic: TopicId,
         block: &Block,
         first: Sequence,
-        now: Timestamp,
+        stored_at: impl Fn(Timestamp) -> Timestamp,
     ) {
         let is_wanted = |event: &EventRef<'_>| !event.id.is_empty() && event.sequence >= first;
         for event in block.events().filter(is_wanted) {
             let EventRef { sequence, position, time, .. } = event;
             let receipt = Receipt { sequence, position, time };
-            self.remember(topic, event.id, receipt, event.clock.min(now));
-        }
-    }
-
-    /// Remembers the ids of a block that was stored at the clock's time `clock`, whatever the block
-    /// says: another node of a fleet has stored it, whose clock may differ.
-    pub(crate) fn remember_block_at(
-        &mut self,
-        topic: TopicId,
-        block: &Block,
-        first: Sequence,
-        clock: Timestamp,
-    ) {
-        let is_wanted = |event: &EventRef<'_>| !event.id.is_empty() && event.sequence >= first;
-        for event in block.events().filter(is_wanted) {
-            let EventRef { sequence, position, time, .. } = event;
-            self.remember(topic, event.id, Receipt { sequence, position, time }, clock);
+            self.remember(topic, event.id, receipt, stored_at(event.clock));
         }
     }
 
