@@ -40,7 +40,9 @@ use super::record::RecordProblem;
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
-use crate::log::{Block, Group, LastEvent, StoredBlock, decode_foreign_topic, encode_topic};
+use crate::log::{
+    Block, DecodeProblem, Group, LastEvent, StoredBlock, decode_foreign_topic, encode_topic,
+};
 use crate::topic::TopicId;
 
 pub(super) const FORMAT: u8 = 1;
@@ -183,7 +185,10 @@ fn add_entry(
     let block = |content| Block::decode_foreign(Bytes::copy_from_slice(content));
     match kind {
         TOPIC => {
-            let stored = decode_foreign_topic(topic, content)?;
+            let stored = decode_foreign_topic(topic, content).map_err(|problem| match problem {
+                DecodeProblem::Damaged(problem) => RecordProblem::Unfit(problem),
+                DecodeProblem::LaterVersion(problem) => RecordProblem::LaterVersion(problem),
+            })?;
             if encode_topic(&stored).len() < content.len() {
                 let problem = "a topic's record has more than this version knows".to_owned();
                 return Err(RecordProblem::LaterVersion(problem));

@@ -28,6 +28,8 @@
 //! the time when the record was last written. Use these five values only if the topic has no
 //! blocks, is deleted, or has damaged newest blocks. Otherwise take them from the newest block.
 
+use thiserror::Error;
+
 use super::applied::Applied;
 use super::block_header::MAX_PLACE;
 use super::extent::{Ahead, Compacted, Extent};
@@ -51,6 +53,29 @@ const NUMBERS: usize = 23;
 
 const DELETED: u8 = 1;
 const MAY_EXPIRE: u8 = 2;
+
+/// Why one of these records cannot be decoded, in words for people.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum DecodeProblem {
+    /// The record is damaged, or says what cannot be.
+    #[error("{0}")]
+    Damaged(String),
+    /// The record says what this version does not know.
+    #[error("{0}")]
+    LaterVersion(String),
+}
+
+impl From<String> for DecodeProblem {
+    fn from(problem: String) -> Self {
+        Self::Damaged(problem)
+    }
+}
+
+impl From<DecodeProblem> for String {
+    fn from(problem: DecodeProblem) -> Self {
+        problem.to_string()
+    }
+}
 
 /// The record of the log itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +214,7 @@ pub(crate) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
 }
 
 /// Decodes what [`encode_topic`] encoded, for the topic with this id.
-pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, String> {
+pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, DecodeProblem> {
     let cut = || "it is cut".to_owned();
     let (format, content) = unseal(bytes)?;
     let ([flags, reason], content) = content.split_first_chunk().ok_or_else(cut)?;
@@ -222,7 +247,7 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         buried_sequence: Sequence::new(number(16)),
         first_position: Position::new(number(21)),
         purged: Sequence::new(number(22)),
-        trim_reason: trim_reason(*reason)?,
+        trim_reason: trim_reason(*reason).map_err(DecodeProblem::LaterVersion)?,
         may_expire: flags & MAY_EXPIRE != 0,
         is_damaged: flags & DAMAGED != 0,
         compacted: Compacted {
@@ -237,9 +262,18 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         id,
         name: TopicName::new(name).map_err(|error| error.to_string())?,
         extent,
-        config: serde_json::from_slice(config).map_err(|error| error.to_string())?,
+        config: serde_json::from_slice(config).map_err(|error| settings_problem(&error))?,
         is_deleted: flags & DELETED != 0,
     })
+}
+
+/// Returns what is wrong with settings that cannot be read. Those that are JSON have a name or a
+/// value that this version does not know.
+fn settings_problem(error: &serde_json::Error) -> DecodeProblem {
+    match error.is_data() {
+        true => DecodeProblem::LaterVersion(format!("a topic has unknown settings: {error}")),
+        false => DecodeProblem::Damaged(error.to_string()),
+    }
 }
 
 /// Decodes a topic's record from a source that is not trusted. Refuses settings that a topic cannot
@@ -247,12 +281,15 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
 ///
 /// # Errors
 ///
-/// A sentence that says what does not fit.
-pub(crate) fn decode_foreign_topic(id: TopicId, record: &[u8]) -> Result<StoredTopic, String> {
+/// What does not fit.
+pub(crate) fn decode_foreign_topic(
+    id: TopicId,
+    record: &[u8],
+) -> Result<StoredTopic, DecodeProblem> {
     let topic = decode_topic(id, record)?;
     topic.config.validate().map_err(|error| error.to_string())?;
     match topic.extent.places().into_iter().find(|place| *place > MAX_PLACE) {
-        Some(place) => Err(format!("topic {:?} has the place {place}", topic.name.as_str())),
+        Some(place) => Err(format!("topic {:?} has the place {place}", topic.name.as_str()).into()),
         None => Ok(topic),
     }
 }
@@ -286,17 +323,20 @@ fn seal(content: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the format and the content of a record.
-fn unseal(bytes: &[u8]) -> Result<(u8, &[u8]), String> {
-    let (crc, sealed) = bytes.split_at_checked(CRC_BYTES).ok_or("it is cut")?;
+fn unseal(bytes: &[u8]) -> Result<(u8, &[u8]), DecodeProblem> {
+    let cut = || "it is cut".to_owned();
+    let (crc, sealed) = bytes.split_at_checked(CRC_BYTES).ok_or_else(cut)?;
     if crc != crc32fast::hash(sealed).to_be_bytes() {
-        return Err("its checksum does not fit".to_owned());
+        return Err("its checksum does not fit".to_owned().into());
     }
     match sealed.split_first() {
         Some((&format @ (FORMAT | FIXED_NUMBERS_FORMAT), content)) => Ok((format, content)),
         Some((format, _)) => {
-            Err(format!("format {format}; this version reads {FIXED_NUMBERS_FORMAT} and {FORMAT}"))
+            let formats = format!("{FIXED_NUMBERS_FORMAT} and {FORMAT}");
+            let problem = format!("format {format}; this version reads {formats}");
+            Err(DecodeProblem::LaterVersion(problem))
         }
-        None => Err("it is cut".to_owned()),
+        None => Err(cut().into()),
     }
 }
 

@@ -89,7 +89,7 @@ pub(crate) use extent::{Ahead, Compacted};
 pub(crate) use group::{Group, MAX_REMOVED_PARTS};
 pub(crate) use ids::blocks_of_ids;
 #[cfg(feature = "fleet")]
-pub(crate) use meta::{decode_foreign_topic, encode_topic};
+pub(crate) use meta::{DecodeProblem, decode_foreign_topic, encode_topic};
 pub(crate) use new_records::NewRecords;
 pub(crate) use placed_id::PlacedId;
 pub(crate) use read_ahead::ReadAhead;

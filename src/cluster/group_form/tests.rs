@@ -1,7 +1,7 @@
 //! Tests of the form of groups.
 
 use super::*;
-use crate::cluster::samples::{block, topic};
+use crate::cluster::samples::{block, resealed, topic};
 use crate::log::{PlacedId, StoredTopic, blocks_of_ids};
 use crate::topic_config::TopicConfig;
 
@@ -138,6 +138,16 @@ fn what_a_later_version_adds_is_refused_or_skipped_as_its_kind_says() {
         refused.to_string(),
         "a topic's record has more than this version knows: update this node"
     );
+    // A form, settings, and a reason for trimming that this version does not know.
+    let mut stored = topic(5);
+    stored.config = TopicConfig::with(|config| config.max_events = Some(7));
+    let with_setting = encode_topic(&stored);
+    let at = with_setting.windows(10).position(|bytes| bytes == b"max_events").unwrap();
+    let (format_at, trim_reason_at) = (4, 4 + 1 + 1);
+    for (at, byte) in [(format_at, 200), (trim_reason_at, 200), (at, b'w')] {
+        let refused = with_entry(TOPIC, first, &resealed(&with_setting, at, byte)).unwrap_err();
+        assert!(matches!(refused, RecordProblem::LaterVersion(_)), "{refused:?}");
+    }
     // One with a number less, as an older leader writes it.
     let mut shorter = [&record[..end - 8], &record[end..]].concat();
     shorter[numbers_at] -= 1;

@@ -61,7 +61,8 @@ pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<Stor
         let (key, value) = entry.map_err(|error| unreadable_record("a topic's", error))?;
         let id = keys::parse_topic(&key).ok_or_else(|| format!("its key {key:?} is unknown"));
         let topic = id.as_ref().map_or_else(|_| "?".to_owned(), |id| id.get().to_string());
-        id.and_then(|id| meta::decode_topic(id, &value)).map_err(|problem| Error::DamagedLog {
+        let topic_record = |id| meta::decode_topic(id, &value).map_err(String::from);
+        id.and_then(topic_record).map_err(|problem| Error::DamagedLog {
             problem: format!("the record of topic {topic}: {problem}; {WAY_OUT}"),
         })
     })
