@@ -86,9 +86,9 @@ pub struct NodeStatus {
     /// needs. Opened again with [`open_in`](super::open_in), it loads a backup of another node.
     pub fell_behind: bool,
     /// The record at which the node has stopped, because that does not follow what the node has, or
-    /// because the node's log cannot apply the group that ends there. If other nodes have gone on beyond it, the log of this one is wrong. Opened again with
-    /// [`open_in`](super::open_in) after that was noted ([`FleetNode::repairable`]), it loads a
-    /// backup of another node.
+    /// because the node's log cannot apply the group that ends there. If other nodes have gone on
+    /// beyond it, the log of this one is wrong. Opened again with [`open_in`](super::open_in) after
+    /// that was noted ([`FleetNode::repairable`]), it loads a backup of another node.
     ///
     /// [`FleetNode::repairable`]: super::FleetNode::repairable
     pub breaks_at: Option<StreamSequence>,
@@ -103,8 +103,8 @@ pub struct NodeStatus {
     /// How the log of the node is damaged; `None` if no damage was found. Opened again with
     /// [`open_in`](super::open_in), the node loads a backup of another one.
     pub damage: Option<String>,
-    /// Why the process of the node does not end, though its next start could repair the node: it has
-    /// ended for that not long ago, or its end cannot be noted. `None` if nothing keeps it.
+    /// Why the process of the node does not end, though its next start could repair the node: it
+    /// has ended for that not long ago, or its end cannot be noted. `None` if nothing keeps it.
     pub restart_problem: Option<String>,
     /// The damaged log that was replaced last, as long as it is kept.
     pub repaired: Option<RepairedLog>,
