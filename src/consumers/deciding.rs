@@ -30,7 +30,10 @@ pub(super) enum Act {
 /// The consumers that whoever gives a command may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Changeable {
+    /// All but those of webhooks.
     All,
+    /// All, also those of webhooks.
+    OfWebhooks,
     /// Those that do not share their events, and that the command does not make share them.
     Unshared,
 }

@@ -163,7 +163,7 @@ impl Keeper {
         }
         let KeeperCommand { id, act, changeable, .. } = &command;
         let text = text_of(&id.owner, id.selection.as_str(), id.name.as_str());
-        if matches!(act, Act::Delete) && *changeable == Changeable::All {
+        if matches!(act, Act::Delete) && *changeable != Changeable::Unshared {
             self.end_work(&text, batch).await;
         }
         let outcome = self.decide(id, (act, *changeable), &text, batch);

@@ -239,9 +239,9 @@ impl Consumers {
     ///
     /// # Errors
     ///
-    /// Nothing was written: [`Error::Invalid`], [`Error::OverLimit`], [`Error::UnknownTopic`] for a
-    /// `from` that is none of the selection, [`Error::Full`], [`Error::Busy`]. As
-    /// [`Broker::publish`].
+    /// Nothing was written: [`Error::Invalid`], also for the name of a webhook's consumer,
+    /// [`Error::OverLimit`], [`Error::UnknownTopic`] for a `from` that is none of the selection,
+    /// [`Error::Full`], [`Error::Busy`]. As [`Broker::publish`].
     ///
     /// # Cancel safety
     ///

@@ -20,7 +20,8 @@ pub const MAX_CONSUMER_NAME_BYTES: usize = 128;
 ///
 /// Refused are control characters, white space, `/`, which parts the path of a URL, characters that
 /// are invisible, for private use or not assigned by Unicode, and a spelling that is not in
-/// Unicode's normal form C: two names that look the same are the same name.
+/// Unicode's normal form C: two names that look the same are the same name. A name that begins with
+/// `webhook:` is that of a webhook's consumer, which nobody else makes or changes.
 ///
 /// ```
 /// let name: leftoff::consumers::ConsumerName = "inbox".parse()?;
@@ -55,6 +56,22 @@ impl ConsumerName {
         }
         check_seen("consumer", name)?;
         Ok(Self(name.into()))
+    }
+
+    /// Checks that the name is none of a webhook's consumer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with field `consumer`.
+    pub(super) fn check_of_no_webhook(&self) -> Result<()> {
+        if !self.0.starts_with(OF_WEBHOOKS) {
+            return Ok(());
+        }
+        let problem = format!(
+            "{:?} is of a webhook; names that begin with {OF_WEBHOOKS:?} are for webhooks alone",
+            self.as_str()
+        );
+        Err(Error::invalid("consumer", problem))
     }
 
     /// Returns the name as a text.

@@ -35,6 +35,10 @@ impl Consumers {
         mut turn: ChangeTurn<'_>,
     ) -> Result<KeeperOutcome> {
         id.check()?;
+        // One that an earlier version let somebody else make can be deleted.
+        if self.1 != Changeable::OfWebhooks && !matches!(act, Act::Delete) {
+            id.name.check_of_no_webhook()?;
+        }
         let is_of_settings = !matches!(act, Act::Checkpoint { .. } | Act::Mark(_));
         let answered = self.queue(id.clone(), act, (self.1, false), bytes).await?;
         let _unanswered = turn.queued();

@@ -17,6 +17,11 @@ impl Consumers {
         Self(self.0, Changeable::All, self.2)
     }
 
+    /// Returns the handle of webhooks, which alone makes and changes their consumers.
+    pub(crate) fn of_webhooks(self) -> Self {
+        Self(self.0, Changeable::OfWebhooks, self.2)
+    }
+
     /// Returns a handle for a caller who may not change consumers that share their events, nor make
     /// one share them: that is [`Error::Denied`] on it. It is decided together with the change, so
     /// that it holds also if a consumer begins to share meanwhile. Their events can be marked.

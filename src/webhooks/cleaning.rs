@@ -39,10 +39,12 @@ pub(super) async fn clean_while_leading(
     loop {
         if leadership.leads() {
             let Some(parts) = parts.upgrade() else { return };
-            let cleaned: Result<()> = decided!(parts, parts.clean());
+            let cleaned = parts.clean().await;
             drop(parts);
-            if let Err(error) = cleaned {
-                warn!(%error, "consumers of webhooks that are gone cannot be deleted; retrying");
+            if let Err(error) = &cleaned {
+                warn!(%error, "consumers of webhooks that are gone cannot be found; retrying");
+            }
+            if !matches!(cleaned, Ok(0)) {
                 tokio::select! {
                     () = leadership.changed() => {}
                     () = tokio::time::sleep(RETRY) => {}
@@ -55,26 +57,47 @@ pub(super) async fn clean_while_leading(
 }
 
 impl WebhooksParts {
-    /// Deletes the consumers of webhooks that no webhook has.
+    /// Deletes the consumers of webhooks that no webhook has. Returns the number of those that are
+    /// left because that failed, or because this node leads no longer, or ends.
     ///
     /// # Errors
     ///
-    /// As [`Webhooks::delete`](super::Webhooks::delete).
-    pub(super) async fn clean(&self) -> Result<()> {
+    /// As [`Self::catch_up`]. Nothing was deleted.
+    pub(super) async fn clean(&self) -> Result<usize> {
+        self.catch_up().await?;
         let left = self.left_behind().await?;
+        let mut count = left.len();
         for (name, id) in left {
-            let _alone = self.alone().await;
-            if self.has_consumer(&id)? {
-                continue; // Its webhook was made meanwhile.
+            if self.is_ending() || !self.broker.leads() {
+                break;
             }
-            self.store_again(&name).await?;
-            info!(webhook = %name, consumer = id.name.as_str(), "a consumer of no webhook goes");
-            self.delete_consumer(&id).await?;
+            let deleted: Result<()> = decided!(self, self.delete_left(&name, &id));
+            match deleted {
+                Ok(()) => count -= 1,
+                Err(error) => {
+                    let id = id.name.as_str();
+                    warn!(consumer = id, %error, "a consumer of no webhook cannot be deleted yet");
+                }
+            }
         }
+        Ok(count)
+    }
+
+    /// Deletes a consumer, unless its webhook was made meanwhile.
+    async fn delete_left(&self, name: &WebhookName, id: &ConsumerId) -> Result<()> {
+        let _alone = self.alone().await;
+        if self.has_consumer(id)? {
+            return Ok(());
+        }
+        self.store_again(name).await?;
+        self.delete_consumer(id).await?;
+        info!(webhook = %name, consumer = id.name.as_str(), "a consumer of no webhook is deleted");
         Ok(())
     }
 
     /// Returns the consumers of webhooks that no webhook has, each with the name of its webhook.
+    /// One that does not share its events is none of a webhook: an earlier version let a host make
+    /// it.
     async fn left_behind(&self) -> Result<Vec<(WebhookName, ConsumerId)>> {
         let mut known = BTreeSet::new();
         for (name, hook) in &*self.hooks() {
@@ -87,6 +110,7 @@ impl WebhooksParts {
             let listed = self.consumers.list(&of);
             for info in &listed {
                 if let Some(name) = webhook_of(&info.id)
+                    && info.settings.shared.is_some()
                     && !known.contains(&info.id)
                 {
                     left.push((name, info.id.clone()));
@@ -116,13 +140,19 @@ fn webhook_of(id: &ConsumerId) -> Option<WebhookName> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::WebhooksConfig;
     use super::super::registry::Webhooks;
     use super::super::settings::{PutWebhook, WebhookSettings};
     use super::*;
-    use crate::broker::Broker;
-    use crate::consumers::{ConsumerName, ConsumerSettings, Consumers, ConsumersConfig};
-    use crate::testing::until;
+    use crate::broker::{Broker, Publish};
+    use crate::consumers::{
+        Checkpoint, ConsumerChange, ConsumerName, ConsumerSettings, Consumers, ConsumersConfig,
+        Mark, MarkRequest, MarkedEvents, WorkSettings,
+    };
+    use crate::event::NewEvent;
+    use crate::testing::{Builder, Fault, FaultyLog, until};
 
     fn wanted() -> PutWebhook {
         let settings = WebhookSettings::new("orders".parse().unwrap(), "https://example.com/");
@@ -139,10 +169,14 @@ mod tests {
         (consumers, hooks)
     }
 
+    fn id(name: &str) -> ConsumerId {
+        ConsumerId::new("orders".parse().unwrap(), ConsumerName::new(name).unwrap())
+    }
+
     /// Makes a consumer of this name, as a node does that ends before it stores its webhook.
     async fn leave(consumers: &Consumers, name: &str) {
-        let id = ConsumerId::new("orders".parse().unwrap(), ConsumerName::new(name).unwrap());
-        consumers.put(id, ConsumerSettings::default(), None).await.unwrap();
+        let settings = ConsumerSettings::default().shared(WorkSettings::default());
+        consumers.clone().of_webhooks().put(id(name), settings, None).await.unwrap();
     }
 
     fn names(consumers: &Consumers) -> Vec<String> {
@@ -157,14 +191,58 @@ mod tests {
         let broker = crate::testing::broker();
         let (consumers, hooks) = opened(&broker).await;
         hooks.put(&name("kept"), wanted()).await.unwrap();
-        for name in ["webhook:left", "mine"] {
-            leave(&consumers, name).await;
-        }
+        leave(&consumers, "webhook:left").await;
+        consumers.put(id("mine"), ConsumerSettings::default(), None).await.unwrap();
         assert_eq!(names(&consumers), ["mine", "webhook:kept", "webhook:left"]);
         drop(hooks);
         let (consumers, hooks) = opened(&broker).await;
         until("it is gone", || names(&consumers) == ["mine", "webhook:kept"]).await;
         assert!(hooks.has(&name("kept")));
+    }
+
+    /// Goal: a consumer that cannot be deleted keeps no other from being deleted, and goes later.
+    #[tokio::test]
+    async fn one_that_cannot_be_deleted_stays_alone_and_goes_later() {
+        let log = Arc::new(FaultyLog::default());
+        let broker = Builder::default().log(log.clone()).open().unwrap();
+        let (consumers, hooks) = opened(&broker).await;
+        drop(hooks);
+        for name in ["webhook:a", "webhook:b", "webhook:c"] {
+            leave(&consumers, name).await;
+        }
+        log.fail(log.appends() + 1, Fault::DiskFull);
+        let hooks = Webhooks::open(&broker, &consumers, &WebhooksConfig::default()).await.unwrap();
+        until("the others are gone", || names(&consumers) == ["webhook:a"]).await;
+        assert_eq!(hooks.parts().clean().await.unwrap(), 0);
+        assert_eq!(names(&consumers), Vec::<String>::new());
+    }
+
+    /// Goal: nobody but webhooks makes or changes a consumer whose name is one of theirs. One that
+    /// a host has made all the same, with an earlier version, is not taken for one that is left.
+    #[tokio::test]
+    async fn a_hosts_own_consumer_is_never_taken_for_one_of_a_webhook() {
+        let broker = crate::testing::broker();
+        let (consumers, hooks) = opened(&broker).await;
+        let (mine, settings) = (id("webhook:mine"), ConsumerSettings::default());
+        let order = Publish::one("orders".parse().unwrap(), NewEvent::new("order"));
+        broker.publish(order).await.unwrap();
+        let first = "1".parse().unwrap();
+        let marks = MarkRequest::of(MarkedEvents::up_to(first)).mark(Mark::Read);
+        let refused = [
+            consumers.put(mine.clone(), settings.clone(), None).await.map(drop),
+            consumers.update(&mine, ConsumerChange::default()).await.map(drop),
+            consumers.checkpoint(&mine, Checkpoint::at(first)).await.map(drop),
+            consumers.mark(&mine, marks, "me").await.map(drop),
+        ];
+        for refused in refused {
+            let told = refused.unwrap_err().to_string();
+            assert!(told.contains("\"webhook:mine\" is of a webhook; names that begin"), "{told}");
+        }
+        assert_eq!(names(&consumers), Vec::<String>::new());
+        consumers.clone().of_webhooks().put(mine.clone(), settings, None).await.unwrap();
+        assert_eq!(hooks.parts().clean().await.unwrap(), 0);
+        assert_eq!(names(&consumers), ["webhook:mine"]);
+        consumers.delete(&mine).await.unwrap();
     }
 
     /// Goal: a node that begins to lead deletes what others have left behind. The place of a

@@ -101,7 +101,7 @@ impl WebhooksParts {
             config: config.clone(),
             client,
             hosts: HostLimits::default(),
-            consumers: consumers.clone(),
+            consumers: consumers.clone().of_webhooks(),
             topic,
             status_topic,
             decided_on: AtomicU64::new(0),
