@@ -2,6 +2,7 @@
 //!
 //! The file is long, because its tests share the fleet at its top.
 
+mod applying_damaged;
 mod ephemeral;
 mod forwarding;
 mod joining;

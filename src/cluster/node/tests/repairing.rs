@@ -15,16 +15,16 @@ use crate::log::{Applied, Fault, FaultyLog, damage_stored, note_damage};
 
 /// A fleet of one node that others can load a backup from, and the directory of a second node that
 /// was in it and is closed.
-struct Pair {
+pub(super) struct Pair {
     stream: SimulatedStream,
     disk: TestDisk,
     peer: Option<Giver>,
     _directory: TempDir,
-    data: PathBuf,
+    pub(super) data: PathBuf,
 }
 
 impl Pair {
-    async fn begun() -> Self {
+    pub(super) async fn begun() -> Self {
         let (stream, disk) = (begun_stream(), sled_disk());
         let peer = giver(1, &stream, &disk).await;
         wait_for(|| peer.node.leads().then_some(())).await;
@@ -43,7 +43,7 @@ impl Pair {
         pair
     }
 
-    fn peer(&self) -> &Giver {
+    pub(super) fn peer(&self) -> &Giver {
         self.peer.as_ref().unwrap()
     }
 
@@ -56,13 +56,13 @@ impl Pair {
         wait_for(|| self.peer().node.leads().then_some(())).await;
     }
 
-    async fn join(&self) -> (Broker, FleetNode) {
+    pub(super) async fn join(&self) -> (Broker, FleetNode) {
         let state = watch::Sender::new(JoiningState::default());
         join(&self.data, &self.stream, SECRET, &state).await.unwrap()
     }
 
     /// Joins, and asserts that the log was replaced. Returns what is told of that.
-    async fn repaired(&self) -> RepairedLog {
+    pub(super) async fn repaired(&self) -> RepairedLog {
         let (broker, node) = self.join().await;
         let last = self.peer().node.broker.last_position();
         wait_for(|| (broker.last_position() == last).then_some(())).await;
@@ -78,7 +78,7 @@ impl Pair {
         repaired
     }
 
-    async fn finish(mut self) {
+    pub(super) async fn finish(mut self) {
         self.stop_peer().await;
         let TestDisk::Sled(of_peer) = &self.disk else { unreachable!() };
         assert_eq!(content_in(&self.data), content_in(of_peer.path()));
