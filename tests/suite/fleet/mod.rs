@@ -1,5 +1,6 @@
 //! A fleet of real nodes over real NATS servers.
 
+mod broken_chain;
 mod browsers;
 mod clients;
 mod faults;

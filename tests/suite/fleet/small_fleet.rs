@@ -1,6 +1,7 @@
 //! Three nodes over one NATS server, for tests of what clients see when a leader dies.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -60,6 +61,16 @@ impl SmallFleet {
         command.args(["--set", "fleet.lease_ms=1000", "--set", "follow.drain_ms=100"]);
         command.args(&self.arguments).stdout(Stdio::null());
         self.nodes[number] = Some(Process::adopt(command.spawn().unwrap(), address));
+    }
+
+    /// Returns the URL of the NATS server.
+    pub(super) fn engine(&self) -> String {
+        self.servers.url(0)
+    }
+
+    /// Returns the data directory of a node.
+    pub(super) fn directory(&self, number: usize) -> &Path {
+        self.directories[number].path()
     }
 
     /// Kills a node, as a crash would.
