@@ -1,11 +1,14 @@
 //! Consumers on the nodes of a fleet: whichever node is asked, and whoever leads, all nodes have
 //! the same, and nothing that was acknowledged is lost.
 
+mod lost_answers;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::Notify;
 
 use super::*;
 use crate::own_topics::NextOwn;
@@ -23,6 +26,8 @@ struct Nodes {
 struct Way {
     consumers: OnceLock<Vec<Consumers>>,
     leader: Mutex<Option<usize>>,
+    /// Told when whoever asks hears nothing more of the leader.
+    lost: Notify,
 }
 
 impl Nodes {
@@ -102,10 +107,16 @@ fn to_leader(way: &Arc<Way>) -> ToLeader {
     ToLeader::new(move |request| {
         let leader = *way.leader.lock().unwrap();
         let leader = leader.and_then(|leader| way.consumers.get()?.get(leader).cloned());
+        let way = way.clone();
         Box::pin(async move {
-            match leader {
-                Some(leader) => leader.answer(request).await,
-                None => Err(Error::NotLeading),
+            let Some(leader) = leader else { return Err(Error::NotLeading) };
+            // The leader goes on with it, whether somebody waits or not.
+            let answer = tokio::spawn(async move { leader.answer(request).await });
+            tokio::select! {
+                answer = answer => answer.unwrap(),
+                () = way.lost.notified() => {
+                    Err(Error::LeaderLost(std::io::Error::other("another one leads").into()))
+                }
             }
         })
     })
