@@ -18,6 +18,7 @@ impl Consumers {
     }
 
     /// Returns the handle of webhooks, which alone makes and changes their consumers.
+    #[cfg_attr(not(feature = "webhooks"), allow(dead_code, reason = "webhooks call it"))]
     pub(crate) fn of_webhooks(self) -> Self {
         Self(self.0, Changeable::OfWebhooks, self.2)
     }
