@@ -51,9 +51,9 @@ async fn changes_whose_answer_was_lost_are_told_so_and_can_be_repeated() {
     }
 }
 
-/// Goal: what a node has asked of a leader that stores nothing more is told as lost there. It can be
-/// repeated at the next leader, and the former one does not do it later. What a caller of the former
-/// leader asks is decided by the next one.
+/// Goal: what a node has asked of a leader that stores nothing more is told as lost there. It can
+/// be repeated at the next leader, and the former one does not do it later. What a caller of the
+/// former leader asks is decided by the next one.
 #[tokio::test]
 async fn what_a_lost_leader_was_asked_by_another_node_is_repeated_there_and_not_done_later() {
     let nodes = Nodes::new(3, &ConsumersConfig::default()).await;
