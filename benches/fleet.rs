@@ -178,8 +178,8 @@ fn report(shape: &Shape, runs: &[Vec<Run>; 6]) {
     }
     println!(
         "fleet {}: at the leader {:.1} times JetStream whose clients wait (target {}), {:.1} times \
-         with as many in flight, {:.1} times one publisher with a fence, {:.2} of one broker alone; \
-         target {} events/s, p50 10 ms",
+         with as many in flight, {:.1} times one publisher with a fence, {:.2} of one broker \
+         alone; target {} events/s, p50 10 ms",
         shape.name,
         ratio(leader, jetstream),
         shape.times_jetstream,

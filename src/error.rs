@@ -182,8 +182,8 @@ pub enum Error {
     /// The node of the fleet that decides what is stored was lost before it answered: the events
     /// may or may not be stored. Repeat the publish with the same ids, or read the topic.
     #[error(
-        "the fleet's leader was lost before it answered; it is unknown whether the events are \
-         stored: repeat the publish with the same ids, or read the topic"
+        "the fleet's leader was lost before it answered; it is unknown whether the change is \
+         stored: publish again with the same ids or read the topic, and repeat any other change"
     )]
     LeaderLost(#[source] Cause),
     /// The disk is full; nothing was written. Make room and retry.

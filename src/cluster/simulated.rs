@@ -5,7 +5,8 @@
 //!
 //! What an engine may do and this one does, by [`StreamFaults`]: a request or an answer is lost, or
 //! comes long after its sender has given up; a request arrives twice; the engine refuses, or is
-//! away; the fence refuses because of a record that is never stored; what is read is not up to date; a reader ends.
+//! away; the fence refuses because of a record that is never stored; what is read is not up to
+//! date; a reader ends.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

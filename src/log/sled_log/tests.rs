@@ -250,8 +250,9 @@ fn damage(directory: &Path, first: u64) {
     database.flush().unwrap();
 }
 
-/// Changes one byte of the stored block that holds `text`, so that it does not fit its checksum. The
-/// log in `directory` is closed. Opening it again does not notice the damage: only a reader does.
+/// Changes one byte of the stored block that holds `text`, so that it does not fit its checksum.
+/// The log in `directory` is closed. Opening it again does not notice the damage: only a reader
+/// does.
 pub(crate) fn damage_stored(directory: &Path, text: &str) {
     let database = super::engine::open(&directory.join("sled"), 1 << 20).unwrap();
     let tree = database.open_tree(keys::TREE).unwrap();
