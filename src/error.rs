@@ -179,8 +179,9 @@ pub enum Error {
         /// The time that the reader waited, in milliseconds.
         waited_ms: u64,
     },
-    /// The node of the fleet that decides what is stored was lost before it answered: the events
-    /// may or may not be stored. Repeat the publish with the same ids, or read the topic.
+    /// The node of the fleet that decides what is stored was lost before it answered: the change
+    /// may or may not be stored. Publish again with the same ids or read the topic, and repeat any
+    /// other change.
     #[error(
         "the fleet's leader was lost before it answered; it is unknown whether the change is \
          stored: publish again with the same ids or read the topic, and repeat any other change"

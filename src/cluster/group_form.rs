@@ -40,9 +40,7 @@ use super::record::RecordProblem;
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
-use crate::log::{
-    Block, DecodeProblem, Group, LastEvent, StoredBlock, decode_foreign_topic, encode_topic,
-};
+use crate::log::{Block, Group, LastEvent, StoredBlock, decode_foreign_topic, encode_topic};
 use crate::topic::TopicId;
 
 pub(super) const FORMAT: u8 = 1;
@@ -185,10 +183,7 @@ fn add_entry(
     let block = |content| Block::decode_foreign(Bytes::copy_from_slice(content));
     match kind {
         TOPIC => {
-            let stored = decode_foreign_topic(topic, content).map_err(|problem| match problem {
-                DecodeProblem::Damaged(problem) => RecordProblem::Unfit(problem),
-                DecodeProblem::LaterVersion(problem) => RecordProblem::LaterVersion(problem),
-            })?;
+            let stored = decode_foreign_topic(topic, content)?;
             if encode_topic(&stored).len() < content.len() {
                 let problem = "a topic's record has more than this version knows".to_owned();
                 return Err(RecordProblem::LaterVersion(problem));

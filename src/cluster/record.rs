@@ -42,6 +42,7 @@ use thiserror::Error;
 
 use super::stream::MAX_RECORD_BYTES;
 use crate::cursor::Epoch;
+use crate::log::DecodeProblem;
 
 /// The number of this layout.
 pub(super) const FORMAT: u8 = 1;
@@ -141,6 +142,15 @@ impl From<String> for RecordProblem {
 impl From<&str> for RecordProblem {
     fn from(problem: &str) -> Self {
         Self::Unfit(problem.to_owned())
+    }
+}
+
+impl From<DecodeProblem> for RecordProblem {
+    fn from(problem: DecodeProblem) -> Self {
+        match problem {
+            DecodeProblem::Damaged(problem) => Self::Unfit(problem),
+            DecodeProblem::LaterVersion(problem) => Self::LaterVersion(problem),
+        }
     }
 }
 

@@ -8,15 +8,15 @@ use crate::error::{Error, with_causes};
 /// Why a node plays its role no longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RoleEnd {
-    /// It was told to stop, or its broker was closed.
+    /// The node was told to stop, or its broker was closed.
     Closed,
-    /// It cannot go on, for this reason.
+    /// The node cannot go on, for this reason.
     Stopped(String),
-    /// It cannot go on until it is opened again, for this reason.
+    /// The node cannot go on until it is opened again, for this reason.
     NeedsOpening(String),
-    /// What it has does not fit the stream from this record on, for this reason.
+    /// What the node has does not fit the stream from this record on, for this reason.
     Breaks(StreamSequence, String),
-    /// The stream does not have the records any more that it needs, for this reason.
+    /// The stream does not have the records any more that the node needs, for this reason.
     Behind(String),
 }
 

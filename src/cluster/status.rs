@@ -132,6 +132,11 @@ impl NodeStatus {
         is_stopped.then(|| problem.to_owned())
     }
 
+    /// Returns [`Self::restart_problem`] as the end of a sentence; nothing if there is none.
+    pub(super) fn restart_problem_in_words(&self) -> String {
+        self.restart_problem.as_deref().map(|why| format!("; {why}")).unwrap_or_default()
+    }
+
     /// Says that the node has applied everything up to this record.
     pub(super) fn move_to(&mut self, at: StreamSequence) {
         (self.read, self.applied, self.reached) = (at, at, at);
@@ -155,8 +160,7 @@ impl NodeStatus {
         match self.role {
             NodeRole::Stopped => {
                 let problem = self.problem.as_deref().unwrap_or("it is closed");
-                let kept = self.restart_problem.as_deref().map(|why| format!("; {why}"));
-                let kept = kept.unwrap_or_default();
+                let kept = self.restart_problem_in_words();
                 Err(format!("this node takes no part in its fleet: {problem}{kept}"))
             }
             NodeRole::Following if !self.is_tail_told => {

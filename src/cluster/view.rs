@@ -163,14 +163,13 @@ impl FleetView {
     /// Why it is not ready, for people.
     pub fn check_ready(&self) -> Result<(), String> {
         let patience = LEAST_PATIENCE.max(self.lease * 3);
-        let (damage, restart_problem) = {
+        let (damage, kept) = {
             let status = self.status.borrow();
             status.check_ready(self.clock.now(), patience)?;
-            (status.damage.clone(), status.restart_problem.clone())
+            (status.damage.clone(), status.restart_problem_in_words())
         };
         // The last node that serves is better than none.
         if let Some(damage) = damage.filter(|_| self.others_serve()) {
-            let kept = restart_problem.map(|why| format!("; {why}")).unwrap_or_default();
             return Err(format!(
                 "this node's log is damaged: {damage}; its next start loads a backup of another \
                  node{kept}"

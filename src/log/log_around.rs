@@ -50,15 +50,6 @@ pub trait LogAround: Send + Sync + 'static {
         self.inside().epoch()
     }
 
-    /// As [`Log::applied`].
-    ///
-    /// # Errors
-    ///
-    /// Those of the log inside.
-    fn applied(&self) -> Result<Option<Applied>> {
-        self.inside().applied()
-    }
-
     /// As [`Log::goes_on_after`].
     fn goes_on_after(&self, error: &Error) -> bool {
         self.inside().goes_on_after(error)
@@ -112,7 +103,7 @@ impl<L: LogAround> Log for L {
     }
 
     fn applied(&self) -> Result<Option<Applied>> {
-        LogAround::applied(self)
+        self.inside().applied()
     }
 
     fn goes_on_after(&self, error: &Error) -> bool {

@@ -281,7 +281,7 @@ fn settings_problem(error: &serde_json::Error) -> DecodeProblem {
 ///
 /// # Errors
 ///
-/// What does not fit.
+/// The record is damaged, or says what cannot be, or what this version does not know.
 pub(crate) fn decode_foreign_topic(
     id: TopicId,
     record: &[u8],

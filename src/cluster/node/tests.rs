@@ -24,7 +24,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use super::*;
-use crate::cluster::samples::{block, content};
+use crate::cluster::samples::content;
 use crate::cluster::simulated::{SimulatedStream, StreamFaults};
 use crate::event::{Durability, NewEvent};
 use crate::log::{LogConfig, MemoryLog, SledLog};
@@ -597,39 +597,6 @@ async fn a_node_that_does_not_belong_to_the_fleet_stops_and_serves_its_readers()
     assert_eq!(ids(&fleet.node(gone).broker, "a").await, ["of the fleet", "more"]);
     let late = open_node(Arc::new(MemoryLog::default()), link(), 4, LEASE).await;
     assert!(matches!(late, Err(NodeOpenError::Trimmed(_))));
-    fleet.close().await;
-}
-
-/// Goal: a group of the stream that does not follow what the log has stops the node at the record
-/// of the group, so that only a node beyond it is taken for one that can help.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_that_does_not_follow_the_log_stops_the_node_at_its_record() {
-    let (mut fleet, _) = TestFleet::begun(LEASE).await;
-    fleet.publish_somewhere("a", "1").await;
-    fleet.agreed().await;
-    let leader = fleet.leader_but(None).await;
-    let gone = usize::from(leader == 0);
-    fleet.take(gone).kill().await;
-    let log = fleet.disks[gone].open();
-    let topic = log.topics().unwrap().remove(0);
-    let of_nobody = block(topic.extent.tail.get(), 0, &[b"2"]);
-    let appended = vec![(topic.id, of_nobody)];
-    log.commit(&Group { appended, ..Group::default() }).unwrap();
-    fleet.publish_somewhere("a", "2").await;
-    fleet.start(gone).await;
-    let stopped = wait_for(|| {
-        let status = fleet.node(gone).node.status().borrow().clone();
-        (status.role == NodeRole::Stopped && status.damage.is_some()).then_some(status)
-    });
-    let stopped = stopped.await;
-    assert!(stopped.damage.unwrap().contains("does not follow what the log has"));
-    assert_eq!(stopped.breaks_at, Some(stopped.read));
-    assert!(stopped.applied < stopped.read);
-    wait_for(|| {
-        let applied = fleet.node(leader).node.status().borrow().applied;
-        (applied >= stopped.read).then_some(())
-    })
-    .await;
     fleet.close().await;
 }
 

@@ -84,7 +84,7 @@ impl FleetWorld {
     }
 
     /// Drops all tasks of a node, wherever they are.
-    pub(in crate::cluster) fn kill(&self, node: usize) {
+    pub(super) fn kill(&self, node: usize) {
         let mut state = self.state();
         let (killed, left) =
             std::mem::take(&mut state.tasks).into_iter().partition(|(_, task)| task.node == node);
@@ -95,7 +95,7 @@ impl FleetWorld {
     }
 
     /// Stops all tasks of a node for a while.
-    pub(in crate::cluster) fn stop(&self, node: usize, time: Duration) {
+    pub(super) fn stop(&self, node: usize, time: Duration) {
         let mut state = self.state();
         let until = state.now + time;
         state.stopped.insert(node, until);

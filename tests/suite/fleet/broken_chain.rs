@@ -1,7 +1,6 @@
 //! A stream into which somebody else has written: no node goes on beyond that record.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,11 +8,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::faults::clients::call;
-use super::small_fleet::SmallFleet;
+use super::small_fleet::{ANSWER_TIMEOUT, SmallFleet};
 use crate::common::{assert_no_hole, get, post, read_all, soon, to};
-
-/// How long a node may take to answer one request.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The stream of the fleet, as others reach it.
 struct OpenStream(async_nats::Client);
@@ -57,11 +53,12 @@ impl OpenStream {
     }
 }
 
-/// What became of the events of one publisher: those that were acknowledged, the first one that was
-/// not, and the kind of its refusal.
+/// The events of one publisher, which has ended with the first refusal.
 struct Published {
     acknowledged: Vec<String>,
+    /// The first event that was not acknowledged.
     refused: String,
+    /// The type of the problem with which it was refused.
     kind: String,
 }
 

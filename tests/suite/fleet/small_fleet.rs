@@ -15,7 +15,7 @@ use crate::common::{Process, lasting_address, leftoff, soon, to};
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a node may take to answer one request.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The server and the nodes, ended when the value is dropped.
 pub(super) struct SmallFleet {

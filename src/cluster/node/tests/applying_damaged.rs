@@ -16,6 +16,9 @@ async fn met_damage(node: &FleetNode) -> String {
     .await;
     let damage = stopped.damage.clone().unwrap();
     assert_eq!(stopped.problem.as_ref(), Some(&damage));
+    // Only a node beyond the record of the group is taken for one that can help.
+    assert_eq!(stopped.breaks_at, Some(stopped.read));
+    assert!(stopped.applied < stopped.read);
     assert_eq!(stopped.repairable_problem(), Some(format!("its log is damaged: {damage}")));
     let reason = node.view().check_ready().unwrap_err();
     assert_eq!(reason, format!("this node takes no part in its fleet: {damage}"));
