@@ -42,13 +42,21 @@ pub(crate) enum Forwarded {
 }
 
 impl Forwarded {
-    /// Refuses the command, of which nothing was done, or nothing that is known.
-    pub(crate) fn refuse(self, error: Error) {
+    /// Refuses the command, of which nothing was done, or nothing that is known. Returns whether
+    /// its caller is told that nobody knows.
+    pub(crate) fn refuse(self, error: Error) -> bool {
+        let error = match &self {
+            Self::Publish(publish) => error.of_repeated(publish.0.may_be_stored),
+            Self::Change(_) => error,
+            Self::Purge(purge) => error.of_repeated(purge.may_be_done),
+        };
+        let is_unknown = error.outcome_unknown();
         match self {
             Self::Publish(publish) => publish.answer(Err(error)),
             Self::Change(change) => change.answer(Err(error)),
             Self::Purge(purge) => purge.answer(Err(error)),
         }
+        is_unknown
     }
 
     /// Notes that nobody knows what became of an attempt to have it done.
@@ -261,13 +269,15 @@ impl ForwardQueue {
             *place = self.0.places.clone().try_acquire_owned().ok();
             if place.is_none() {
                 let what = "another node of the fleet to change topics";
-                return command.refuse(Error::crowded(what, MAX_OTHERS as u64));
+                command.refuse(Error::crowded(what, MAX_OTHERS as u64));
+                return;
             }
         }
         let mut waiting = self.waiting();
         if waiting.has_ended {
             drop(waiting);
-            return command.refuse(Error::NotLeading);
+            command.refuse(Error::NotLeading);
+            return;
         }
         waiting.commands.push_back(command);
         drop(waiting);
@@ -330,7 +340,9 @@ impl ForwardQueue {
         waiting.has_ended = true;
         let commands = std::mem::take(&mut waiting.commands);
         drop(waiting);
-        commands.into_iter().for_each(|command| command.refuse(Error::NotLeading));
+        for command in commands {
+            command.refuse(Error::NotLeading);
+        }
     }
 }
 

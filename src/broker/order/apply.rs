@@ -171,7 +171,9 @@ impl Committer {
     pub(super) fn leave(&self, asked_by: AskedBy, command: Forwarded) {
         match &self.elsewhere {
             Some(elsewhere) if asked_by == AskedBy::Caller => elsewhere.push(command),
-            _ => command.refuse(Error::NotLeading),
+            _ => {
+                command.refuse(Error::NotLeading);
+            }
         }
     }
 

@@ -146,7 +146,8 @@ impl Drop for Forwarder {
     fn drop(&mut self) {
         self.answer_done(true);
         self.lose_link();
-        self.pending.refuse_all();
+        let unknown = self.pending.give_up_all();
+        self.count_unknown(unknown);
         self.parts.queue.end();
     }
 }
@@ -211,7 +212,10 @@ impl Forwarder {
                 Happened::Ordered(Some(Order::Finish(done))) => self.finishing = Some(done),
                 Happened::Ordered(None) | Happened::StatusChanged(false) => break,
                 Happened::StatusChanged(true) => {}
-                Happened::Time => self.pending.give_up(Instant::now()),
+                Happened::Time => {
+                    let unknown = self.pending.give_up(Instant::now());
+                    self.count_unknown(unknown);
+                }
             }
         }
         let finishing = self.finishing.take();
@@ -322,7 +326,8 @@ impl Forwarder {
             return;
         };
         if leader.address.is_empty() {
-            return self.pending.refuse_all(); // It has told none, so nobody can reach it.
+            let unknown = self.pending.give_up_all(); // It has told none: nobody can reach it.
+            return self.count_unknown(unknown);
         }
         if Instant::now() < self.next_try {
             self.waits_until = Some(self.next_try);
@@ -343,7 +348,12 @@ impl Forwarder {
         (self.link, self.gives_up_link) = (None, None);
         let (repeated, unknown) = self.pending.link_lost();
         self.counts.repeated.fetch_add(repeated, Ordering::Relaxed);
-        self.counts.unknown.fetch_add(unknown, Ordering::Relaxed);
+        self.count_unknown(unknown);
+    }
+
+    /// Counts callers who were told that nobody knows.
+    fn count_unknown(&self, callers: u64) {
+        self.counts.unknown.fetch_add(callers, Ordering::Relaxed);
     }
 
     /// Sends as many commands as one message has.
@@ -416,9 +426,8 @@ impl Forwarder {
 
     /// Answers the caller of a command with an error.
     fn refuse(&mut self, place: u64, error: Error) {
-        let Some(pending) = self.pending.remove(place) else { return };
-        self.counts.unknown.fetch_add(u64::from(error.outcome_unknown()), Ordering::Relaxed);
-        pending.command.refuse(error);
+        let unknown = self.pending.refuse(place, error);
+        self.count_unknown(unknown);
     }
 
     /// Answers the callers whose commands this node shows the effect of.

@@ -121,13 +121,22 @@ impl PendingCommands {
             if self.commands[&place].command.is_repeatable() {
                 self.send_again(place, true);
                 again += 1;
-            } else if let Some(pending) = self.remove(place) {
-                let error = pending.given_up();
-                pending.command.refuse(error);
-                lost += 1;
+            } else {
+                lost += self.give_up_one(place);
             }
         }
         (again, lost)
+    }
+
+    /// Answers a command with an error. Returns how many callers are told that nobody knows: 0 or
+    /// 1.
+    pub(super) fn refuse(&mut self, place: u64, error: Error) -> u64 {
+        self.remove(place).map_or(0, |pending| u64::from(pending.command.refuse(error)))
+    }
+
+    fn give_up_one(&mut self, place: u64) -> u64 {
+        let error = self.commands.get(&place).map(PendingCommand::given_up);
+        error.map_or(0, |error| self.refuse(place, error))
     }
 
     /// Takes all out, in their order. None of them was sent over a link that is still there.
@@ -137,31 +146,74 @@ impl PendingCommands {
         all.into_values().map(|pending| pending.command).collect()
     }
 
-    /// Gives up all commands. None of them was sent over a link that is still there.
-    pub(super) fn refuse_all(&mut self) {
+    /// Gives up all commands. None of them was sent over a link that is still there. Returns how
+    /// many callers are told that nobody knows.
+    pub(super) fn give_up_all(&mut self) -> u64 {
+        let mut unknown = 0;
         while let Some((&place, _)) = self.commands.first_key_value() {
-            if let Some(pending) = self.remove(place) {
-                let error = pending.given_up();
-                pending.command.refuse(error);
-            }
+            unknown += self.give_up_one(place);
         }
+        unknown
     }
 
-    /// Gives up the commands whose time is over.
-    pub(super) fn give_up(&mut self, now: Instant) {
+    /// Gives up the commands whose time is over. Returns how many callers are told that nobody
+    /// knows.
+    pub(super) fn give_up(&mut self, now: Instant) -> u64 {
+        let mut unknown = 0;
         // All wait for the same time, so the oldest are the first.
         while let Some((&place, first)) = self.commands.first_key_value()
             && first.deadline <= now
         {
-            if let Some(pending) = self.remove(place) {
-                let error = pending.given_up();
-                pending.command.refuse(error);
-            }
+            unknown += self.give_up_one(place);
         }
+        unknown
     }
 
     /// Returns the time at which the first command is given up.
     pub(super) fn first_deadline(&self) -> Option<Instant> {
         self.commands.first_key_value().map(|(_, pending)| pending.deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::{FollowerConfig, ForwardQueue};
+    use crate::event::NewEvent;
+    use crate::log::MemoryLog;
+    use crate::{Broker, OpenConfig, Publish};
+
+    /// Goal: a publish that was sent to a leader who was lost, and then to nobody in time, counts
+    /// as one of which nobody knows; one that was never sent does not.
+    #[tokio::test]
+    async fn a_command_that_was_sent_once_and_is_given_up_is_counted_as_unknown() {
+        let queue = ForwardQueue::default();
+        let follower =
+            FollowerConfig { elsewhere: Some(queue.clone()), max_wait: Duration::from_secs(1) };
+        let log = Arc::new(MemoryLog::default());
+        let broker = Broker::following(log, &OpenConfig::default(), follower).unwrap();
+        for is_sent in [true, false] {
+            let event = NewEvent::new("an event").with_id("one");
+            let publishing = {
+                let broker = broker.clone();
+                let publish = Publish::one("a".parse().unwrap(), event);
+                tokio::spawn(async move { broker.publish(publish).await })
+            };
+            let (mut pending, now) = (PendingCommands::default(), Instant::now());
+            for command in queue.take().await {
+                pending.push(command, now);
+            }
+            if is_sent {
+                pending.next_sent(0).unwrap();
+                assert_eq!(pending.link_lost(), (1, 0));
+            }
+            assert_eq!(pending.give_up(now), u64::from(is_sent));
+            let error = publishing.await.unwrap().unwrap_err();
+            assert_eq!(error.outcome_unknown(), is_sent, "{error}");
+        }
+        broker.close().await;
     }
 }
