@@ -104,6 +104,7 @@ impl FleetRelay {
     async fn hear(&self, mut listener: MessageListener, broker: &Broker) {
         while let Some(heard) = listener.next().await {
             match heard {
+                ListenedMessage::OfStranger(_counted) => {}
                 ListenedMessage::Lost(lost) => {
                     self.counters.lost.fetch_add(lost, Ordering::Relaxed);
                     tracing::warn!(lost, "ephemeral events of other nodes were lost here");

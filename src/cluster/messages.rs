@@ -88,13 +88,15 @@ pub trait FleetMessages: Send + Sync + 'static {
 pub enum ListenedMessage {
     /// A message.
     Message(Bytes),
+    /// A message that is not signed with the secret of this node, and what is wrong with it.
+    OfStranger(&'static str),
     /// This many messages came since the last call and are lost, because too many waited, or they
     /// were too large.
     Lost(u64),
 }
 
-/// Returns the body of a message that is to be heard.
-pub(super) type MessageCheck = Box<dyn FnMut(Bytes) -> Option<Bytes> + Send + Sync>;
+/// Returns what is heard of a message; `None` if nothing is.
+pub(super) type MessageCheck = Box<dyn FnMut(Bytes) -> Option<ListenedMessage> + Send + Sync>;
 
 /// A listener of messages of one kind. A bounded number waits for it; what comes beyond that is
 /// lost.
@@ -136,7 +138,7 @@ impl MessageListener {
         (inbox, Self { waiting, lost, check: None })
     }
 
-    /// Returns this listener, of whose messages only those are heard that `check` has a body of.
+    /// Returns this listener, of whose messages only what `check` returns is heard.
     pub(super) fn checked(self, check: MessageCheck) -> Self {
         Self { check: Some(check), ..self }
     }
@@ -155,10 +157,10 @@ impl MessageListener {
             let body = self.waiting.recv().await?.body;
             let heard = match &mut self.check {
                 Some(check) => check(body),
-                None => Some(body),
+                None => Some(ListenedMessage::Message(body)),
             };
-            if let Some(body) = heard {
-                return Some(ListenedMessage::Message(body));
+            if heard.is_some() {
+                return heard;
             }
         }
     }

@@ -318,13 +318,17 @@ impl RoleTask {
             return Ok(());
         }
         self.show(|status| status.leader = None);
+        if self.parts.status.borrow().is_among_strangers {
+            return Ok(()); // They would refuse what this node decides; its status says so.
+        }
         match self.parts.stream.tail().await {
             Ok(tail) if tail > place.stream => self.lags += 1,
             Ok(tail) => {
                 if tail < place.stream {
                     self.note(format!(
                         "the engine says that the stream ends at record {tail}, and this node has \
-                         read record {}: it has lost records, or is behind",
+                         read record {}: NATS has lost records, or is behind, or fleet.name is \
+                         that of another fleet",
                         place.stream
                     ));
                 }
@@ -443,7 +447,7 @@ async fn watch_tail(parts: RoleParts) -> Infallible {
             let before = (status.tail, status.engine_problem.take());
             match &tail {
                 Ok(tail) => {
-                    (status.tail, status.is_tail_told) = (status.tail.max(*tail), true);
+                    status.note_tail(*tail, clock.now());
                     status.note_progress(clock.now());
                 }
                 Err(error) => status.engine_problem = Some(error.to_string()),

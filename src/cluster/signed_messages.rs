@@ -22,9 +22,10 @@
 //! once, and nothing false. That age is long, because the clocks of two nodes may be an hour wrong
 //! each, in different directions; a shorter one would cost more than the repeats do.
 //!
-//! **No secret.** Without one nothing is signed, and nothing is refused: whoever reaches NATS is
-//! trusted. Such a fleet has no access rules either (`access.mode = "required"` needs a secret),
-//! and its nodes give nobody a backup. Nodes with a secret and without one do not hear each other.
+//! **No secret.** Without one nothing is signed, and only what is signed is refused: whoever
+//! reaches NATS is trusted. Such a fleet has no access rules either (`access.mode = "required"`
+//! needs a secret), and its nodes give nobody a backup. Nodes with a secret and without one do not
+//! hear each other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use std::time::Instant;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
-use super::messages::{FleetMessages, MessageKind, MessageListener, NotTold};
+use super::messages::{FleetMessages, ListenedMessage, MessageKind, MessageListener, NotTold};
 use super::seldom::Seldom;
 use super::signature::{SIGNATURE_BYTES, is_signed, sign};
 use super::stream::StreamFuture;
@@ -128,18 +129,46 @@ impl FleetMessages for SignedMessages {
     fn listen(&self, kind: MessageKind) -> StreamFuture<'_, Result<MessageListener, NotTold>> {
         Box::pin(async move {
             let listener = self.carrier.listen(kind).await?;
-            let Some(signing) = self.signing.clone() else { return Ok(listener) };
-            let (refused, mut heard) = (self.refused.clone(), HeardSenders::default());
+            let (signing, refused) = (self.signing.clone(), self.refused.clone());
+            let mut heard = HeardSenders::default();
             Ok(listener.checked(Box::new(move |message| {
-                match signing.open(kind, message, &mut heard) {
-                    Ok(body) => Some(body),
-                    Err(problem) => {
-                        refused.note(kind, problem);
-                        None
-                    }
+                let opened = match &signing {
+                    Some(signing) => signing.open(kind, message, &mut heard),
+                    None => unsigned(message),
+                };
+                let refusal = match opened {
+                    Ok(body) => return Some(ListenedMessage::Message(body)),
+                    Err(refusal) => refusal,
+                };
+                let (Refusal::OfStranger(problem) | Refusal::NotNew(problem)) = refusal;
+                refused.note(kind, problem);
+                match refusal {
+                    Refusal::OfStranger(problem) => Some(ListenedMessage::OfStranger(problem)),
+                    Refusal::NotNew(_) => None,
                 }
             })))
         })
+    }
+}
+
+/// Why a message is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// Its sender does not have the secret of this node, or only one of the two has any.
+    OfStranger(&'static str),
+    /// It may be a repeat.
+    NotNew(&'static str),
+}
+
+/// Returns a message as it came, for a node without a secret.
+///
+/// # Errors
+///
+/// It is signed, so it would not be understood.
+fn unsigned(message: Bytes) -> Result<Bytes, Refusal> {
+    match message.first() {
+        Some(&FORM) => Err(Refusal::OfStranger("signed: is fleet.secret set on all nodes?")),
+        _ => Ok(message),
     }
 }
 
@@ -179,24 +208,27 @@ impl Signing {
         kind: MessageKind,
         mut message: Bytes,
         heard: &mut HeardSenders,
-    ) -> Result<Bytes, &'static str> {
+    ) -> Result<Bytes, Refusal> {
+        use Refusal::{NotNew, OfStranger};
         if message.first() != Some(&FORM) || message.len() < HEADER_BYTES {
-            return Err("not signed: is fleet.secret set on all nodes?");
+            return Err(OfStranger("not signed: is fleet.secret set on all nodes?"));
         }
         let head = message.split_to(HEADER_BYTES - SIGNATURE_BYTES);
         let signature = message.split_to(SIGNATURE_BYTES);
         if !is_signed(&self.secret, PURPOSE, &self.parts(kind, &head, &message), &signature) {
-            return Err("signed with another secret: is fleet.secret the same on all nodes?");
+            let problem = "signed with another secret: is fleet.secret the same on all nodes?";
+            return Err(OfStranger(problem));
         }
         let mut numbers = &head[1..];
         let (sender, time_ms, number) = (numbers.get_u64(), numbers.get_u64(), numbers.get_u64());
         let now_ms = (self.clock)();
         if time_ms.abs_diff(now_ms) > MAX_AGE_MS {
-            return Err("hours old or of hours to come: are the clocks of all nodes right?");
+            let problem = "hours old or of hours to come: are the clocks of all nodes right?";
+            return Err(NotNew(problem));
         }
         match heard.is_new(sender, number, time_ms) {
             true => Ok(message),
-            false => Err("told again: somebody repeats messages"),
+            false => Err(NotNew("told again: somebody repeats messages")),
         }
     }
 }
@@ -301,6 +333,7 @@ mod tests {
                 Some(ListenedMessage::Message(body)) => {
                     heard.push(String::from_utf8_lossy(&body).into_owned());
                 }
+                Some(ListenedMessage::OfStranger(_)) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -364,16 +397,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_secret_nothing_is_signed_and_signed_messages_are_not_understood() {
+    async fn nodes_with_different_secrets_or_without_one_know_each_other_as_strangers() {
         let carrier = MemoryMessages::default();
-        let plain = node(&carrier, "f", "", on_time);
-        let mut listener = plain.listen(KIND).await.unwrap();
-        node(&carrier, "f", "secret", on_time).tell(KIND, "{}".into()).unwrap();
-        plain.tell(KIND, "{}".into()).unwrap();
-        plain.tell(KIND, "end".into()).unwrap();
-        let heard = heard(&mut listener).await;
-        assert_eq!((heard.len(), &*heard[1]), (2, "{}"));
-        assert!(serde_json::from_str::<serde_json::Value>(&heard[0]).is_err());
+        let secrets = ["", "secret", "another"];
+        for (here, there) in secrets.iter().flat_map(|one| secrets.map(|other| (*one, other))) {
+            let mut listener = node(&carrier, "f", here, on_time).listen(KIND).await.unwrap();
+            node(&carrier, "f", there, on_time).tell(KIND, "{}".into()).unwrap();
+            let heard = listener.next().await.unwrap();
+            match here == there {
+                true => assert_eq!(heard, ListenedMessage::Message("{}".into())),
+                false => assert!(
+                    matches!(heard, ListenedMessage::OfStranger(why)
+                    if why.contains("fleet.secret")),
+                    "{here:?} heard {there:?}: {heard:?}"
+                ),
+            }
+        }
     }
 
     #[test]

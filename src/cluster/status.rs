@@ -74,6 +74,8 @@ pub struct NodeStatus {
     pub tail: StreamSequence,
     /// Whether the engine has told the tail since the node was opened.
     pub is_tail_told: bool,
+    /// Since when the engine tells a tail that the node is beyond; `None` if it does not.
+    pub(super) ends_early_since: Option<Duration>,
     /// Whether the node, since it was opened, has once reached a tail that the engine told.
     pub has_caught_up: bool,
     /// How often the node has announced itself since it was opened.
@@ -100,6 +102,9 @@ pub struct NodeStatus {
     /// What is wrong with the nodes as this one hears them: two processes with one name, messages
     /// that do not pass.
     pub peers_problem: Option<String>,
+    /// Whether the node hears nodes that do not have its secret, and no other ones. It does not
+    /// begin to lead then.
+    pub(super) is_among_strangers: bool,
     /// How the log of the node is damaged; `None` if no damage was found. Opened again with
     /// [`open_in`](super::open_in), the node loads a backup of another one.
     pub damage: Option<String>,
@@ -142,6 +147,12 @@ impl NodeStatus {
         (self.read, self.applied, self.reached) = (at, at, at);
     }
 
+    /// Notes the tail that the engine tells at the time `now`.
+    pub(super) fn note_tail(&mut self, tail: StreamSequence, now: Duration) {
+        self.ends_early_since = (tail < self.reached).then(|| self.ends_early_since.unwrap_or(now));
+        (self.tail, self.is_tail_told) = (self.tail.max(tail), true);
+    }
+
     /// Notes at the time `now` how far the node is.
     pub(super) fn note_progress(&mut self, now: Duration) {
         let tail = if self.role == NodeRole::Leading { self.reached } else { self.tail };
@@ -174,9 +185,24 @@ impl NodeStatus {
                 "this node does not go on: it has been at record {reached} of {tail} for {} ms",
                 self.lag.still(now).as_millis()
             )),
+            NodeRole::Following if self.ends_early(now, patience) => Err(format!(
+                "this node does not fit the stream: the stream ends before record {reached}, which \
+                 this node has applied; NATS has lost records, or fleet.name is that of another \
+                 fleet"
+            )),
+            NodeRole::Following if self.is_among_strangers => Err(format!(
+                "this node has no part in its fleet: {}",
+                self.peers_problem.as_deref().unwrap_or("its secret is not that of the others")
+            )),
             NodeRole::Joining => Err("this node loads a backup of another one".to_owned()),
             NodeRole::Leading | NodeRole::Following | NodeRole::Unknown => Ok(()),
         }
+    }
+
+    /// Whether the engine has not had what this node has for so long. A server of it that is behind
+    /// may tell an old tail for a moment.
+    fn ends_early(&self, now: Duration, patience: Duration) -> bool {
+        self.ends_early_since.is_some_and(|since| now.saturating_sub(since) > patience)
     }
 
     fn is_stuck(&self, now: Duration, patience: Duration) -> bool {
@@ -225,6 +251,21 @@ mod tests {
         let going_on = at(10, 900, 3_620, behind);
         ready(&going_on, 3_629); // It is far behind, and moves.
         assert!(refused(&going_on, 3_630).contains("record 10 of 900"));
+    }
+
+    #[test]
+    fn a_node_that_is_beyond_the_stream_for_long_is_not_ready() {
+        let told = |status: &mut NodeStatus, tail, seconds| {
+            status.note_tail(StreamSequence::new(tail), Duration::from_secs(seconds));
+        };
+        let mut status = at(9, 9, 0, NodeStatus { is_tail_told: true, ..NodeStatus::default() });
+        told(&mut status, 4, 10);
+        status.check_ready(Duration::from_secs(19), PATIENCE).unwrap();
+        assert!(refused(&status, 20).contains("fleet.name"));
+        told(&mut status, 3, 21);
+        assert!(refused(&status, 21).contains("before record 9"), "as long as it is so");
+        told(&mut status, 9, 22);
+        status.check_ready(Duration::from_secs(60), PATIENCE).unwrap();
     }
 
     #[test]

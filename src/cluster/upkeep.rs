@@ -147,9 +147,12 @@ async fn learn_leader(
 /// Returns what writes a problem with the other nodes into a node's status.
 fn tell_problem(status: Arc<watch::Sender<NodeStatus>>) -> TellProblem {
     Box::new(move |problem| {
+        let is_among_strangers = problem.as_ref().is_some_and(|it| it.is_among_strangers);
+        let problem = problem.map(|problem| problem.text);
         status.send_if_modified(|status| {
             let is_new = status.peers_problem != problem;
             if is_new {
+                status.is_among_strangers = is_among_strangers;
                 if let Some(problem) = &problem {
                     tracing::warn!(problem, "a problem with the nodes of the fleet");
                 }

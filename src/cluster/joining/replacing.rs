@@ -9,7 +9,7 @@ use super::super::choosing::{Failures, choose};
 use super::super::clock::{RuntimeClock, SteadyClock};
 use super::super::messages::FleetMessages;
 use super::super::node::NodeConfig;
-use super::super::peers::{OwnStatus, PeerStatus, PeerWatch, PeersTask};
+use super::super::peers::{OwnStatus, PeerStatus, PeerWatch, PeersProblem, PeersTask};
 use super::super::record::FleetLeader;
 use super::super::signed_messages::SignedMessages;
 use super::super::status::NodeRole;
@@ -79,7 +79,7 @@ impl Opening<'_> {
             messages: Arc::new(messages.clone()),
             watch: watch.clone(),
             tell_problem: Box::new(|problem| {
-                if let Some(problem) = problem {
+                if let Some(PeersProblem { text: problem, .. }) = problem {
                     tracing::warn!(problem, "a problem with the nodes of the fleet");
                 }
             }),

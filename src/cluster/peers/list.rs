@@ -14,6 +14,10 @@
 //! Two processes may run under one name, with the same settings on two machines for example. After
 //! a restart the former process is never heard again. So a former one that is heard well after the
 //! later one was first heard still runs, and then both tell it as a problem.
+//!
+//! A node whose secret is another one than that of the others would have nobody whom it leads: they
+//! refuse its calls, and it refuses theirs. So who hears strangers and nobody else does not begin
+//! to lead. Where only two nodes are left and their secrets differ, none of them does; both say so.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +59,18 @@ pub(in crate::cluster) struct Peers {
     left_out: Option<Duration>,
     /// The time since when this node hears itself, and the last time at which it did.
     passing: Option<(Duration, Duration)>,
+    /// The last time at which a node was heard that does not have this node's secret, and what was
+    /// wrong with its message.
+    stranger: Option<(Duration, &'static str)>,
+}
+
+/// What is wrong with the nodes as one of them hears them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::cluster) struct PeersProblem {
+    /// For people.
+    pub(in crate::cluster) text: String,
+    /// Whether this node hears strangers and no other node: it does not begin to lead.
+    pub(in crate::cluster) is_among_strangers: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +90,7 @@ impl Peers {
             heard: BTreeMap::new(),
             left_out: None,
             passing: None,
+            stranger: None,
         }
     }
 
@@ -93,6 +110,18 @@ impl Peers {
             return;
         }
         self.heard.insert(key, HeardPeer { status, first: now, last: now });
+    }
+
+    /// Notes that a message came that is not signed with the secret of this node.
+    pub(super) fn hear_stranger(&mut self, problem: &'static str, now: Duration) {
+        self.stranger = Some((now, problem));
+    }
+
+    /// Returns what is wrong with the messages of strangers, if nobody else is heard.
+    fn is_among_strangers(&self, now: Duration) -> Option<&'static str> {
+        let (heard, problem) = self.stranger?;
+        let is_recent = now <= heard + self.period * MAX_MISSED;
+        (is_recent && self.live_others(now).is_empty()).then_some(problem)
     }
 
     /// Forgets the node that has been silent longest, if it is not live.
@@ -161,7 +190,19 @@ impl Peers {
 
     /// Returns what is wrong; `None` if nothing is. `began` is the time at which this node began to
     /// tell.
-    pub(super) fn problem(&self, began: Duration, now: Duration) -> Option<String> {
+    pub(super) fn problem(&self, began: Duration, now: Duration) -> Option<PeersProblem> {
+        let of_strangers = self.is_among_strangers(now).map(|problem| {
+            format!(
+                "no other node is heard, but messages that are {problem} This node does not begin \
+                 to lead"
+            )
+        });
+        let is_among_strangers = of_strangers.is_some();
+        let text = of_strangers.or_else(|| self.other_problem(began, now))?;
+        Some(PeersProblem { text, is_among_strangers })
+    }
+
+    fn other_problem(&self, began: Duration, now: Duration) -> Option<String> {
         let twins = self.heard.values().find_map(|heard| {
             let is_live = |heard: &HeardPeer| self.is_recent(heard.last, now);
             let mut later = self.later(heard).filter(|later| is_live(later));

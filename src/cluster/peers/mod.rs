@@ -12,7 +12,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 
-pub(super) use list::OwnStatus;
 pub use list::{MAX_PEERS, PeerWatch, SILENT_LEASES};
+pub(super) use list::{OwnStatus, PeersProblem};
 pub use peer_status::{PeerReport, PeerStatus, SeenPeer};
 pub(super) use telling::{PeersTask, TellProblem};

@@ -11,11 +11,11 @@ use super::super::clock::{SteadyClock, until};
 use super::super::messages::{
     FleetMessages, ListenedMessage, MessageKind, MessageListener, NotTold,
 };
-use super::list::PeerWatch;
+use super::list::{PeerWatch, PeersProblem};
 use super::peer_status::PeerStatus;
 
 /// Told what is wrong with the nodes as they are heard; `None` if nothing is.
-pub(in crate::cluster) type TellProblem = Box<dyn Fn(Option<String>) + Send + Sync>;
+pub(in crate::cluster) type TellProblem = Box<dyn Fn(Option<PeersProblem>) + Send + Sync>;
 
 /// The task of a node that tells and hears.
 pub(in crate::cluster) struct PeersTask {
@@ -72,6 +72,9 @@ impl PeersTask {
                     if let Some(status) = PeerStatus::decode(&told) {
                         self.watch.peers().hear(status, clock.now());
                     }
+                }
+                Some(Some(ListenedMessage::OfStranger(problem))) => {
+                    self.watch.peers().hear_stranger(problem, clock.now());
                 }
                 Some(Some(ListenedMessage::Lost(lost))) => {
                     tracing::debug!(lost, "messages of other nodes were lost");

@@ -110,7 +110,9 @@ fn a_node_that_is_silent_for_ten_leases_is_not_live_and_its_last_words_are_kept(
 fn a_node_that_does_not_hear_itself_knows_nothing_of_the_others() {
     let mut peers = Peers::new("n1", 1, LEASE);
     assert_eq!(peers.problem(at(0), at(5)), None);
-    assert!(peers.problem(at(0), at(6)).unwrap().contains("messages between nodes do not pass"));
+    assert!(
+        peers.problem(at(0), at(6)).unwrap().text.contains("messages between nodes do not pass")
+    );
     (0..40).for_each(|second| peers.hear(says("n1", 1, 10), at(second)));
     assert_eq!(peers.live_synced(at(40)), Some(u64::MAX), "it is alone");
     assert_eq!(peers.live_synced(at(45)), None);
@@ -120,6 +122,30 @@ fn a_node_that_does_not_hear_itself_knows_nothing_of_the_others() {
         peers.hear(says("n1", 1, 10), at(second));
         assert_eq!(peers.live_synced(at(second)).is_some(), second >= 80, "at {second}");
     }
+}
+
+/// Goal: a node that hears messages with another secret, and no node with its own, is among
+/// strangers, until they are silent. A node that hears another one is not.
+#[test]
+fn who_hears_strangers_alone_is_told_so_until_they_are_silent() {
+    let mut peers = Peers::new("n1", 1, LEASE);
+    let mut among = |others: &[u64], stranger: bool, second| {
+        peers.hear(says("n1", 1, 10), at(second));
+        others.iter().for_each(|other| peers.hear(says("n2", *other, 10), at(second)));
+        if stranger {
+            peers.hear_stranger("not signed: why?", at(second));
+        }
+        let problem = peers.problem(at(0), at(second))?;
+        assert!(problem.text.contains("not signed: why?"), "{problem:?}");
+        Some(problem.is_among_strangers)
+    };
+    assert_eq!(among(&[], false, 0), None);
+    assert_eq!(among(&[], true, 1), Some(true));
+    assert_eq!(among(&[], false, 6), Some(true), "a message may be lost");
+    assert_eq!(among(&[], false, 7), None);
+    assert_eq!(among(&[2], true, 8), None, "another node has the same secret");
+    assert_eq!(among(&[], true, 37), None);
+    assert_eq!(among(&[], true, 38), Some(true), "it is gone");
 }
 
 #[test]
@@ -137,7 +163,7 @@ fn a_restarted_node_replaces_its_former_process_and_two_at_once_are_told() {
         assert_eq!(hear("n2", 4, second), (1, None), "restarted");
     }
     let (count, problem) = hear("n2", 9, 10);
-    let problem = problem.expect("both run");
+    let problem = problem.expect("both run").text;
     assert_eq!(count, 2);
     for part in ["\"n2\"", "http://n2:4280", "0000000000000009", "0000000000000004"] {
         assert!(problem.contains(part), "{problem}");
@@ -164,7 +190,7 @@ fn the_list_has_bounded_room_which_live_nodes_have_first() {
     let report = peers.report(says("n0", 0, 5), at(40));
     assert!(report.is_cut_off && report.nodes.len() == MAX_PEERS);
     assert_eq!(peers.live_synced(at(40)), None, "one is not known");
-    assert!(peers.problem(at(0), at(40)).unwrap().contains("more than 64 nodes"));
+    assert!(peers.problem(at(0), at(40)).unwrap().text.contains("more than 64 nodes"));
     // One goes silent, and makes room.
     (41..80).for_each(|second| hear(&mut peers, 0..MAX_PEERS - 1, second));
     hear(&mut peers, MAX_PEERS..MAX_PEERS + 1, 80);

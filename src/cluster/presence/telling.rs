@@ -118,6 +118,7 @@ impl MembersTask {
             tokio::select! {
                 heard = listener.next() => match heard {
                     None => return,
+                    Some(ListenedMessage::OfStranger(_counted)) => {}
                     // By the next pass, what was lost is known.
                     Some(ListenedMessage::Lost(lost)) => {
                         tracing::debug!(lost, "messages with members of other nodes were lost");

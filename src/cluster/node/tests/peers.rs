@@ -1,6 +1,7 @@
 //! Tests of how nodes know each other, and of trimming by what they know.
 
 use super::*;
+use crate::cluster::messages::MessageKind;
 use crate::cluster::nats::tests::nats_servers::{NatsOptions, NatsProgram, NatsServers};
 use crate::cluster::nats::tests::{open_fleet, run};
 
@@ -54,6 +55,41 @@ async fn nodes_know_how_the_others_are() {
         wait_for(|| node.node.status().borrow().peers_problem.is_none().then_some(())).await;
     }
     fleet.close().await;
+}
+
+/// Goal: a node whose secret is not that of the others does not begin to lead them, is not ready,
+/// and says why. It leads once it is alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_another_secret_than_the_others_does_not_begin_to_lead() {
+    for (own, other) in
+        [(Some("secret"), Some("another")), (Some("secret"), None), (None, Some("s"))]
+    {
+        let stream = SimulatedStream::new(1, faultless(), Arc::new(RuntimeClock::default()));
+        let stranger =
+            SignedMessages::new(Arc::new(stream.another_link()), "", other.map(Secret::from));
+        let telling = tokio::spawn(async move {
+            loop {
+                stranger.tell(MessageKind::Peers, "{}".into()).unwrap();
+                tokio::time::sleep(SHORT).await;
+            }
+        });
+        let lease = Duration::from_secs(1);
+        let config = NodeConfig { lease, secret: own.map(Secret::from), ..named(1) };
+        let link = Arc::new(stream.another_link());
+        let node = open_as(Arc::new(MemoryLog::default()), link, config).await.unwrap();
+        let status = node.node.status();
+        wait_for(|| status.borrow().is_among_strangers.then_some(())).await;
+        let reason = wait_for(|| node.node.view().check_ready().err()).await;
+        assert!(reason.contains("fleet.secret"), "{reason}");
+        let began = Instant::now();
+        wait_for(|| (began.elapsed() > lease * 3).then_some(())).await;
+        assert_eq!(status.borrow().announcements, 0);
+        telling.abort();
+        wait_for(|| node.leads().then_some(())).await;
+        wait_for(|| status.borrow().peers_problem.is_none().then_some(())).await;
+        node.node.view().check_ready().unwrap();
+        node.close().await;
+    }
 }
 
 /// Goal: the stream is trimmed below what all live nodes have synced, and not before it is known
