@@ -102,11 +102,11 @@ fn seen_in_words(seen: &Value) -> String {
     let number = |name: &str| seen[name].as_u64().unwrap_or(0);
     let heard = match seen["is_live"] == true {
         true => String::new(),
-        false => format!(", not heard for {} ms", number("heard_ms_ago")),
+        false => format!("not heard for {} ms, before that ", number("heard_ms_ago")),
     };
     let problem = seen["problem"].as_str().map(|it| format!(": {it}")).unwrap_or_default();
     format!(
-        "- {} at {}, version {}: {} in term {}, {} records behind{heard}{problem}",
+        "- {} at {}, version {}: {heard}{} in term {}, {} records behind{problem}",
         word("node"),
         word("address"),
         word("version"),
@@ -154,8 +154,8 @@ ready    yes
             "node": "n1", "address": "http://n1:4280", "version": "1.2.3", "role": "leading",
             "term": 3, "lag_records": 0, "is_live": false, "heard_ms_ago": 9, "problem": "a fault",
         }]);
-        let line = "- n1 at http://n1:4280, version 1.2.3: leading in term 3, 0 records behind, \
-            not heard for 9 ms: a fault\n";
+        let line = "- n1 at http://n1:4280, version 1.2.3: not heard for 9 ms, before that leading \
+            in term 3, 0 records behind: a fault\n";
         assert_eq!(in_words(&told), format!("{lines}{line}"));
         (told["leader"], told["not_ready"]) = (Value::Null, json!("it is behind"));
         (told["problem"], told["engine_problem"]) = (json!("a"), json!("b"));

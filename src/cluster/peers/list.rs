@@ -234,10 +234,13 @@ impl Peers {
         })
     }
 
-    /// Returns what is known of all nodes. This node is as it says itself.
+    /// Returns what is known of all nodes. This node is as it says itself. A process that is not
+    /// live is left out if a later one had its name.
     pub(super) fn report(&self, own: PeerStatus, now: Duration) -> PeerReport {
+        let is_listed =
+            |heard: &HeardPeer| self.is_live(heard, now) || self.later(heard).next().is_none();
         let others = self.heard.iter().filter(|(key, _)| **key != self.own);
-        let others = others.map(|(_, heard)| {
+        let others = others.filter(|(_, heard)| is_listed(heard)).map(|(_, heard)| {
             let silent = now.saturating_sub(heard.last);
             SeenPeer {
                 status: heard.status.clone(),

@@ -47,11 +47,14 @@ impl PeersTask {
             let mut next = clock.now();
             while self.hear_until(&mut listener, next, &*clock).await {
                 let own = self.watch.own();
-                if let Err(error) = self.messages.tell(MessageKind::Peers, own.encode()) {
-                    self.note(&error);
+                let told = self.messages.tell(MessageKind::Peers, own.encode());
+                if let Err(error) = &told {
+                    self.note(error);
                 }
+                // While the engine is away, that is the problem.
+                let is_away = matches!(told, Err(NotTold::Away(_)));
                 let problem = self.watch.peers().problem(began, clock.now());
-                (self.tell_problem)(problem);
+                (self.tell_problem)(problem.filter(|_| !is_away));
                 next = clock.now() + jittered();
             }
             clock.sleep_until(clock.now() + jittered()).await;

@@ -177,6 +177,20 @@ fn a_restarted_node_replaces_its_former_process_and_two_at_once_are_told() {
     assert!(hear("n1", 7, 44).1.is_some());
 }
 
+/// Goal: of a node that was restarted, the last process alone is listed, also when it is gone.
+#[test]
+fn a_former_process_is_not_listed_beside_the_later_one() {
+    let mut peers = Peers::new("n1", 1, LEASE);
+    peers.hear(says("n2", 9, 20), at(0));
+    peers.hear(says("n2", 4, 20), at(5));
+    for (second, is_live) in [(6, true), (60, false)] {
+        let nodes = peers.report(says("n1", 1, 10), at(second)).nodes;
+        let listed: Vec<_> = nodes.iter().filter(|seen| !seen.is_self).collect();
+        assert_eq!(listed.len(), 1, "at {second}");
+        assert_eq!((listed[0].status.incarnation, listed[0].is_live), (4, is_live));
+    }
+}
+
 #[test]
 fn the_list_has_bounded_room_which_live_nodes_have_first() {
     let mut peers = Peers::new("n0", 0, LEASE);
