@@ -63,7 +63,8 @@ impl ToldError {
             Error::AfterFailure => Self::AfterFailure,
             Error::ShuttingDown => Self::ShuttingDown,
             Error::DeadlineExceeded { limit_ms } => Self::DeadlineExceeded { limit_ms },
-            Error::NotLeading => Self::NotLeading,
+            // The reason is for the callers of the node that has it.
+            Error::NotLeading | Error::NoLeader(_) => Self::NotLeading,
             Error::LeaderLost(cause) => Self::LeaderLost { cause: told(&cause) },
             Error::DiskFull { free_bytes, needed_bytes } => {
                 Self::DiskFull { free_bytes, needed_bytes }

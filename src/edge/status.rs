@@ -115,7 +115,7 @@ pub(super) fn codes(error: &Error) -> Codes {
         Error::DiskFull { .. } => {
             retry(Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, "DISK_FULL", 30)
         }
-        Error::NotLeading => {
+        Error::NotLeading | Error::NoLeader(_) => {
             retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "NOT_LEADING", 1)
         }
         Error::NotCaughtUp { .. } => {

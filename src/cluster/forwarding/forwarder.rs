@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::link::LeaderLink;
+use super::link::{LeaderLink, NoLink};
 use super::messages;
 use super::pending::PendingCommands;
 use crate::broker::{Ack, ForwardQueue, Forwarded};
@@ -106,7 +106,7 @@ struct DoneCommand {
 }
 
 type LinkConnecting =
-    Pin<Box<dyn Future<Output = std::result::Result<Box<LeaderLink>, String>> + Send>>;
+    Pin<Box<dyn Future<Output = std::result::Result<Box<LeaderLink>, NoLink>> + Send>>;
 
 /// The task of a node that sends commands to the leader.
 pub(in crate::cluster) struct Forwarder {
@@ -117,6 +117,8 @@ pub(in crate::cluster) struct Forwarder {
     done: VecDeque<DoneCommand>,
     link: Option<Box<LeaderLink>>,
     connecting: Option<(FleetLeader, LinkConnecting)>,
+    /// Why the last attempt to connect to the present leader failed; `None` if it did not.
+    no_link: Option<NoLink>,
     /// No attempt to connect is made before.
     next_try: Instant,
     pause: Duration,
@@ -136,7 +138,7 @@ enum Happened {
     Taken(VecDeque<Forwarded>),
     Outcomes(Option<Vec<(u64, CommandOutcome)>>),
     Room(Option<mpsc::OwnedPermit<ForwardedCommands>>),
-    Connected(std::result::Result<Box<LeaderLink>, String>),
+    Connected(std::result::Result<Box<LeaderLink>, NoLink>),
     Ordered(Option<Order>),
     StatusChanged(bool),
     Time,
@@ -146,8 +148,7 @@ impl Drop for Forwarder {
     fn drop(&mut self) {
         self.answer_done(true);
         self.lose_link();
-        let unknown = self.pending.give_up_all();
-        self.count_unknown(unknown);
+        self.give_up_all();
         self.parts.queue.end();
     }
 }
@@ -164,6 +165,7 @@ impl Forwarder {
             done: VecDeque::new(),
             link: None,
             connecting: None,
+            no_link: None,
             next_try: Instant::now(),
             pause: FIRST_PAUSE,
             warning: Seldom::default(),
@@ -196,15 +198,9 @@ impl Forwarder {
                 Happened::Room(Some(room)) => self.send(room),
                 Happened::Connected(Ok(link)) => {
                     (self.connecting, self.link) = (None, Some(link));
+                    self.no_link = None;
                 }
-                Happened::Connected(Err(problem)) => {
-                    match self.warning.is_due(std::time::Instant::now()) {
-                        true => tracing::warn!(problem, "cannot reach the fleet's leader"),
-                        false => tracing::debug!(problem, "cannot reach the fleet's leader"),
-                    }
-                    self.connecting = None;
-                    self.try_later();
-                }
+                Happened::Connected(Err(no_link)) => self.take_failed_attempt(no_link),
                 Happened::Ordered(Some(Order::GiveBack(done))) => {
                     self.give_back();
                     let _role_is_gone = done.send(());
@@ -213,7 +209,8 @@ impl Forwarder {
                 Happened::Ordered(None) | Happened::StatusChanged(false) => break,
                 Happened::StatusChanged(true) => {}
                 Happened::Time => {
-                    let unknown = self.pending.give_up(Instant::now());
+                    let why = self.why_nobody_is_asked();
+                    let unknown = self.pending.give_up(Instant::now(), why.as_deref());
                     self.count_unknown(unknown);
                 }
             }
@@ -280,7 +277,60 @@ impl Forwarder {
         self.answer_done(false);
         self.look_who_leads();
         self.end_old_link();
+        if self.can_ask_nobody() {
+            self.give_up_all();
+        }
         self.connect();
+    }
+
+    /// Whether what is to be sent cannot be sent for long: waiting would be of no use to callers.
+    fn can_ask_nobody(&self) -> bool {
+        if self.link.is_some() || self.connecting.is_some() || self.pending.is_empty() {
+            return false;
+        }
+        let (is_stopped, is_among_strangers) = {
+            let status = self.parts.status.borrow();
+            (status.role == NodeRole::Stopped, status.is_among_strangers)
+        };
+        // The next attempt is for those who come later.
+        let has_failed = self.no_link.as_ref().is_some_and(|no_link| {
+            (is_stopped || no_link.is_refused) && Instant::now() < self.next_try
+        });
+        // Such nodes do not hear who leads.
+        has_failed || (is_stopped || is_among_strangers) && self.leader.is_none()
+    }
+
+    /// Returns why nobody can be asked, for people; `None` if there is just no leader.
+    fn why_nobody_is_asked(&self) -> Option<String> {
+        let status = self.parts.status.borrow();
+        if status.role == NodeRole::Stopped {
+            let problem = status.problem.as_deref().unwrap_or("it is closed");
+            return Some(format!("this node takes no part in its fleet: {problem}"));
+        }
+        if let Some(NoLink { problem, .. }) = &self.no_link {
+            return Some(format!("the leader cannot be reached: {problem}"));
+        }
+        let of_engine = || status.engine_problem.as_ref();
+        let problem = status.peers_problem.as_ref().filter(|_| status.is_among_strangers);
+        problem.or_else(of_engine).cloned()
+    }
+
+    /// Gives up all that is to be sent; there is no link.
+    fn give_up_all(&mut self) {
+        let why = self.why_nobody_is_asked();
+        let unknown = self.pending.give_up_all(why.as_deref());
+        self.count_unknown(unknown);
+    }
+
+    /// No link came to be: tries again later.
+    fn take_failed_attempt(&mut self, no_link: NoLink) {
+        let problem = &no_link.problem;
+        match self.warning.is_due(std::time::Instant::now()) {
+            true => tracing::warn!(problem, "cannot reach the fleet's leader"),
+            false => tracing::debug!(problem, "cannot reach the fleet's leader"),
+        }
+        (self.connecting, self.no_link) = (None, Some(no_link));
+        self.try_later();
     }
 
     /// Notes a new leader: the link to the former one ends.
@@ -293,7 +343,7 @@ impl Forwarder {
         if self.leader == leader {
             return;
         }
-        self.leader = leader;
+        (self.leader, self.no_link) = (leader, None);
         (self.next_try, self.pause) = (Instant::now(), FIRST_PAUSE);
         // What the former leader still has to say is waited for, for a while.
         if let Some(link) = &mut self.link {
@@ -326,8 +376,7 @@ impl Forwarder {
             return;
         };
         if leader.address.is_empty() {
-            let unknown = self.pending.give_up_all(); // It has told none: nobody can reach it.
-            return self.count_unknown(unknown);
+            return self.give_up_all(); // It has told none: nobody can reach it.
         }
         if Instant::now() < self.next_try {
             self.waits_until = Some(self.next_try);

@@ -18,6 +18,21 @@ const MAX_QUEUED_MESSAGES: usize = 4;
 /// The largest message of a node, in bytes: far above what a group may have.
 pub(super) const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
+/// Why there is no connection to a leader.
+#[derive(Debug)]
+pub(super) struct NoLink {
+    /// For people, with the leader's address.
+    pub(super) problem: String,
+    /// Whether the leader answers and refuses this node, so that trying again soon is of no use.
+    pub(super) is_refused: bool,
+}
+
+impl NoLink {
+    fn away(problem: String) -> Self {
+        Self { problem, is_refused: false }
+    }
+}
+
 /// A connection to a leader, with the commands that were sent over it and are not answered.
 pub(super) struct LeaderLink {
     /// Messages wait here for the connection.
@@ -35,7 +50,7 @@ impl LeaderLink {
     ///
     /// # Errors
     ///
-    /// Why that did not come to be within `wait`.
+    /// [`NoLink`]: that did not come to be within `wait`.
     ///
     /// # Cancel safety
     ///
@@ -44,22 +59,24 @@ impl LeaderLink {
         leader: FleetLeader,
         config: LinkConfig,
         wait: Duration,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, NoLink> {
         let address = leader.address.clone();
-        let told =
-            |status: tonic::Status| format!("{address}: {}", crate::error::with_causes(&status));
+        let told = |status: tonic::Status| NoLink {
+            is_refused: status.code() == tonic::Code::Unauthenticated,
+            problem: format!("{address}: {}", crate::error::with_causes(&status)),
+        };
         let connecting = async {
-            let channel = channel(&leader.address, &config, wait)?;
+            let channel = channel(&leader.address, &config, wait).map_err(NoLink::away)?;
             let client = ForwardingClient::new(channel);
             let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
             let (sends, sent) = mpsc::channel(MAX_QUEUED_MESSAGES);
             let request = with_proof(ReceiverStream::new(sent), &leader.address, &config);
             let mut outcomes = client.forward(request).await.map_err(told)?.into_inner();
             let first = outcomes.message().await.map_err(told)?;
-            first.ok_or_else(|| format!("{address} does not listen"))?;
+            first.ok_or_else(|| NoLink::away(format!("{address} does not listen")))?;
             Ok((sends, outcomes))
         };
-        let timed_out = |_| Err(format!("{address} does not answer within {wait:?}"));
+        let timed_out = |_| Err(NoLink::away(format!("{address} does not answer within {wait:?}")));
         let (sends, outcomes) =
             tokio::time::timeout(wait, connecting).await.unwrap_or_else(timed_out)?;
         let (next_number, is_ending) = (1, false);

@@ -19,11 +19,13 @@ pub(super) struct PendingCommand {
 }
 
 impl PendingCommand {
-    /// Returns the error for a command that is given up.
-    fn given_up(&self) -> Error {
-        match self.sent {
-            Some(_) => unknown("it did not answer in time, or the connection to it ended"),
-            None => Error::NotLeading,
+    /// Returns the error for a command that is given up. `why` nobody could be asked is for one that
+    /// is still to be sent.
+    fn given_up(&self, why: Option<&str>) -> Error {
+        match (self.sent, why) {
+            (Some(_), _) => unknown("it did not answer in time, or the connection to it ended"),
+            (None, Some(why)) => Error::NoLeader(std::io::Error::other(why).into()),
+            (None, None) => Error::NotLeading,
         }
     }
 }
@@ -122,7 +124,7 @@ impl PendingCommands {
                 self.send_again(place, true);
                 again += 1;
             } else {
-                lost += self.give_up_one(place);
+                lost += self.give_up_one(place, None);
             }
         }
         (again, lost)
@@ -134,8 +136,8 @@ impl PendingCommands {
         self.remove(place).map_or(0, |pending| u64::from(pending.command.refuse(error)))
     }
 
-    fn give_up_one(&mut self, place: u64) -> u64 {
-        let error = self.commands.get(&place).map(PendingCommand::given_up);
+    fn give_up_one(&mut self, place: u64, why: Option<&str>) -> u64 {
+        let error = self.commands.get(&place).map(|pending| pending.given_up(why));
         error.map_or(0, |error| self.refuse(place, error))
     }
 
@@ -147,24 +149,24 @@ impl PendingCommands {
     }
 
     /// Gives up all commands. None of them was sent over a link that is still there. Returns how
-    /// many callers are told that nobody knows.
-    pub(super) fn give_up_all(&mut self) -> u64 {
+    /// many callers are told that nobody knows; the others are told `why`.
+    pub(super) fn give_up_all(&mut self, why: Option<&str>) -> u64 {
         let mut unknown = 0;
         while let Some((&place, _)) = self.commands.first_key_value() {
-            unknown += self.give_up_one(place);
+            unknown += self.give_up_one(place, why);
         }
         unknown
     }
 
     /// Gives up the commands whose time is over. Returns how many callers are told that nobody
-    /// knows.
-    pub(super) fn give_up(&mut self, now: Instant) -> u64 {
+    /// knows; the others are told `why`.
+    pub(super) fn give_up(&mut self, now: Instant, why: Option<&str>) -> u64 {
         let mut unknown = 0;
         // All wait for the same time, so the oldest are the first.
         while let Some((&place, first)) = self.commands.first_key_value()
             && first.deadline <= now
         {
-            unknown += self.give_up_one(place);
+            unknown += self.give_up_one(place, why);
         }
         unknown
     }
@@ -210,7 +212,7 @@ mod tests {
                 pending.next_sent(0).unwrap();
                 assert_eq!(pending.link_lost(), (1, 0));
             }
-            assert_eq!(pending.give_up(now), u64::from(is_sent));
+            assert_eq!(pending.give_up(now, None), u64::from(is_sent));
             let error = publishing.await.unwrap().unwrap_err();
             assert_eq!(error.outcome_unknown(), is_sent, "{error}");
         }

@@ -90,6 +90,7 @@ mod tests {
             (Error::ShuttingDown, Code::Unavailable, 503, Some(2)),
             (Error::NoRuntime, Code::Internal, 500, None),
             (Error::NotLeading, Code::Unavailable, 503, Some(1)),
+            (Error::NoLeader(cause.clone()), Code::Unavailable, 503, Some(1)),
             (Error::NotCaughtUp { waited_ms: 5 }, Code::Unavailable, 503, Some(1)),
             (Error::LeaderLost(cause.clone()), Code::Unknown, 504, None),
             (Error::NotWritten(cause.clone()), Code::Unavailable, 503, Some(2)),

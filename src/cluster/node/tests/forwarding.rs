@@ -191,9 +191,24 @@ async fn who_does_not_know_the_secret_is_refused() {
     fleet.take(stranger).close().await;
     fleet.secret = "another".into();
     fleet.start(stranger).await;
-    let refused = publish(&fleet.node(stranger).broker, "a", "1").await.unwrap_err();
-    assert!(matches!(refused, Error::NotLeading), "{refused}");
-    assert!(fleet.node(leader).broker.topic(&name("a")).is_err());
+    let broker = fleet.node(stranger).broker.clone();
+    let status = fleet.node(stranger).node.status();
+    let is_refused = async |wanted: &str| {
+        let began = Instant::now();
+        let refused = publish(&broker, "a", "1").await.unwrap_err();
+        assert!(began.elapsed() < FORWARDING_PATIENCE, "not at once: {:?}", began.elapsed());
+        let Error::NoLeader(why) = refused else { panic!("{refused}") };
+        assert!(why.to_string().contains(wanted), "{why}");
+    };
+    wait_for(|| status.borrow().is_among_strangers.then_some(())).await;
+    is_refused("fleet.secret").await;
+    // The next leader is known from the stream, and refuses the stranger.
+    fleet.take(leader).close().await;
+    wait_for(|| status.borrow().leader.clone()).await;
+    is_refused("the secret of the fleet is another one").await;
+    is_refused("the secret of the fleet is another one").await;
+    let other = 3 - leader - stranger;
+    assert!(fleet.node(other).broker.topic(&name("a")).is_err());
     fleet.close().await;
 }
 
