@@ -49,9 +49,9 @@ async fn open(
     config: &Config,
     state: &watch::Sender<JoiningState>,
 ) -> CliResult<(Broker, FleetNode)> {
+    let node = config.fleet.node_config()?; // A file that is missing is told before NATS is asked.
     let stream = AwaitedNatsStream::open(config.fleet.nats_config()?, &config.fleet.name).await;
     let stream = stream.map_err(of_stream)?;
-    let node = config.fleet.node_config()?;
     let (directory, open_config) = (&config.data_dir, config.open_config());
     let opened = open_in(directory, Arc::new(stream), node, &open_config, state).await;
     opened.map_err(|error| match error {

@@ -12,7 +12,7 @@ use http::StatusCode;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::cluster::{FleetLeader, JoiningState};
+use crate::cluster::{FleetLeader, JoiningState, JoiningStep};
 use crate::edge::fleet::{
     FleetState, NodeOfFleet, ShownForwards, ShownNode, ShownRelays, ShownRole,
 };
@@ -38,6 +38,10 @@ impl NodeOfFleet for JoiningNode {
     fn state(&self) -> FleetState {
         let state = self.state.borrow().clone();
         let FleetLeader { node, address, .. } = self.node.clone();
+        let engine_problem = match &state.step {
+            JoiningStep::Waiting { engine_problem } => Some(engine_problem.clone()),
+            _ => None,
+        };
         FleetState {
             fleet: self.fleet.clone(),
             node: ShownNode { node, address },
@@ -59,7 +63,7 @@ impl NodeOfFleet for JoiningNode {
             members_elsewhere: 0,
             members_cut: 0,
             problem: state.problem.clone(),
-            engine_problem: None,
+            engine_problem,
             damage: None,
             repaired: None,
             searched: None,

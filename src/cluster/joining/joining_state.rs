@@ -9,9 +9,14 @@ use serde::Serialize;
 #[serde(tag = "step", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum JoiningStep {
-    /// It opens its log.
+    /// It opens its log, or asks for the stream of its fleet for the first time.
     #[default]
     Opening,
+    /// It waits until the engine of the fleet answers: its log is empty.
+    Waiting {
+        /// Why the engine does not answer.
+        engine_problem: String,
+    },
     /// It waits for a peer that it can load a backup from.
     Choosing,
     /// It loads the backup of a peer.
@@ -57,7 +62,10 @@ impl fmt::Display for JoiningStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Opening => {
-                f.write_str("this node opens its log, or waits for the stream of its fleet")
+                f.write_str("this node opens its log, or asks for the stream of its fleet")
+            }
+            Self::Waiting { engine_problem } => {
+                write!(f, "this node waits for the stream of its fleet: {engine_problem}")
             }
             Self::Choosing => {
                 f.write_str("this node waits for another one that it can load a backup from")

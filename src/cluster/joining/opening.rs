@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use super::super::links::LinkConfig;
 use super::super::node::{self, FleetEngine, FleetNode, NodeConfig, NodeOpenError};
 use super::super::status::NodeRole;
-use super::super::stream::StreamSequence;
+use super::super::stream::{StreamError, StreamSequence};
 use super::damage::{ExaminedLog, LogDamage, damage_of, examine, misfit};
 use super::joining_state::{JoiningState, JoiningStep};
 use super::wanted::WantedBackup;
@@ -175,6 +175,9 @@ impl Opening<'_> {
             blocking(move || drop(log)).await?;
             return Ok(OpenedLog::Damaged(damage));
         }
+        if applied.is_none() {
+            self.wait_for_engine().await;
+        }
         let (engine, config) = (self.engine.clone(), self.config.clone());
         let (broker, mut node) = match node::open(Arc::new(log), engine, config, self.open).await {
             Ok(opened) => opened,
@@ -191,6 +194,15 @@ impl Opening<'_> {
             given_up.map(|(why, problem)| format!("{why}; it could not be repaired: {problem}"));
         self.prepare_repair(&mut node, damage.as_deref()).await?;
         Ok(OpenedLog::Node(broker, Box::new(node)))
+    }
+
+    /// Waits until the engine answers, without which an empty log cannot be opened, and shows why it
+    /// does not.
+    async fn wait_for_engine(&self) {
+        while let Err(StreamError::Away(engine_problem)) = self.engine.tail().await {
+            self.show(JoiningStep::Waiting { engine_problem });
+            tokio::time::sleep(self.config.lease / 10).await;
+        }
     }
 
     /// Opens the log. Returns the record from which on it serves, if that is not applied yet.

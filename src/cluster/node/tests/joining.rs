@@ -50,6 +50,29 @@ pub(super) async fn giver(number: usize, stream: &SimulatedStream, disk: &TestDi
     Giver { node, server }
 }
 
+/// Goal: a node with an empty log that the engine does not answer says so, and opens once it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_for_the_engine_says_why() {
+    let link = Arc::new(begun_stream().another_link());
+    link.cut(PATIENCE);
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let state = watch::Sender::new(JoiningState::default());
+    let engine = link.clone();
+    let mut watched = state.subscribe();
+    let opening = tokio::spawn(async move {
+        open_in(&data, engine, config(7, SECRET), &OpenConfig::default(), &state).await
+    });
+    let waits = |state: &JoiningState| matches!(state.step, JoiningStep::Waiting { .. });
+    let said = watched.wait_for(waits).await.unwrap().to_string();
+    let problem = link.tail().await.unwrap_err();
+    assert!(problem.to_string().ends_with(said.rsplit(": ").next().unwrap()), "{said}");
+    link.cut(Duration::ZERO);
+    let (_broker, node) = opening.await.unwrap().unwrap();
+    wait_for(|| node.view().check_ready().is_ok().then_some(())).await;
+    node.close().await;
+}
+
 /// Opens a node in a directory, with a backup if it needs one.
 pub(super) async fn join(
     directory: &Path,
