@@ -46,6 +46,7 @@ impl ClusterCheck {
             let problem = "fleet.servers is empty: name the servers of NATS (--fleet)";
             return Err(CliError::new(ExitReason::Refused, problem));
         }
+        let _secret_and_certificates_are_there = config.fleet.node_config()?;
         let stream = NatsStream::open(&config.fleet.nats_config()?, &config.fleet.name).await;
         let stream = stream.map_err(of_stream)?;
         let mut output = std::io::stdout().lock();

@@ -175,12 +175,14 @@ fn replicas(info: &StreamInfo, findings: &mut Vec<EngineFinding>) {
     };
     let count = info.config.num_replicas.max(1);
     if count < 3 {
+        let cause = if info.cluster.is_none() { ": its server is in no cluster" } else { "" };
         find(
             FindingKind::Replicas,
             Unsafe,
-            format!("the stream has {count} of at least 3 replicas"),
-            "while a server with a replica is away nothing can be published, and what its disk \
-             loses is lost. Use three servers, and set the stream's num_replicas to 3",
+            format!("the stream {} has {count} of at least 3 replicas{cause}", info.config.name),
+            "acknowledged means that it has as many. While a server with a replica is away nothing \
+             can be published, and what its disk loses is lost. Use three servers in a cluster of \
+             NATS, and give the stream three replicas: nats stream edit NAME --replicas 3",
         );
     }
     if info.config.storage != "file" {
@@ -238,8 +240,8 @@ fn version(version: &str, replicas: u64, findings: &mut Vec<EngineFinding>) {
         Note,
         "whether the servers sync before they acknowledge cannot be seen from here".to_owned(),
         "without jetstream { sync_interval: always } on each server, acknowledged events of up to \
-         two minutes are lost if most of the servers lose power together. Look at sync_always in \
-         the answer of their monitoring port to /varz",
+         two minutes are lost if most of the servers lose power together. Look at their configuration, or \
+         at sync_always in what their monitoring port answers to /varz",
     );
     if known < SYNCS_COMPACTED {
         find(
