@@ -386,7 +386,7 @@ mod tests {
             (true, after(true, &parts[0]), "it is part 1 of a group, where part 2 belongs"),
             (true, after(true, &heartbeat), "the rest of a group is missing"),
             (true, after(true, &RecordBody::Skipped), "the rest of a group is missing"),
-            (false, Bytes::from_static(b"of somebody else"), "it is cut"),
+            (false, Bytes::from_static(b"of somebody else"), "it is too short to be a record"),
         ];
         for (with_part, record, problem) in cases {
             let mut pair = begun(with_part);

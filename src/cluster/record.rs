@@ -217,7 +217,7 @@ pub(super) fn decode(record: &Bytes) -> Result<StreamRecord, RecordProblem> {
         let problem = format!("it has {} bytes; {MAX_RECORD_BYTES} is the most", record.len());
         return Err(problem.into());
     }
-    let cut = || RecordProblem::from("it is cut");
+    let cut = || RecordProblem::from("it is too short to be a record");
     let (head, _) = record.split_first_chunk::<HEAD_BYTES>().ok_or_else(cut)?;
     let crc = u32_at(head, 0);
     if crc != crc32fast::hash(&record[4..]) {

@@ -170,10 +170,11 @@ impl FleetView {
         };
         // The last node that serves is better than none.
         if let Some(damage) = damage.filter(|_| self.others_serve()) {
-            return Err(format!(
-                "this node's log is damaged: {damage}; its next start loads a backup of another \
-                 node{kept}"
-            ));
+            let repair = match self.has_secret() {
+                true => "its next start loads a backup of another node",
+                false => "without fleet.secret no other node gives it a backup",
+            };
+            return Err(format!("this node's log is damaged: {damage}; {repair}{kept}"));
         }
         match self.retiring.is_cancelled() {
             true => Err("this node is leaving its fleet: it is being stopped".to_owned()),

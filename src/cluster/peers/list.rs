@@ -225,7 +225,8 @@ impl Peers {
         if !self.passes(now) && now > began + self.period * MAX_MISSED {
             return Some(
                 "messages between nodes do not pass: not even this node hears itself; see that \
-                 the account in NATS may publish and subscribe to leftoff.fleet.NAME.>"
+                 the account in NATS may publish and subscribe to leftoff.fleet.NAME.>, where NAME \
+                 is fleet.name"
                     .to_owned(),
             );
         }

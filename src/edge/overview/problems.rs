@@ -165,10 +165,14 @@ fn of_fleet(fleet: &dyn NodeOfFleet) -> Option<(&'static str, Severity, String)>
         return Some(("fleet_stopped", Severity::Error, text));
     }
     if let Some(damage) = state.damage {
-        let text = format!(
-            "The log of this node is damaged: {damage}. Its process ends once another node can \
-             help, and its next start loads a backup of that node."
-        );
+        let repair = match fleet.has_secret() {
+            true => {
+                "Its process ends once another node can help, and its next start loads a backup \
+                 of that node."
+            }
+            false => "Without fleet.secret no other node gives it a backup.",
+        };
+        let text = format!("The log of this node is damaged: {damage}. {repair}");
         return Some(("fleet_damaged", Severity::Error, text));
     }
     if let Some(problem) = state.engine_problem {
