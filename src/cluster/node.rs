@@ -49,7 +49,7 @@ use super::writer::{StreamWriter, WriterConfig};
 use crate::broker::{Broker, FollowerConfig, ForwardQueue, Leadership, OpenConfig};
 use crate::cursor::Epoch;
 use crate::error::{Error, Result};
-use crate::log::{Group, Log};
+use crate::log::{Applied, Group, Log};
 use crate::secret::Secret;
 
 /// The time after which a log's place is moved over records that change no log.
@@ -317,8 +317,11 @@ async fn open_with(
     let max_wait = lease * 10;
     let follower = FollowerConfig { elsewhere: Some(queue.clone()), max_wait };
     let broker = Broker::following(log.clone(), open, follower)?;
-    let applied = StreamSequence::new(applied.map_or(0, |applied| applied.stream));
-    let status = NodeStatus { applied, reached: applied, ..NodeStatus::default() };
+    let mut status = NodeStatus::default();
+    if let Some(Applied { stream, term, .. }) = applied {
+        status.move_to(StreamSequence::new(stream));
+        status.term = term;
+    }
     let (status, watched) = watch::channel(status);
     let status = Arc::new(status);
     let (upkeep, keeping) = NodeUpkeep::new(UpkeepParts {

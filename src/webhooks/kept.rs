@@ -503,25 +503,34 @@ impl WebhooksParts {
         record: Option<WebhookRecord>,
         happening: Happening,
     ) -> Result<()> {
-        let event = match &record {
-            Some(record) => NewEvent::json(record)?.with_key(name.as_str()).with_type(EVENT_TYPE),
-            None => NewEvent::tombstone(name.as_str()),
-        };
-        // A broker without webhooks has none of these topics.
-        own_topics::open(&self.broker, TOPIC, own_topics::keyed()).await?;
+        let stored = event_of(name, record.as_ref())?;
         telling::open(&self.broker).await?;
         let told = Publish::one(self.status_topic.clone(), happening.event(name)?);
-        let stored = Publish::one(self.topic.clone(), event);
-        if self.broker.is_alone() {
-            self.broker.publish_own(vec![stored, told]).await?;
-            self.apply(name, record.map(Arc::new));
-            return Ok(());
+        if !self.broker.is_alone() {
+            return self.store_expecting(stored, Some(told)).await;
         }
-        // Refused if another node has changed a webhook meanwhile. It is applied as it is read.
-        let stored = stored.expecting(self.decided_on.load(Ordering::SeqCst));
-        let acks = self.broker.publish_own(vec![stored, told]).await?;
-        let stored = acks.first().map_or(0, |ack| ack.last().sequence.get());
-        self.read_to(stored).await
+        // A broker without webhooks has no topic of them.
+        own_topics::open(&self.broker, TOPIC, own_topics::keyed()).await?;
+        let stored = Publish::one(self.topic.clone(), stored);
+        self.broker.publish_own(vec![stored, told]).await?;
+        self.apply(name, record.map(Arc::new));
+        Ok(())
+    }
+
+    /// Stores an event of a webhook at a node of a fleet, and what is told of it, and waits until it
+    /// is read, with which it holds here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnexpectedSequence`]: another node has changed a webhook meanwhile. As
+    /// [`Broker::publish`].
+    async fn store_expecting(&self, stored: NewEvent, told: Option<Publish>) -> Result<()> {
+        own_topics::open(&self.broker, TOPIC, own_topics::keyed()).await?;
+        let stored = Publish::one(self.topic.clone(), stored)
+            .expecting(self.decided_on.load(Ordering::SeqCst));
+        let publishes = std::iter::once(stored).chain(told).collect();
+        let acks = self.broker.publish_own(publishes).await?;
+        self.read_to(acks.first().map_or(0, |ack| ack.last().sequence.get())).await
     }
 
     /// Stores a webhook as it is once more, or that there is none of this name: what another node
@@ -534,17 +543,8 @@ impl WebhooksParts {
         if self.broker.is_alone() {
             return Ok(());
         }
-        let event = match self.hook(name) {
-            Ok((record, _)) => {
-                NewEvent::json(&*record)?.with_key(name.as_str()).with_type(EVENT_TYPE)
-            }
-            Err(_) => NewEvent::tombstone(name.as_str()),
-        };
-        own_topics::open(&self.broker, TOPIC, own_topics::keyed()).await?;
-        let stored = Publish::one(self.topic.clone(), event);
-        let stored = stored.expecting(self.decided_on.load(Ordering::SeqCst));
-        let acks = self.broker.publish_own(vec![stored]).await?;
-        self.read_to(acks.first().map_or(0, |ack| ack.last().sequence.get())).await
+        let record = self.hook(name).ok().map(|(record, _)| record);
+        self.store_expecting(event_of(name, record.as_deref())?, None).await
     }
 
     /// Makes a webhook what is stored of it.
@@ -565,6 +565,14 @@ impl WebhooksParts {
         let task = if sends { (self.start)(parts) } else { None };
         hooks.insert(name.clone(), Hook { record, state, task });
     }
+}
+
+/// Returns the event that stores a webhook, or that there is none of this name.
+fn event_of(name: &WebhookName, record: Option<&WebhookRecord>) -> Result<NewEvent> {
+    Ok(match record {
+        Some(record) => NewEvent::json(record)?.with_key(name.as_str()).with_type(EVENT_TYPE),
+        None => NewEvent::tombstone(name.as_str()),
+    })
 }
 
 /// Returns the consumer of a webhook.
