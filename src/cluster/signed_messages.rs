@@ -140,11 +140,14 @@ impl FleetMessages for SignedMessages {
                     Ok(body) => return Some(ListenedMessage::Message(body)),
                     Err(refusal) => refusal,
                 };
-                let (Refusal::OfStranger(problem) | Refusal::NotNew(problem)) = refusal;
+                let (MessageRefusal::OfStranger(problem) | MessageRefusal::NotNew(problem)) =
+                    refusal;
                 refused.note(kind, problem);
                 match refusal {
-                    Refusal::OfStranger(problem) => Some(ListenedMessage::OfStranger(problem)),
-                    Refusal::NotNew(_) => None,
+                    MessageRefusal::OfStranger(problem) => {
+                        Some(ListenedMessage::OfStranger(problem))
+                    }
+                    MessageRefusal::NotNew(_) => None,
                 }
             })))
         })
@@ -153,7 +156,7 @@ impl FleetMessages for SignedMessages {
 
 /// Why a message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+enum MessageRefusal {
     /// Its sender does not have the secret of this node, or only one of the two has any.
     OfStranger(&'static str),
     /// It may be a repeat.
@@ -165,9 +168,9 @@ enum Refusal {
 /// # Errors
 ///
 /// It is signed, so it would not be understood.
-fn unsigned(message: Bytes) -> Result<Bytes, Refusal> {
+fn unsigned(message: Bytes) -> Result<Bytes, MessageRefusal> {
     match message.first() {
-        Some(&FORM) => Err(Refusal::OfStranger("signed: is fleet.secret set on all nodes?")),
+        Some(&FORM) => Err(MessageRefusal::OfStranger("signed: is fleet.secret set on all nodes?")),
         _ => Ok(message),
     }
 }
@@ -208,8 +211,8 @@ impl Signing {
         kind: MessageKind,
         mut message: Bytes,
         heard: &mut HeardSenders,
-    ) -> Result<Bytes, Refusal> {
-        use Refusal::{NotNew, OfStranger};
+    ) -> Result<Bytes, MessageRefusal> {
+        use MessageRefusal::{NotNew, OfStranger};
         if message.first() != Some(&FORM) || message.len() < HEADER_BYTES {
             return Err(OfStranger("not signed: is fleet.secret set on all nodes?"));
         }

@@ -301,6 +301,9 @@ impl ServerBuilder {
         self.config.validate(self.broker.limits())?;
         self.access.validate()?;
         self.rates.validate()?;
+        // Other nodes of a fleet call this one by the name that it advertises.
+        let advertised = self.edge.fleet().and_then(|node| host_of(&node.state().node.address));
+        self.access.allowed_hosts.extend(advertised);
         if self.access.mode == AccessMode::Required {
             self.control().await?;
         }
@@ -454,6 +457,11 @@ impl ServerBuilder {
         let mended = MapResponseLayer::new(grpc::mend);
         routes.layer((paced, mended, origins::only_grpc()))
     }
+}
+
+/// Returns the host of a URL, without its port.
+fn host_of(url: &str) -> Option<String> {
+    url.parse::<axum::http::Uri>().ok()?.host().map(str::to_owned)
 }
 
 /// Returns whether these parts have operations of access control.

@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::attempts::ConnectAttempts;
 use super::link::{LeaderLink, NoLink};
 use super::messages;
 use super::pending::PendingCommands;
@@ -28,7 +29,6 @@ use crate::broker::{Ack, ForwardQueue, Forwarded};
 use crate::cluster::links::LinkConfig;
 use crate::cluster::proto::{CommandOutcome, ForwardedCommand, ForwardedCommands};
 use crate::cluster::record::FleetLeader;
-use crate::cluster::seldom::Seldom;
 use crate::cluster::status::{NodeRole, NodeStatus};
 use crate::cluster::stream::StreamSequence;
 use crate::error::Error;
@@ -36,10 +36,6 @@ use crate::error::Error;
 /// The most bytes of events, and the most commands, of one message, unless one command has more.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
 const MAX_MESSAGE_COMMANDS: usize = 1_024;
-
-/// The pauses between attempts to connect.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a forwarder needs.
 pub(in crate::cluster) struct ForwarderParts {
@@ -117,13 +113,7 @@ pub(in crate::cluster) struct Forwarder {
     done: VecDeque<DoneCommand>,
     link: Option<Box<LeaderLink>>,
     connecting: Option<(FleetLeader, LinkConnecting)>,
-    /// Why the last attempt to connect to the present leader failed; `None` if it did not.
-    no_link: Option<NoLink>,
-    /// No attempt to connect is made before.
-    next_try: Instant,
-    pause: Duration,
-    /// A leader that cannot be reached is told seldom.
-    warning: Seldom,
+    attempts: ConnectAttempts,
     /// When a link to a former leader is given up.
     gives_up_link: Option<Instant>,
     /// When the next attempt is due, if there is a leader to connect to.
@@ -165,10 +155,7 @@ impl Forwarder {
             done: VecDeque::new(),
             link: None,
             connecting: None,
-            no_link: None,
-            next_try: Instant::now(),
-            pause: FIRST_PAUSE,
-            warning: Seldom::default(),
+            attempts: ConnectAttempts::new(),
             gives_up_link: None,
             waits_until: None,
             leader: None,
@@ -198,9 +185,12 @@ impl Forwarder {
                 Happened::Room(Some(room)) => self.send(room),
                 Happened::Connected(Ok(link)) => {
                     (self.connecting, self.link) = (None, Some(link));
-                    self.no_link = None;
+                    self.attempts.take_success();
                 }
-                Happened::Connected(Err(no_link)) => self.take_failed_attempt(no_link),
+                Happened::Connected(Err(no_link)) => {
+                    self.connecting = None;
+                    self.attempts.take_failure(no_link);
+                }
                 Happened::Ordered(Some(Order::GiveBack(done))) => {
                     self.give_back();
                     let _role_is_gone = done.send(());
@@ -288,31 +278,12 @@ impl Forwarder {
         if self.link.is_some() || self.connecting.is_some() || self.pending.is_empty() {
             return false;
         }
-        let (is_stopped, is_among_strangers) = {
-            let status = self.parts.status.borrow();
-            (status.role == NodeRole::Stopped, status.is_among_strangers)
-        };
-        // The next attempt is for those who come later.
-        let has_failed = self.no_link.as_ref().is_some_and(|no_link| {
-            (is_stopped || no_link.is_refused) && Instant::now() < self.next_try
-        });
-        // Such nodes do not hear who leads.
-        has_failed || (is_stopped || is_among_strangers) && self.leader.is_none()
+        self.attempts.are_in_vain(&self.parts.status.borrow(), self.leader.is_some())
     }
 
     /// Returns why nobody can be asked, for people; `None` if there is just no leader.
     fn why_nobody_is_asked(&self) -> Option<String> {
-        let status = self.parts.status.borrow();
-        if status.role == NodeRole::Stopped {
-            let problem = status.problem.as_deref().unwrap_or("it is closed");
-            return Some(format!("this node takes no part in its fleet: {problem}"));
-        }
-        if let Some(NoLink { problem, .. }) = &self.no_link {
-            return Some(format!("the leader cannot be reached: {problem}"));
-        }
-        let of_engine = || status.engine_problem.as_ref();
-        let problem = status.peers_problem.as_ref().filter(|_| status.is_among_strangers);
-        problem.or_else(of_engine).cloned()
+        self.attempts.why_nobody_is_asked(&self.parts.status.borrow())
     }
 
     /// Gives up all that is to be sent; there is no link.
@@ -320,17 +291,6 @@ impl Forwarder {
         let why = self.why_nobody_is_asked();
         let unknown = self.pending.give_up_all(why.as_deref());
         self.count_unknown(unknown);
-    }
-
-    /// No link came to be: tries again later.
-    fn take_failed_attempt(&mut self, no_link: NoLink) {
-        let problem = &no_link.problem;
-        match self.warning.is_due(std::time::Instant::now()) {
-            true => tracing::warn!(problem, "cannot reach the fleet's leader"),
-            false => tracing::debug!(problem, "cannot reach the fleet's leader"),
-        }
-        (self.connecting, self.no_link) = (None, Some(no_link));
-        self.try_later();
     }
 
     /// Notes a new leader: the link to the former one ends.
@@ -343,8 +303,8 @@ impl Forwarder {
         if self.leader == leader {
             return;
         }
-        (self.leader, self.no_link) = (leader, None);
-        (self.next_try, self.pause) = (Instant::now(), FIRST_PAUSE);
+        self.leader = leader;
+        self.attempts.begin_anew();
         // What the former leader still has to say is waited for, for a while.
         if let Some(link) = &mut self.link {
             link.is_ending = true;
@@ -360,7 +320,7 @@ impl Forwarder {
         if self.link.as_ref().is_some_and(|link| link.is_ending && !link.has_sent()) {
             // All is answered: what is to be repeated is sent over another one.
             (self.link, self.gives_up_link) = (None, None);
-            self.try_later();
+            self.attempts.wait();
         }
     }
 
@@ -378,19 +338,14 @@ impl Forwarder {
         if leader.address.is_empty() {
             return self.give_up_all(); // It has told none: nobody can reach it.
         }
-        if Instant::now() < self.next_try {
-            self.waits_until = Some(self.next_try);
+        if Instant::now() < self.attempts.next {
+            self.waits_until = Some(self.attempts.next);
         } else {
             let wait = self.parts.lease.max(Duration::from_secs(1));
             let connecting = LeaderLink::connect(leader.clone(), self.parts.links.clone(), wait);
             let connecting = async { connecting.await.map(Box::new) };
             self.connecting = Some((leader, Box::pin(connecting)));
         }
-    }
-
-    fn try_later(&mut self) {
-        self.next_try = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
     fn lose_link(&mut self) {
@@ -440,7 +395,7 @@ impl Forwarder {
         let took = pending.sent.map(|sent| sent.elapsed()).unwrap_or_default();
         match messages::read_outcome(outcome) {
             Ok(acks) => {
-                self.pause = FIRST_PAUSE;
+                self.attempts.shorten_pause();
                 self.counts.answered.fetch_add(1, Ordering::Relaxed);
                 self.counts.micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
                 let Some(pending) = self.pending.remove(place) else { return };

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! forwarder.rs  pending.rs   what was asked for here, until it is answered, whoever leads
-//! link.rs                    one connection to the leader
+//! link.rs  attempts.rs       one connection to the leader, and the attempts until there is one
 //! service.rs  handing_in.rs  the leader's end
 //! asking.rs                  questions to the leader, besides, and to others
 //! messages.rs  failures.rs   the form of commands, outcomes and errors between nodes
@@ -25,6 +25,7 @@
 //! the next leader recognises what is stored. Any other caller is told that nobody knows.
 
 mod asking;
+mod attempts;
 mod failures;
 mod forwarder;
 mod handing_in;

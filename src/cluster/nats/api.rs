@@ -245,6 +245,10 @@ pub(super) struct StreamState {
 /// Where a stream's replicas are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct StreamCluster {
+    /// Empty for a server that is in no cluster: NATS 2.10 and newer then tell a leader all the
+    /// same.
+    #[serde(default)]
+    pub(super) name: String,
     #[serde(default)]
     pub(super) leader: String,
     /// Those besides the leader.

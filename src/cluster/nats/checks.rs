@@ -175,7 +175,8 @@ fn replicas(info: &StreamInfo, findings: &mut Vec<EngineFinding>) {
     };
     let count = info.config.num_replicas.max(1);
     if count < 3 {
-        let cause = if info.cluster.is_none() { ": its server is in no cluster" } else { "" };
+        let is_clustered = info.cluster.as_ref().is_some_and(|cluster| !cluster.name.is_empty());
+        let cause = if is_clustered { "" } else { " (its server is in no cluster)" };
         find(
             FindingKind::Replicas,
             Unsafe,

@@ -106,8 +106,10 @@ async fn says_that_it_stopped(node: SocketAddr, problem: &str) {
 async fn all_nodes_stop_at_a_foreign_record_and_say_so_and_lose_nothing() {
     let again: fn(Bytes) -> Bytes = |last| last;
     let garbage: fn(Bytes) -> Bytes = |_| Bytes::from_static(b"hello");
-    for (made, why) in [(again, "it does not follow the record before it"), (garbage, "it is cut")]
-    {
+    for (made, why) in [
+        (again, "it does not follow the record before it"),
+        (garbage, "it is too short to be a record"),
+    ] {
         let secret = ["--set", "fleet.secret=a-secret-of-sixteen"];
         let Some(mut fleet) = SmallFleet::start(&secret).await else { return };
         let at = fleet.addresses.clone();

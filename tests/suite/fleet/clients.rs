@@ -1,25 +1,61 @@
 //! Clients of the nodes of a fleet, as any node shows them: who is present, and who is connected.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::Value;
 
+use super::faults::clients::call;
 use super::nats_servers::{NatsOptions, NatsProgram, NatsServers};
-use crate::common::{Process, Sse, get, lasting_address, send, soon, to};
+use super::small_fleet::ANSWER_TIMEOUT;
+use crate::common::{Process, Sse, get, lasting_address, leftoff, send, soon, to};
 
-fn start(servers: &NatsServers, name: &str, directory: &Path) -> Process {
-    let address = lasting_address();
-    let (fleet, url) = (servers.urls().join(","), format!("http://{address}"));
+/// Returns the arguments of a node that others are to reach at `url`.
+fn arguments(servers: &NatsServers, name: &str, url: &str) -> Vec<String> {
+    let fleet = servers.urls().join(",");
     let arguments = [
         ["--fleet", &fleet],
         ["--fleet-name", "orders"],
         ["--node", name],
-        ["--advertise", &url],
+        ["--advertise", url],
         ["--set", "fleet.lease_ms=500"],
         ["--set", "fleet.replicas=1"],
         ["--set", "follow.list_connections=true"],
     ];
-    Process::serve_at(address, directory, arguments.as_flattened())
+    arguments.as_flattened().iter().map(|&argument| argument.to_owned()).collect()
+}
+
+fn start(servers: &NatsServers, name: &str, directory: &Path) -> Process {
+    let address = lasting_address();
+    let arguments = arguments(servers, name, &format!("http://{address}"));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Process::serve_at(address, directory, &arguments)
+}
+
+/// Goal: a node answers to the name in the URL that it advertises, by which other nodes call it,
+/// before it is open and afterwards; to other names it does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_answers_to_the_name_that_it_advertises() {
+    let Some(program) = NatsProgram::all().pop() else { return };
+    let mut servers = NatsServers::start(&program, 1, &NatsOptions::default());
+    let (address, directory) = (lasting_address(), tempfile::tempdir().unwrap());
+    let url = format!("http://n1.example:{}", address.port());
+    let answers = async |name: &str, path: &str| {
+        let request = to(address, "GET", path).header("host", format!("{name}:4280"));
+        call(request, "", ANSWER_TIMEOUT).await.map_or(0, |(status, _)| status.as_u16())
+    };
+    servers.kill(0); // The node waits for it.
+    let mut command = leftoff();
+    command.args(["serve", "--listen", &address.to_string(), "--data-dir"]).arg(directory.path());
+    command.args(arguments(&servers, "n1", &url)).stdout(Stdio::null());
+    let _node = Process::adopt(command.spawn().unwrap(), address);
+    for (is_open, ready) in [(false, 503), (true, 200)] {
+        if is_open {
+            servers.restart(0);
+        }
+        soon(async { while answers("n1.example", "/readyz").await != ready {} }).await;
+        assert_eq!(answers("n2.example", "/readyz").await, 421);
+    }
 }
 
 /// Waits until a list that a node gives has this in its JSON, and returns the list.
