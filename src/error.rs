@@ -169,9 +169,9 @@ pub enum Error {
     /// stored. Retry.
     #[error("the node that leads the fleet cannot be asked for now; nothing was stored")]
     NotLeading,
-    /// As [`Self::NotLeading`], with the reason, which may last: the engine is away, this node takes
-    /// no part in its fleet any more, or the leader refuses it. Nothing was stored. Retry, also at
-    /// another node.
+    /// As [`Self::NotLeading`], with the reason, which may last: the engine is away, this node
+    /// takes no part in its fleet any more, or the leader refuses it. Nothing was stored. Retry,
+    /// also at another node.
     #[error("the node that leads the fleet cannot be asked from here; nothing was stored")]
     NoLeader(#[source] Cause),
     /// This node of a fleet has not applied the place of the cursor yet. Ask again, or ask another

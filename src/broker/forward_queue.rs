@@ -321,12 +321,11 @@ impl ForwardQueue {
 
     /// Puts commands, in their order, before all that wait, and takes none until the committer
     /// opens the queue again.
-    pub(crate) fn give_back(&self, commands: impl DoubleEndedIterator<Item = Forwarded>) {
+    pub(crate) fn give_back(&self, mut commands: VecDeque<Forwarded>) {
         let mut waiting = self.waiting();
         waiting.is_open = false;
-        for command in commands.rev() {
-            waiting.commands.push_front(command);
-        }
+        commands.append(&mut waiting.commands); // Few wait, and they are moved as they are.
+        waiting.commands = commands;
     }
 
     /// Whether nothing waits.
@@ -381,7 +380,7 @@ mod tests {
         push("b");
         let taken = queue.take().await;
         push("c");
-        queue.give_back(taken.into_iter());
+        queue.give_back(taken);
         push("d");
         assert!(queue.try_take().is_none(), "the committer takes back");
         assert_eq!(topics(queue.take_back()), ["a", "b", "c", "d"]);
@@ -398,7 +397,7 @@ mod tests {
         taken.pop_back().unwrap().succeed(Vec::new());
         let (one_more, waits) = purge("f");
         queue.push(one_more);
-        queue.give_back(taken.into_iter());
+        queue.give_back(taken);
         *answers.last_mut().unwrap() = waits;
         queue.end();
         let (late, refused_late) = purge("g");

@@ -234,6 +234,11 @@ impl Assembler {
         })
     }
 
+    /// Returns the bytes of the parts whose group is not whole yet.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+
     fn add_part(
         &mut self,
         part: u16,
@@ -241,7 +246,7 @@ impl Assembler {
         bytes: Bytes,
     ) -> Result<TakenRecord, RecordProblem> {
         let expected = self.parts.len() + 1;
-        let whole_bytes = bytes.len() + self.parts.iter().map(Bytes::len).sum::<usize>();
+        let whole_bytes = bytes.len() + self.pending_bytes();
         if usize::from(part) != expected {
             let problem = format!("it is part {part} of a group, where part {expected} belongs");
             return Err(problem.into());

@@ -84,7 +84,7 @@ pub struct FleetConfig {
     /// Default: 0.
     pub max_stream_bytes: u64,
     /// The most members of other nodes that this one shows among those who are present. 0 to
-    /// 10,000,000; each takes up to 2 KiB. Default: 100,000.
+    /// 10,000,000; each takes about 4 KiB with long texts. Default: 100,000.
     pub max_members_elsewhere: u64,
     /// The bytes of its log that the node reads in a second to find damage before somebody needs
     /// the events, up to 1 TiB; 0 for no search. The search begins anew a day after its end.

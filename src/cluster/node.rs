@@ -89,7 +89,7 @@ pub struct NodeConfig {
     /// records earlier. Default: 1 hour.
     pub keep: Duration,
     /// The most members of other nodes that this one shows among those who are present; each takes
-    /// up to 2 KiB. Default: 100,000.
+    /// about 4 KiB with long texts. Default: 100,000.
     pub max_members_elsewhere: usize,
     /// The bytes of its log that the node reads in a second to find damage; 0 for no search.
     /// Default: 4 MiB.

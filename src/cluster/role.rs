@@ -30,22 +30,27 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::chain::{Assembler, StreamPlace, TakenRecord};
+use super::chain::{Assembler, ChainBreak, StreamPlace, TakenRecord};
 use super::clock::{SteadyClock, until};
 use super::record::FleetLeader;
 use super::replicated_log::ReplicatedLog;
 use super::role_end::RoleEnd;
 use super::status::{NodeRole, NodeStatus};
-use super::stream::{Stream, StreamError, StreamFuture};
+use super::stream::{Stream, StreamError, StreamFuture, StreamSequence};
 use super::writer::StreamWriter;
 use crate::broker::Leadership;
 use crate::error::{Error, Result, with_causes};
 use crate::log::Group;
+use crate::polls::joined;
+
+/// The bytes from which on a group is decoded on another thread: less takes about a millisecond.
+const LARGE_GROUP_BYTES: usize = 256 << 10;
 
 /// The silences in a row, with records in the engine, after which a reader is given up.
 const MAX_LAGS: u32 = 2;
@@ -111,6 +116,27 @@ pub(super) struct RoleTask {
     /// The other node that leads in the present term, if its announcement was read, until it
     /// resigns.
     announced: Option<FleetLeader>,
+}
+
+/// Takes a record, as [`Assembler::take`] does. A large group is decoded on a thread that may
+/// block, so that the worker is free for others.
+async fn take_apart(
+    assembler: &mut Assembler,
+    at: StreamSequence,
+    record: Bytes,
+) -> Result<TakenRecord, ChainBreak> {
+    if assembler.pending_bytes() + record.len() < LARGE_GROUP_BYTES {
+        return assembler.take(at, &record);
+    }
+    let place = assembler.place();
+    let mut moved = std::mem::replace(assembler, Assembler::after(place));
+    let taking = tokio::task::spawn_blocking(move || {
+        let taken = moved.take(at, &record);
+        (moved, taken)
+    });
+    let (moved, taken) = joined(taking).await;
+    *assembler = moved;
+    taken
 }
 
 impl RoleTask {
@@ -211,7 +237,7 @@ impl RoleTask {
             let deadline = self.heard + self.patience;
             match until(&*self.parts.clock, deadline, reader.next()).await {
                 Some(Ok((at, record))) => {
-                    let taken = assembler.take(at, &record)?;
+                    let taken = take_apart(assembler, at, record).await?;
                     if let Some(place) = self.take(taken, assembler).await? {
                         return Ok(Some(place));
                     }

@@ -517,8 +517,8 @@ impl WebhooksParts {
         Ok(())
     }
 
-    /// Stores an event of a webhook at a node of a fleet, and what is told of it, and waits until it
-    /// is read, with which it holds here.
+    /// Stores an event of a webhook at a node of a fleet, and what is told of it. Waits until it is
+    /// read, and so holds here.
     ///
     /// # Errors
     ///

@@ -37,6 +37,10 @@ use crate::error::Error;
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
 const MAX_MESSAGE_COMMANDS: usize = 1_024;
 
+/// The most commands that are given up, or sent again, before other tasks get the worker: some
+/// hundred nanoseconds each.
+const MAX_TURN_COMMANDS: usize = 256;
+
 /// What a forwarder needs.
 pub(in crate::cluster) struct ForwarderParts {
     pub(in crate::cluster) queue: ForwardQueue,
@@ -121,6 +125,8 @@ pub(in crate::cluster) struct Forwarder {
     /// The leader as it was looked at last.
     leader: Option<FleetLeader>,
     finishing: Option<oneshot::Sender<()>>,
+    /// The commands that were given up or are sent again, to rest after some.
+    handled: usize,
 }
 
 /// What happened.
@@ -137,8 +143,13 @@ enum Happened {
 impl Drop for Forwarder {
     fn drop(&mut self) {
         self.answer_done(true);
-        self.lose_link();
-        self.give_up_all();
+        for place in self.pending.sent_places() {
+            self.lose_one(place);
+        }
+        let why = self.why_nobody_is_asked();
+        while let Some(place) = self.pending.first() {
+            self.give_up_one(place, why.as_deref());
+        }
         self.parts.queue.end();
     }
 }
@@ -160,6 +171,7 @@ impl Forwarder {
             waits_until: None,
             leader: None,
             finishing: None,
+            handled: 0,
         };
         (forwarder, ForwarderHandle { orders: sends, counts })
     }
@@ -167,7 +179,7 @@ impl Forwarder {
     /// Runs until it is finished, or its handles are gone.
     pub(in crate::cluster) async fn run(mut self) {
         loop {
-            self.look();
+            self.look().await;
             if self.finishing.is_some() && self.pending.is_empty() && self.parts.queue.is_empty() {
                 break;
             }
@@ -181,7 +193,7 @@ impl Forwarder {
                 Happened::Outcomes(Some(outcomes)) => {
                     outcomes.into_iter().for_each(|(place, it)| self.take_outcome(place, it));
                 }
-                Happened::Outcomes(None) | Happened::Room(None) => self.lose_link(),
+                Happened::Outcomes(None) | Happened::Room(None) => self.lose_link().await,
                 Happened::Room(Some(room)) => self.send(room),
                 Happened::Connected(Ok(link)) => {
                     (self.connecting, self.link) = (None, Some(link));
@@ -192,17 +204,13 @@ impl Forwarder {
                     self.attempts.take_failure(no_link);
                 }
                 Happened::Ordered(Some(Order::GiveBack(done))) => {
-                    self.give_back();
+                    self.give_back().await;
                     let _role_is_gone = done.send(());
                 }
                 Happened::Ordered(Some(Order::Finish(done))) => self.finishing = Some(done),
                 Happened::Ordered(None) | Happened::StatusChanged(false) => break,
                 Happened::StatusChanged(true) => {}
-                Happened::Time => {
-                    let why = self.why_nobody_is_asked();
-                    let unknown = self.pending.give_up(Instant::now(), why.as_deref());
-                    self.count_unknown(unknown);
-                }
+                Happened::Time => self.give_up_until(Some(Instant::now())).await,
             }
         }
         let finishing = self.finishing.take();
@@ -263,14 +271,14 @@ impl Forwarder {
     }
 
     /// Looks at who leads, and at what this node has applied: answers callers, and connects.
-    fn look(&mut self) {
+    async fn look(&mut self) {
         self.answer_done(false);
         self.look_who_leads();
-        self.end_old_link();
+        self.end_old_link().await;
         if self.can_ask_nobody() {
-            self.give_up_all();
+            self.give_up_until(None).await;
         }
-        self.connect();
+        self.connect().await;
     }
 
     /// Whether what is to be sent cannot be sent for long: waiting would be of no use to callers.
@@ -286,11 +294,29 @@ impl Forwarder {
         self.attempts.why_nobody_is_asked(&self.parts.status.borrow())
     }
 
-    /// Gives up all that is to be sent; there is no link.
-    fn give_up_all(&mut self) {
+    /// Gives up the commands that are due at this time, or all of them. All wait equally long, so
+    /// the first ones are due first.
+    async fn give_up_until(&mut self, due: Option<Instant>) {
         let why = self.why_nobody_is_asked();
-        let unknown = self.pending.give_up_all(why.as_deref());
+        while let Some(place) = self.pending.first()
+            && due.is_none_or(|due| self.pending.first_deadline() <= Some(due))
+        {
+            self.give_up_one(place, why.as_deref());
+            self.rest().await;
+        }
+    }
+
+    fn give_up_one(&mut self, place: u64, why: Option<&str>) {
+        let unknown = self.pending.give_up_one(place, why);
         self.count_unknown(unknown);
+    }
+
+    /// Lets others use the worker, after some commands.
+    async fn rest(&mut self) {
+        self.handled = self.handled.wrapping_add(1);
+        if self.handled.is_multiple_of(MAX_TURN_COMMANDS) {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Notes a new leader: the link to the former one ends.
@@ -313,9 +339,9 @@ impl Forwarder {
     }
 
     /// Ends a link to a former leader once it has answered everything, or its time is over.
-    fn end_old_link(&mut self) {
+    async fn end_old_link(&mut self) {
         if self.gives_up_link.is_some_and(|time| time <= Instant::now()) {
-            self.lose_link();
+            self.lose_link().await;
         }
         if self.link.as_ref().is_some_and(|link| link.is_ending && !link.has_sent()) {
             // All is answered: what is to be repeated is sent over another one.
@@ -325,7 +351,7 @@ impl Forwarder {
     }
 
     /// Connects to the leader, if there is something to send and an attempt is due.
-    fn connect(&mut self) {
+    async fn connect(&mut self) {
         if self.connecting.as_ref().is_some_and(|(to, _)| Some(to) != self.leader.as_ref()) {
             self.connecting = None;
         }
@@ -336,7 +362,7 @@ impl Forwarder {
             return;
         };
         if leader.address.is_empty() {
-            return self.give_up_all(); // It has told none: nobody can reach it.
+            return self.give_up_until(None).await; // It has told none: nobody can reach it.
         }
         if Instant::now() < self.attempts.next {
             self.waits_until = Some(self.attempts.next);
@@ -348,10 +374,20 @@ impl Forwarder {
         }
     }
 
-    fn lose_link(&mut self) {
+    async fn lose_link(&mut self) {
         (self.link, self.gives_up_link) = (None, None);
-        let (repeated, unknown) = self.pending.link_lost();
-        self.counts.repeated.fetch_add(repeated, Ordering::Relaxed);
+        for place in self.pending.sent_places() {
+            self.lose_one(place);
+            self.rest().await;
+        }
+    }
+
+    /// The link over which a command was sent is lost.
+    fn lose_one(&mut self, place: u64) {
+        let Some(unknown) = self.pending.lose_one(place) else {
+            self.counts.repeated.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
         self.count_unknown(unknown);
     }
 
@@ -453,10 +489,10 @@ impl Forwarder {
     }
 
     /// Gives all commands that are not answered back to the committer.
-    fn give_back(&mut self) {
-        self.lose_link();
+    async fn give_back(&mut self) {
+        self.lose_link().await;
         self.connecting = None;
         self.answer_done(true);
-        self.parts.queue.give_back(self.pending.take().into_iter());
+        self.parts.queue.give_back(self.pending.take());
     }
 }

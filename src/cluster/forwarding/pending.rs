@@ -1,6 +1,6 @@
 //! The commands of a node's callers that are not answered, in their order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
@@ -19,8 +19,8 @@ pub(super) struct PendingCommand {
 }
 
 impl PendingCommand {
-    /// Returns the error for a command that is given up. `why` nobody could be asked is for one that
-    /// is still to be sent.
+    /// Returns the error for a command that is given up. One that is still to be sent is told `why`
+    /// nobody could be asked.
     fn given_up(&self, why: Option<&str>) -> Error {
         match (self.sent, why) {
             (Some(_), _) => unknown("it did not answer in time, or the connection to it ended"),
@@ -112,22 +112,21 @@ impl PendingCommands {
         }
     }
 
-    /// The link is lost: has all commands that were sent over it sent again, if they are
-    /// repeatable, and answers the others. Returns how many are sent again, and how many callers
-    /// are told that nobody knows.
-    pub(super) fn link_lost(&mut self) -> (u64, u64) {
+    /// Returns the places of all commands that were sent and are not answered.
+    pub(super) fn sent_places(&self) -> Vec<u64> {
         let sent = self.commands.iter().filter(|(_, pending)| pending.sent.is_some());
-        let places: Vec<u64> = sent.map(|(place, _)| *place).collect();
-        let (mut again, mut lost) = (0, 0);
-        for place in places {
-            if self.commands[&place].command.is_repeatable() {
-                self.send_again(place, true);
-                again += 1;
-            } else {
-                lost += self.give_up_one(place, None);
-            }
+        sent.map(|(place, _)| *place).collect()
+    }
+
+    /// The link over which a command was sent is lost: has it sent again if it is repeatable, and
+    /// answers it if not. Returns how many callers are told that nobody knows, 0 or 1; `None` if it
+    /// is sent again.
+    pub(super) fn lose_one(&mut self, place: u64) -> Option<u64> {
+        if self.commands.get(&place)?.command.is_repeatable() {
+            self.send_again(place, true);
+            return None;
         }
-        (again, lost)
+        Some(self.give_up_one(place, None))
     }
 
     /// Answers a command with an error. Returns how many callers are told that nobody knows: 0 or
@@ -136,39 +135,23 @@ impl PendingCommands {
         self.remove(place).map_or(0, |pending| u64::from(pending.command.refuse(error)))
     }
 
-    fn give_up_one(&mut self, place: u64, why: Option<&str>) -> u64 {
+    /// Gives up a command. Returns how many callers are told that nobody knows, 0 or 1; others are
+    /// told `why`.
+    pub(super) fn give_up_one(&mut self, place: u64, why: Option<&str>) -> u64 {
         let error = self.commands.get(&place).map(|pending| pending.given_up(why));
         error.map_or(0, |error| self.refuse(place, error))
     }
 
     /// Takes all out, in their order. None of them was sent over a link that is still there.
-    pub(super) fn take(&mut self) -> Vec<Forwarded> {
+    pub(super) fn take(&mut self) -> VecDeque<Forwarded> {
         self.publishers.clear();
         let all = std::mem::take(&mut self.commands);
         all.into_values().map(|pending| pending.command).collect()
     }
 
-    /// Gives up all commands. None of them was sent over a link that is still there. Returns how
-    /// many callers are told that nobody knows; the others are told `why`.
-    pub(super) fn give_up_all(&mut self, why: Option<&str>) -> u64 {
-        let mut unknown = 0;
-        while let Some((&place, _)) = self.commands.first_key_value() {
-            unknown += self.give_up_one(place, why);
-        }
-        unknown
-    }
-
-    /// Gives up the commands whose time is over. Returns how many callers are told that nobody
-    /// knows; the others are told `why`.
-    pub(super) fn give_up(&mut self, now: Instant, why: Option<&str>) -> u64 {
-        let mut unknown = 0;
-        // All wait for the same time, so the oldest are the first.
-        while let Some((&place, first)) = self.commands.first_key_value()
-            && first.deadline <= now
-        {
-            unknown += self.give_up_one(place, why);
-        }
-        unknown
+    /// Returns the place of the first command.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.commands.first_key_value().map(|(place, _)| *place)
     }
 
     /// Returns the time at which the first command is given up.
@@ -210,9 +193,12 @@ mod tests {
             }
             if is_sent {
                 pending.next_sent(0).unwrap();
-                assert_eq!(pending.link_lost(), (1, 0));
+                assert_eq!(pending.sent_places(), [0]);
+                assert_eq!(pending.lose_one(0), None);
+                assert!(pending.sent_places().is_empty(), "it is to be sent again");
             }
-            assert_eq!(pending.give_up(now, None), u64::from(is_sent));
+            assert_eq!(pending.give_up_one(0, None), u64::from(is_sent));
+            assert_eq!(pending.first(), None);
             let error = publishing.await.unwrap().unwrap_err();
             assert_eq!(error.outcome_unknown(), is_sent, "{error}");
         }

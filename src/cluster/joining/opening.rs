@@ -196,7 +196,7 @@ impl Opening<'_> {
         Ok(OpenedLog::Node(broker, Box::new(node)))
     }
 
-    /// Waits until the engine answers, without which an empty log cannot be opened, and shows why it
+    /// Waits until the engine answers, without which an empty log cannot be opened. Shows why it
     /// does not.
     async fn wait_for_engine(&self) {
         while let Err(StreamError::Away(engine_problem)) = self.engine.tail().await {

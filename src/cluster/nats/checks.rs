@@ -241,8 +241,8 @@ fn version(version: &str, replicas: u64, findings: &mut Vec<EngineFinding>) {
         Note,
         "whether the servers sync before they acknowledge cannot be seen from here".to_owned(),
         "without jetstream { sync_interval: always } on each server, acknowledged events of up to \
-         two minutes are lost if most of the servers lose power together. Look at their configuration, or \
-         at sync_always in what their monitoring port answers to /varz",
+         two minutes are lost if most of the servers lose power together. Look at their \
+         configuration, or at sync_always in what their monitoring port answers to /varz",
     );
     if known < SYNCS_COMPACTED {
         find(

@@ -366,6 +366,9 @@ async fn one_node_leads_and_all_hold_what_it_has_decided_byte_for_byte() {
     broker.maintain(None).await.unwrap();
     broker.delete_topic(&name("t2")).await.unwrap();
     broker.create_topic(&name("t3"), TopicConfig::default()).await.unwrap();
+    // A group of several records, which followers decode on another thread.
+    let large = (0..600).map(|_| NewEvent::new("x".repeat(4_000))).collect();
+    broker.publish(Publish::new(name("large"), large)).await.unwrap();
     fleet.agreed().await;
     let epoch = broker.epoch();
     for (number, node) in fleet.nodes.iter().flatten().enumerate() {
