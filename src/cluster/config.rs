@@ -342,6 +342,9 @@ fn check_advertised(url: &str) -> Result<()> {
         (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
             refused("has who connects in it")
         }
+        (Some("http" | "https"), Some(authority)) if matches!(authority.host(), "" | "*") => {
+            refused("names no host")
+        }
         (Some("http" | "https"), Some(_)) => Ok(()),
         _ => refused("is no URL of HTTP"),
     }
@@ -419,7 +422,7 @@ mod tests {
         });
         refused(&["fleet.replicas", "2 is not 1, 3 or 5"], |it| it.replicas = 2);
         refused(&["fleet.max_stream_bytes", "1 is below 67108864"], |it| it.max_stream_bytes = 1);
-        for url in ["", "n1:4280", "ftp://n1", "http://", "https://n1:4280/x", "http://a@n1"] {
+        for url in ["", "n1:4280", "ftp://n1", "http://", "https://n1:4280/x", "http://a@n1", "http://*"] {
             refused(&["fleet.advertise", url, "https://n1:4280"], |it| {
                 it.advertise = url.to_owned()
             });

@@ -344,9 +344,6 @@ impl RoleTask {
             return Ok(());
         }
         self.show(|status| status.leader = None);
-        if self.parts.status.borrow().is_among_strangers {
-            return Ok(()); // They would refuse what this node decides; its status says so.
-        }
         match self.parts.stream.tail().await {
             Ok(tail) if tail > place.stream => self.lags += 1,
             Ok(tail) => {
@@ -358,11 +355,7 @@ impl RoleTask {
                         place.stream
                     ));
                 }
-                self.show(|status| status.announcements += 1);
-                // The fence knows the true tail.
-                if let Err(error) = self.parts.writer.announce(place).await {
-                    self.note(format!("this node cannot lead: {error}"));
-                }
+                self.announce(place).await;
             }
             Err(error) => {
                 self.note(error.to_string());
@@ -371,6 +364,18 @@ impl RoleTask {
         }
         self.heard = self.parts.clock.now();
         Ok(())
+    }
+
+    /// Announces this node, unless the others would refuse what it decides; its status says so then.
+    async fn announce(&mut self, place: StreamPlace) {
+        if self.parts.status.borrow().is_among_strangers {
+            return;
+        }
+        self.show(|status| status.announcements += 1);
+        // The fence knows the true tail.
+        if let Err(error) = self.parts.writer.announce(place).await {
+            self.note(format!("this node cannot lead: {error}"));
+        }
     }
 
     /// Leads from `place` on, until that is over.
@@ -468,15 +473,16 @@ impl RoleTask {
 async fn watch_tail(parts: RoleParts) -> Infallible {
     let RoleParts { stream, clock, status, lease, .. } = parts;
     loop {
+        let reached = status.borrow().reached;
         let tail = stream.tail().await;
         status.send_if_modified(|status| {
             let before = (status.tail, status.engine_problem.take());
             match &tail {
                 Ok(tail) => {
-                    status.note_tail(*tail, clock.now());
+                    status.note_tail(*tail, reached, clock.now());
                     status.note_progress(clock.now());
                 }
-                Err(error) => status.engine_problem = Some(error.to_string()),
+                Err(error) => status.note_no_tail(error.to_string()),
             }
             before != (status.tail, status.engine_problem.clone())
         });

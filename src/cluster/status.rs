@@ -106,7 +106,8 @@ pub struct NodeStatus {
     /// begin to lead then.
     pub(super) is_among_strangers: bool,
     /// How the log of the node is damaged; `None` if no damage was found. Opened again with
-    /// [`open_in`](super::open_in), the node loads a backup of another one.
+    /// [`open_in`](super::open_in), the node loads a backup of another one, if the fleet has a
+    /// secret.
     pub damage: Option<String>,
     /// Why the process of the node does not end, though its next start could repair the node: it
     /// has ended for that not long ago, or its end cannot be noted. `None` if nothing keeps it.
@@ -147,10 +148,21 @@ impl NodeStatus {
         (self.read, self.applied, self.reached) = (at, at, at);
     }
 
-    /// Notes the tail that the engine tells at the time `now`.
-    pub(super) fn note_tail(&mut self, tail: StreamSequence, now: Duration) {
-        self.ends_early_since = (tail < self.reached).then(|| self.ends_early_since.unwrap_or(now));
+    /// Notes the tail that the engine tells at the time `now`. When it was asked, this node had
+    /// `reached` so much.
+    pub(super) fn note_tail(
+        &mut self,
+        tail: StreamSequence,
+        reached: StreamSequence,
+        now: Duration,
+    ) {
+        self.ends_early_since = (tail < reached).then(|| self.ends_early_since.unwrap_or(now));
         (self.tail, self.is_tail_told) = (self.tail.max(tail), true);
+    }
+
+    /// Notes that the engine does not tell the tail.
+    pub(super) fn note_no_tail(&mut self, engine_problem: String) {
+        (self.engine_problem, self.ends_early_since) = (Some(engine_problem), None);
     }
 
     /// Notes at the time `now` how far the node is.
@@ -255,9 +267,11 @@ mod tests {
 
     #[test]
     fn a_node_that_is_beyond_the_stream_for_long_is_not_ready() {
-        let told = |status: &mut NodeStatus, tail, seconds| {
-            status.note_tail(StreamSequence::new(tail), Duration::from_secs(seconds));
+        let told_after = |status: &mut NodeStatus, reached, tail, seconds| {
+            let now = Duration::from_secs(seconds);
+            status.note_tail(StreamSequence::new(tail), StreamSequence::new(reached), now);
         };
+        let told = |status: &mut NodeStatus, tail, seconds| told_after(status, 9, tail, seconds);
         let mut status = at(9, 9, 0, NodeStatus { is_tail_told: true, ..NodeStatus::default() });
         told(&mut status, 4, 10);
         status.check_ready(Duration::from_secs(19), PATIENCE).unwrap();
@@ -266,6 +280,13 @@ mod tests {
         assert!(refused(&status, 21).contains("before record 9"), "as long as it is so");
         told(&mut status, 9, 22);
         status.check_ready(Duration::from_secs(60), PATIENCE).unwrap();
+        // The node has gone on while the engine was asked.
+        told_after(&mut status, 8, 8, 61);
+        status.check_ready(Duration::from_secs(90), PATIENCE).unwrap();
+        // While the engine is away, nobody knows what it has.
+        told(&mut status, 4, 91);
+        status.note_no_tail("no answer".to_owned());
+        status.check_ready(Duration::from_secs(120), PATIENCE).unwrap();
     }
 
     #[test]

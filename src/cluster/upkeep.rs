@@ -109,8 +109,8 @@ async fn show_found_damage(
     };
     tracing::error!(
         damage,
-        "this node's log is damaged: it ends when another node can give a backup, and its next \
-         start loads one"
+        "this node's log is damaged; if the fleet has a secret, it ends when another node can give \
+         a backup, and its next start loads one"
     );
     status.send_modify(|status| {
         status.damage.get_or_insert(damage.unwrap_or_default());

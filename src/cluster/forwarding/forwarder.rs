@@ -329,7 +329,7 @@ impl Forwarder {
         if self.leader == leader {
             return;
         }
-        self.leader = leader;
+        (self.leader, self.connecting) = (leader, None);
         self.attempts.begin_anew();
         // What the former leader still has to say is waited for, for a while.
         if let Some(link) = &mut self.link {
@@ -352,9 +352,6 @@ impl Forwarder {
 
     /// Connects to the leader, if there is something to send and an attempt is due.
     async fn connect(&mut self) {
-        if self.connecting.as_ref().is_some_and(|(to, _)| Some(to) != self.leader.as_ref()) {
-            self.connecting = None;
-        }
         self.waits_until = self.gives_up_link;
         let wants_link = self.link.is_none() && self.connecting.is_none();
         let Some(leader) = self.leader.clone().filter(|_| wants_link && !self.pending.is_empty())

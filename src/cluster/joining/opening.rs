@@ -175,7 +175,7 @@ impl Opening<'_> {
             blocking(move || drop(log)).await?;
             return Ok(OpenedLog::Damaged(damage));
         }
-        if applied.is_none() {
+        if applied.is_none() && log.topics()?.is_empty() {
             self.wait_for_engine().await;
         }
         let (engine, config) = (self.engine.clone(), self.config.clone());
@@ -203,6 +203,7 @@ impl Opening<'_> {
             self.show(JoiningStep::Waiting { engine_problem });
             tokio::time::sleep(self.config.lease / 10).await;
         }
+        self.show(JoiningStep::Opening);
     }
 
     /// Opens the log. Returns the record from which on it serves, if that is not applied yet.

@@ -100,6 +100,9 @@ impl Peers {
         if key == self.own {
             let since = self.passing.filter(|_| self.passes(now)).map_or(now, |(since, _)| since);
             self.passing = Some((since, now));
+            if !self.hears_strangers(now) {
+                self.stranger = None;
+            }
         }
         if let Some(heard) = self.heard.get_mut(&key) {
             (heard.status, heard.last) = (status, now);
@@ -119,9 +122,16 @@ impl Peers {
 
     /// Returns what is wrong with the messages of strangers, if nobody else is heard.
     fn is_among_strangers(&self, now: Duration) -> Option<&'static str> {
-        let (heard, problem) = self.stranger?;
-        let is_recent = now <= heard + self.period * MAX_MISSED;
-        (is_recent && self.live_others(now).is_empty()).then_some(problem)
+        let (_, problem) = self.stranger?;
+        (self.hears_strangers(now) && self.live_others(now).is_empty()).then_some(problem)
+    }
+
+    /// Whether strangers were heard lately. Those that were there before messages did not pass for a
+    /// while count until they had time to be heard again.
+    fn hears_strangers(&self, now: Duration) -> bool {
+        let Some((heard, _)) = self.stranger else { return false };
+        let (since, _) = self.passing.unwrap_or_default();
+        !self.passes(now) || now <= heard.max(since) + self.period * MAX_MISSED
     }
 
     /// Forgets the node that has been silent longest, if it is not live.
@@ -193,8 +203,8 @@ impl Peers {
     pub(super) fn problem(&self, began: Duration, now: Duration) -> Option<PeersProblem> {
         let of_strangers = self.is_among_strangers(now).map(|problem| {
             format!(
-                "no other node is heard, but messages that are {problem} This node does not begin \
-                 to lead"
+                "no other node is heard, but messages that are {problem} A node that hears no \
+                 others does not begin to lead"
             )
         });
         let is_among_strangers = of_strangers.is_some();

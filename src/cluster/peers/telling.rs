@@ -51,10 +51,10 @@ impl PeersTask {
                 if let Err(error) = &told {
                     self.note(error);
                 }
-                // While the engine is away, that is the problem.
+                // While the engine is away, that is the problem, but strangers may still be there.
                 let is_away = matches!(told, Err(NotTold::Away(_)));
                 let problem = self.watch.peers().problem(began, clock.now());
-                (self.tell_problem)(problem.filter(|_| !is_away));
+                (self.tell_problem)(problem.filter(|it| it.is_among_strangers || !is_away));
                 next = clock.now() + jittered();
             }
             clock.sleep_until(clock.now() + jittered()).await;

@@ -146,6 +146,11 @@ fn who_hears_strangers_alone_is_told_so_until_they_are_silent() {
     assert_eq!(among(&[2], true, 8), None, "another node has the same secret");
     assert_eq!(among(&[], true, 37), None);
     assert_eq!(among(&[], true, 38), Some(true), "it is gone");
+    // Messages do not pass for a while: the strangers may still be there.
+    assert_eq!(among(&[], false, 60), Some(true));
+    assert_eq!(among(&[], false, 65), Some(true));
+    assert_eq!(among(&[], false, 66), None);
+    assert_eq!(among(&[], false, 90), None, "they were gone before");
 }
 
 #[test]
