@@ -422,7 +422,9 @@ mod tests {
         });
         refused(&["fleet.replicas", "2 is not 1, 3 or 5"], |it| it.replicas = 2);
         refused(&["fleet.max_stream_bytes", "1 is below 67108864"], |it| it.max_stream_bytes = 1);
-        for url in ["", "n1:4280", "ftp://n1", "http://", "https://n1:4280/x", "http://a@n1", "http://*"] {
+        for url in
+            ["", "n1:4280", "ftp://n1", "http://", "https://n1:4280/x", "http://a@n1", "http://*"]
+        {
             refused(&["fleet.advertise", url, "https://n1:4280"], |it| {
                 it.advertise = url.to_owned()
             });
