@@ -16,7 +16,6 @@
 //! A node that has led loads everything anew: of its last batch it may not know whether it is
 //! stored.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -26,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
+use super::aside::{self, Aside};
 use super::keeper::Keeper;
 use super::keeper_command::KeeperCommand;
 use super::led_keeper::{AnsweredBatch, AskedBatch, LedKeeper};
@@ -249,8 +249,9 @@ impl Keeper {
         let LoadedConsumers { view, work, reader } =
             loading::load(&self.broker, &self.topic).await?;
         let reached = reader.reached();
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
-        self.work.with_records(|records| *records = work);
+        aside::replace(&self.view, view);
+        let before = self.work.with_records(|records| std::mem::replace(records, work));
+        drop(Aside::new(before)); // Without the lock, which all dispatchers take.
         let revision = |text: &str| self.read().of_text(text).map_or(0, |entry| entry.revision);
         self.followers.tell_anew(revision, self.broker.last_position());
         self.reached.store(reached.get(), Ordering::Release);

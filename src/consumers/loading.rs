@@ -1,12 +1,13 @@
 //! Reading the records of the log: all of them, when consumers are opened, and those of other nodes
 //! as they come.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tracing::{info, warn};
 
+use super::aside::Aside;
 use super::entry::ConsumerEntry;
 use super::marks::Marks;
 use super::records::{RecordPiece, consumer_of, marks_of};
@@ -51,11 +52,15 @@ pub(super) struct LoadedConsumers {
 }
 
 /// The records that were read so far. The pieces of a consumer may come in any order.
+///
+/// The maps are trees: a table that grows moves all that it has, up to a million, in one poll.
 #[derive(Default)]
 struct Loading {
-    consumers: HashMap<u64, ConsumerEntry>,
-    marks: HashMap<u64, ReadMarks>,
+    consumers: BTreeMap<u64, ConsumerEntry>,
+    marks: BTreeMap<u64, ReadMarks>,
     work: WorkRecords,
+    /// The keys whose last record cannot be read, and why.
+    unread: BTreeMap<String, Error>,
     last_number: u64,
 }
 
@@ -68,17 +73,14 @@ struct Loading {
 /// can read.
 pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<LoadedConsumers> {
     let started = std::time::Instant::now();
-    let (mut loading, mut unread) = (Loading::default(), BTreeMap::new());
+    let mut loading = Aside::new(Loading::default());
     let mut reader = broker.subscribe(topic, StartPoint::Earliest, OnGap::Resume).await?;
     loop {
         match reader.next().await? {
             Some(Delivery::CaughtUp) => break,
             Some(Delivery::Events(run)) => {
                 for event in run.events() {
-                    unread.remove(event.key);
-                    if let Err(error) = loading.apply(&event) {
-                        unread.insert(event.key.to_owned(), error);
-                    }
+                    loading.take(&event);
                     polls::rest().await;
                 }
             }
@@ -86,11 +88,10 @@ pub(super) async fn load(broker: &Broker, topic: &TopicName) -> Result<LoadedCon
             None => return Err(Error::ShuttingDown),
         }
     }
-    if let Some((_, error)) = unread.pop_first() {
+    if let Some((_, error)) = loading.unread.pop_first() {
         return Err(error);
     }
-    let work = std::mem::take(&mut loading.work);
-    let view = loading.view();
+    let (view, work) = loading.built(Loading::finished).await;
     info!(
         consumers = view.len(),
         elapsed_ms = started.elapsed().as_millis(),
@@ -141,6 +142,13 @@ impl ReadMarks {
 }
 
 impl Loading {
+    fn take(&mut self, event: &EventRef<'_>) {
+        self.unread.remove(event.key);
+        if let Err(error) = self.apply(event) {
+            self.unread.insert(event.key.to_owned(), error);
+        }
+    }
+
     fn apply(&mut self, event: &EventRef<'_>) -> Result<()> {
         if let Some(piece) = RecordPiece::of(event.key) {
             self.last_number = self.last_number.max(piece.number());
@@ -163,14 +171,15 @@ impl Loading {
         Ok(())
     }
 
-    /// Returns the view. Marks without their consumer are of one that was deleted.
-    fn view(mut self) -> View {
+    /// Returns the view, and the records of shared work. Marks without their consumer are of one
+    /// that was deleted.
+    fn finished(mut self) -> (View, WorkRecords) {
         let mut entries: Vec<ConsumerEntry> = self.consumers.into_values().collect();
         for entry in &mut entries {
             if let Some(marks) = self.marks.remove(&entry.number) {
                 *entry = marks.given_to(entry.clone());
             }
         }
-        View::of(entries, self.last_number)
+        (View::of(entries, self.last_number), self.work)
     }
 }

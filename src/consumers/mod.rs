@@ -26,6 +26,7 @@
 mod act_form;
 mod answering;
 mod applying;
+mod aside;
 mod changes;
 mod config;
 mod counting;
