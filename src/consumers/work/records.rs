@@ -220,8 +220,10 @@ impl ConsumerRecords {
 }
 
 /// The stored records of all shared consumers, by the consumers' numbers.
+///
+/// A tree, because a table that grows moves all that it has at once, under a lock.
 #[derive(Debug, Default)]
-pub(crate) struct WorkRecords(HashMap<u64, ConsumerRecords>);
+pub(crate) struct WorkRecords(BTreeMap<u64, ConsumerRecords>);
 
 impl WorkRecords {
     /// Returns the numbers of the consumers that have sent dead letters.
