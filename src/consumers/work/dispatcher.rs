@@ -103,6 +103,8 @@ pub(super) struct Dispatcher {
     /// `None` until it is opened, and after a failure.
     pub(super) source: Option<WorkSource>,
     pub(super) waiting: VecDeque<WaitingPull>,
+    /// Whether this step has looked for pulls that were given up, to make room for others.
+    pub(super) has_looked: bool,
     /// The wall clock's time less the steady one's when they were last read together.
     pub(super) offset_ms: i64,
     pub(super) problem: Option<String>,
@@ -118,6 +120,7 @@ impl Dispatcher {
             window: Window::default(),
             source: None,
             waiting: VecDeque::new(),
+            has_looked: false,
             offset_ms: offset_ms(time),
             problem: None,
             idle_since: Instant::now(),
@@ -220,11 +223,12 @@ impl Dispatcher {
 
     /// Decides commands, and what is due; stores it; answers. Returns who waits for the end of the
     /// dispatcher, if the consumer is deleted.
-    async fn step(
+    pub(super) async fn step(
         &mut self,
         commands: impl Iterator<Item = Command>,
     ) -> Option<oneshot::Sender<()>> {
         let mut commands: Vec<Command> = commands.collect();
+        self.has_looked = false;
         if !commands.is_empty() {
             self.idle_since = Instant::now();
         }
@@ -244,7 +248,7 @@ impl Dispatcher {
             match command {
                 Command::Pull { request, reply, .. } => self.add_waiting(request, reply),
                 Command::Settle { settlement, reply, .. } => {
-                    answers.settled.push((reply, self.settle(&settlement, time)));
+                    answers.settled.push((reply, self.settle(&settlement, time).await));
                 }
                 Command::Hasten { reply, .. } => {
                     self.window.hasten();
@@ -256,6 +260,7 @@ impl Dispatcher {
                 }
                 Command::End(ended) => end = Some(ended),
             }
+            polls::rest().await;
         }
         if end.is_some() {
             return end; // Nothing more is written for it.
@@ -328,32 +333,44 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn settle(&mut self, settlement: &Settlement, time: WorkTime) -> Settled {
-        let (window, max_tries) = (&mut self.window, self.consumer.settings.max_tries);
-        let source = self.source.as_ref();
-        let ack = |lease: &LeaseId| match source {
+    /// Settles leases. Many are settled in several polls: only this task changes the window, and
+    /// what is decided is not stored before all commands of the step are.
+    async fn settle(&mut self, settlement: &Settlement, time: WorkTime) -> Settled {
+        let max_tries = self.consumer.settings.max_tries;
+        let mut settled = Settled::default();
+        for lease in &settlement.ack {
+            settled.ack.push(self.ack(lease));
+            polls::rest().await;
+        }
+        for Nack { lease, delay, reason } in &settlement.nack {
+            let said = (milliseconds(*delay), reason.as_str());
+            let nacked = self.window.nack((lease.place, lease.tries), said, max_tries, time);
+            settled.nack.push(nacked);
+            polls::rest().await;
+        }
+        for (lease, length) in &settlement.extend {
+            let length_ms = milliseconds(*length);
+            let extended = self.window.extend(lease.place, lease.tries, length_ms, time);
+            settled.extend.push(extended);
+            polls::rest().await;
+        }
+        for lease in &settlement.release {
+            settled.release.push(self.window.release(lease.place, lease.tries));
+            polls::rest().await;
+        }
+        settled
+    }
+
+    fn ack(&mut self, lease: &LeaseId) -> SettleOutcome {
+        match &self.source {
             // A finished event that the reader has not reached again.
             Some(source) if source.is_finished(&lease.place) => SettleOutcome::Done,
             // Nobody can have had a lease there.
-            Some(source) if source.is_ahead(&lease.place) && !window.has(&lease.place) => {
+            Some(source) if source.is_ahead(&lease.place) && !self.window.has(&lease.place) => {
                 SettleOutcome::Over
             }
-            _ => window.ack(lease.place, lease.tries),
-        };
-        let ack = settlement.ack.iter().map(ack).collect();
-        let nack = |nack: &Nack| {
-            let Nack { lease, delay, reason } = nack;
-            let said = (milliseconds(*delay), reason.as_str());
-            window.nack((lease.place, lease.tries), said, max_tries, time)
-        };
-        let nack = settlement.nack.iter().map(nack).collect();
-        let extend = |(lease, length): &(LeaseId, Duration)| {
-            window.extend(lease.place, lease.tries, milliseconds(*length), time)
-        };
-        let extend = settlement.extend.iter().map(extend).collect();
-        let release = |lease: &LeaseId| window.release(lease.place, lease.tries);
-        let release = settlement.release.iter().map(release).collect();
-        Settled { ack, nack, extend, release }
+            _ => self.window.ack(lease.place, lease.tries),
+        }
     }
 
     pub(super) fn fail_waiting(&mut self, error: &Error) {

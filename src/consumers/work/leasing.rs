@@ -16,6 +16,7 @@ use super::work_commands::GrantedLeases;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::polls;
 use crate::topic::TopicName;
 
 impl Dispatcher {
@@ -38,7 +39,9 @@ impl Dispatcher {
         reply: oneshot::Sender<Result<GrantedLeases>>,
     ) {
         let limit = self.parts.config.max_waiting;
-        if self.waiting.len() as u64 >= limit {
+        // Once in a step: thousands may wait, and a thousand more may come together.
+        if self.waiting.len() as u64 >= limit && !self.has_looked {
+            self.has_looked = true;
             self.waiting.retain(|pull| !pull.reply.is_closed());
         }
         if self.waiting.len() as u64 >= limit {
@@ -84,6 +87,7 @@ impl Dispatcher {
                     Ok((leases, _)) => answers.leased.push((pull.reply, leases)),
                     Err(error) => drop(pull.reply.send(Err(error))),
                 }
+                polls::rest().await;
             }
             kept.append(&mut self.waiting);
             self.waiting = kept;

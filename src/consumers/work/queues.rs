@@ -360,6 +360,7 @@ impl WorkQueues {
             is_unused
         };
         let run = Dispatcher::new(dispatcher, consumer).run(received, may_end);
+        let run = polls::timed_about(polls::Task::Consumers, number, run);
         let _task = AbortOnDropHandle::new(runtime.spawn(run));
         Ok(Slot { commands, users: 0, status, _task })
     }

@@ -3,6 +3,7 @@
 mod basics;
 mod faults;
 mod model;
+mod steps;
 
 use std::sync::Arc;
 use std::time::Duration;
