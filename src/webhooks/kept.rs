@@ -128,6 +128,9 @@ impl WebhooksParts {
     /// Begins to send to receivers, or ends it at once. Events whose requests were under way are
     /// sent again when their leases run out.
     pub(super) fn send(&self, sends: bool) {
+        if self.sends.load(Ordering::SeqCst) == sends {
+            return; // It is asked for with each record, and changes with the leadership only.
+        }
         let mut hooks = self.hooks.write().unwrap_or_else(PoisonError::into_inner);
         self.sends.store(sends, Ordering::SeqCst);
         for (name, hook) in hooks.iter_mut() {

@@ -210,6 +210,30 @@ mod tests {
         fleet.close().await;
     }
 
+    /// Goal: with each record it is said again who sends, which waits for nobody who reads the
+    /// webhooks, unless it changes.
+    #[tokio::test]
+    async fn who_sends_is_said_again_while_the_webhooks_are_read() {
+        let fleet = TestFleet::new(1, &Clock::following(START));
+        fleet.lead(0).await;
+        let hooks = webhooks(&fleet, 0).await;
+        let sends = || hooks.parts().sends.load(std::sync::atomic::Ordering::SeqCst);
+        until("the leader sends", sends).await;
+        let (said, told) = std::sync::mpsc::channel();
+        let (parts, read) = (hooks.parts(), hooks.parts().hooks());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                parts.send(true);
+                said.send(()).unwrap();
+            });
+            let told = told.recv_timeout(std::time::Duration::from_secs(10));
+            drop(read);
+            told.expect("it waits for those who read");
+        });
+        drop(hooks);
+        fleet.close().await;
+    }
+
     /// Goal: of two changes at the same time on two nodes none is lost.
     /// Method: two registries of one node, which decide without each other.
     #[tokio::test]
