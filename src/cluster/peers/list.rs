@@ -126,8 +126,8 @@ impl Peers {
         (self.hears_strangers(now) && self.live_others(now).is_empty()).then_some(problem)
     }
 
-    /// Whether strangers were heard lately. Those that were there before messages did not pass for a
-    /// while count until they had time to be heard again.
+    /// Whether strangers were heard lately. If messages did not pass for a while, those that were
+    /// there before count until they had time to be heard again.
     fn hears_strangers(&self, now: Duration) -> bool {
         let Some((heard, _)) = self.stranger else { return false };
         let (since, _) = self.passing.unwrap_or_default();
