@@ -366,7 +366,8 @@ impl RoleTask {
         Ok(())
     }
 
-    /// Announces this node, unless the others would refuse what it decides; its status says so then.
+    /// Announces this node, unless the others would refuse what it decides; its status says so
+    /// then.
     async fn announce(&mut self, place: StreamPlace) {
         if self.parts.status.borrow().is_among_strangers {
             return;
