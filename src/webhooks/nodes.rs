@@ -219,7 +219,7 @@ mod tests {
         let hooks = webhooks(&fleet, 0).await;
         let sends = || hooks.parts().sends.load(std::sync::atomic::Ordering::SeqCst);
         until("the leader sends", sends).await;
-        let (said, told) = std::sync::mpsc::channel();
+        let (said, told) = std::sync::mpsc::sync_channel(1);
         let (parts, read) = (hooks.parts(), hooks.parts().hooks());
         std::thread::scope(|scope| {
             scope.spawn(move || {
