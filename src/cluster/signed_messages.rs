@@ -136,18 +136,16 @@ impl FleetMessages for SignedMessages {
                     Some(signing) => signing.open(kind, message, &mut heard),
                     None => unsigned(message),
                 };
-                let refusal = match opened {
-                    Ok(body) => return Some(ListenedMessage::Message(body)),
-                    Err(refusal) => refusal,
-                };
-                let (MessageRefusal::OfStranger(problem) | MessageRefusal::NotNew(problem)) =
-                    refusal;
-                refused.note(kind, problem);
-                match refusal {
-                    MessageRefusal::OfStranger(problem) => {
+                match opened {
+                    Ok(body) => Some(ListenedMessage::Message(body)),
+                    Err(MessageRefusal::OfStranger(problem)) => {
+                        refused.note(kind, problem);
                         Some(ListenedMessage::OfStranger(problem))
                     }
-                    MessageRefusal::NotNew(_) => None,
+                    Err(MessageRefusal::NotNew(problem)) => {
+                        refused.note(kind, problem);
+                        None
+                    }
                 }
             })))
         })
@@ -157,9 +155,9 @@ impl FleetMessages for SignedMessages {
 /// Why a message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MessageRefusal {
-    /// Its sender does not have the secret of this node, or only one of the two has any.
+    /// The sender does not have the secret of this node, or only one of the two has any.
     OfStranger(&'static str),
-    /// It may be a repeat.
+    /// The message may be a repeat.
     NotNew(&'static str),
 }
 
@@ -167,7 +165,7 @@ enum MessageRefusal {
 ///
 /// # Errors
 ///
-/// It is signed, so it would not be understood.
+/// The message is signed, so it would not be understood.
 fn unsigned(message: Bytes) -> Result<Bytes, MessageRefusal> {
     match message.first() {
         Some(&FORM) => Err(MessageRefusal::OfStranger("signed: is fleet.secret set on all nodes?")),

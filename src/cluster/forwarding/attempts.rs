@@ -66,12 +66,9 @@ impl ConnectAttempts {
     /// Whether waiting is of no use to callers, as far as the attempts and the status of this node
     /// say. After a pause another attempt is made for those who come then.
     pub(super) fn are_in_vain(&self, status: &NodeStatus, knows_leader: bool) -> bool {
-        let is_stopped = status.role == NodeRole::Stopped;
-        let has_failed = self.failed.as_ref().is_some_and(|no_link| {
-            (is_stopped || no_link.is_refused) && Instant::now() < self.next
-        });
-        // Such nodes do not hear who leads.
-        has_failed || (is_stopped || status.is_among_strangers) && !knows_leader
+        let is_refused = self.failed.as_ref().is_some_and(|no_link| no_link.is_refused);
+        let hears_no_leader = status.role == NodeRole::Stopped || status.is_among_strangers;
+        is_refused && Instant::now() < self.next || hears_no_leader && !knows_leader
     }
 
     /// Returns why nobody can be asked, for people; `None` if there is just no leader.

@@ -116,7 +116,8 @@ pub(in crate::cluster) struct Forwarder {
     pending: PendingCommands,
     done: VecDeque<DoneCommand>,
     link: Option<Box<LeaderLink>>,
-    connecting: Option<(FleetLeader, LinkConnecting)>,
+    /// The attempt to connect to [`Self::leader`] that is under way.
+    connecting: Option<LinkConnecting>,
     attempts: ConnectAttempts,
     /// When a link to a former leader is given up.
     gives_up_link: Option<Instant>,
@@ -249,7 +250,7 @@ impl Forwarder {
         };
         let connected = async {
             match connecting {
-                Some((_, connecting)) => connecting.await,
+                Some(connecting) => connecting.await,
                 None => std::future::pending().await,
             }
         };
@@ -365,9 +366,9 @@ impl Forwarder {
             self.waits_until = Some(self.attempts.next);
         } else {
             let wait = self.parts.lease.max(Duration::from_secs(1));
-            let connecting = LeaderLink::connect(leader.clone(), self.parts.links.clone(), wait);
+            let connecting = LeaderLink::connect(leader, self.parts.links.clone(), wait);
             let connecting = async { connecting.await.map(Box::new) };
-            self.connecting = Some((leader, Box::pin(connecting)));
+            self.connecting = Some(Box::pin(connecting));
         }
     }
 

@@ -9,10 +9,10 @@ use serde::Serialize;
 #[serde(tag = "step", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum JoiningStep {
-    /// It opens its log, or asks for the stream of its fleet for the first time.
+    /// The node opens its log, or asks for the stream of its fleet for the first time.
     #[default]
     Opening,
-    /// It waits until the engine of the fleet answers: its log is empty.
+    /// The node waits until the engine of the fleet answers: its log is empty.
     Waiting {
         /// Why the engine does not answer.
         engine_problem: String,
